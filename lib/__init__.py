@@ -1,0 +1,1 @@
+"""Speculative TD-MPC2: the tested code behind the notebooks. Files import only from those above them in README's list."""

@@ -1,0 +1,257 @@
+"""Typed settings: model sizes, planner budgets, training, profiles, cells, and the seeds each purpose may use."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message says which, where, and what is allowed."""
+
+
+def one_of(name: str, value: str, allowed) -> str:
+    """Return `value` if it is allowed, else raise a `ConfigError` that suggests the nearest allowed names."""
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(f"{name}={value!r} is not known; use one of: {', '.join(str(a) for a in allowed)}.{hint}")
+
+
+# --------------------------------------------------------------------------------------------------- world model
+
+# Widths of the official agent (TD-MPC2, Hansen et al. 2024, appendix "model sizes").
+MODEL_SIZES = {
+    "1m": dict(enc_dim=256, mlp_dim=384, latent_dim=128, num_enc_layers=2, num_q=2),
+    "5m": dict(enc_dim=256, mlp_dim=512, latent_dim=512, num_enc_layers=2, num_q=5),
+    "19m": dict(enc_dim=1024, mlp_dim=1024, latent_dim=768, num_enc_layers=3, num_q=5),
+    "48m": dict(enc_dim=1792, mlp_dim=1792, latent_dim=768, num_enc_layers=4, num_q=5),
+    "317m": dict(enc_dim=4096, mlp_dim=4096, latent_dim=1376, num_enc_layers=5, num_q=8),
+}
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Shapes of a TD-MPC2 world model; `task_dim` is 0 for a single-task model."""
+
+    obs_dim: int
+    action_dim: int
+    enc_dim: int
+    mlp_dim: int
+    latent_dim: int
+    num_enc_layers: int
+    num_q: int
+    num_bins: int = 101
+    bin_limit: float = 10.0  # bins span [-bin_limit, bin_limit] in symlog space
+    simnorm_dim: int = 8
+    task_dim: int = 0
+    q_dropout: float = 0.01
+    log_std_min: float = -10.0
+    log_std_max: float = 2.0
+    discount: float = 0.99
+
+    @classmethod
+    def from_size(cls, size: str, obs_dim: int, action_dim: int, **changes) -> WorldModelConfig:
+        return cls(obs_dim=obs_dim, action_dim=action_dim, **MODEL_SIZES[one_of("size", size, MODEL_SIZES)], **changes)
+
+
+def discount_for(episode_length: int) -> float:
+    """Discount from the episode length in decisions (official heuristic: 0.99 for 500)."""
+    fraction = episode_length / 5
+    return min(max((fraction - 1) / fraction, 0.95), 0.995)
+
+
+# ------------------------------------------------------------------------------------------------------- planner
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Budget and constants of MPPI (TD-MPC2 paper, section 3 and table of hyper-parameters).
+
+    `action_selection`: "mean" executes the weighted mean of the elites (labels, evaluation); "sample" executes one
+    elite drawn by its weight, as the official code does.
+    """
+
+    horizon: int = 3
+    samples: int = 512
+    iterations: int = 6
+    elites: int = 64
+    policy_samples: int = 24
+    temperature: float = 0.5
+    min_std: float = 0.05
+    max_std: float = 2.0
+    action_selection: str = "mean"
+
+    def __post_init__(self):
+        one_of("action_selection", self.action_selection, ("mean", "sample"))
+        for name in ("horizon", "samples", "iterations", "elites"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"PlannerConfig.{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.policy_samples <= self.samples:
+            raise ConfigError(f"PlannerConfig.policy_samples={self.policy_samples} must lie in 0…samples={self.samples}.")
+        if self.elites > self.samples:
+            raise ConfigError(f"PlannerConfig.elites={self.elites} exceeds samples={self.samples}.")
+        if not 0 < self.min_std <= self.max_std:
+            raise ConfigError(f"PlannerConfig needs 0 < min_std ≤ max_std, not {self.min_std} and {self.max_std}.")
+
+    @classmethod
+    def standard(cls, action_dim: int, **changes) -> PlannerConfig:
+        """The official budget: 512 × 6, and 8 iterations from 20 action dimensions up."""
+        return cls(**{"iterations": 8 if action_dim >= 20 else 6, **changes})
+
+    @classmethod
+    def budget(cls, samples: int, iterations: int, **changes) -> PlannerConfig:
+        """A smaller planner in the official proportions: elites N/8, policy samples N/4 up to 24."""
+        return cls(
+            **{
+                "samples": samples,
+                "iterations": iterations,
+                "elites": max(samples // 8, 1),
+                "policy_samples": min(samples // 4, 24),
+                **changes,
+            }
+        )
+
+    @property
+    def model_evaluations(self) -> int:
+        """Latent steps of one solve: samples × iterations × horizon."""
+        return self.samples * self.iterations * self.horizon
+
+
+# ------------------------------------------------------------------------------------------------------ training
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Training a teacher; constants are the official ones unless a comment says otherwise. Counts are decisions."""
+
+    task: str = "walker-walk"
+    size: str = "1m"
+    seed: int = 1
+    decisions: int = 50_000
+    episode_decisions: int = 500
+    seed_decisions: int = 2_500  # random actions first, then as many updates as decisions
+    batch_size: int = 256
+    horizon: int = 3
+    rho: float = 0.5
+    consistency_coef: float = 20.0
+    reward_coef: float = 0.1
+    value_coef: float = 0.1
+    entropy_coef: float = 1e-4
+    lr: float = 3e-4
+    encoder_lr_scale: float = 0.3
+    grad_clip: float = 20.0
+    tau: float = 0.01
+    # Data is collected with a right-sized planner; the official code uses 512 × 6 here (DESIGN: said on the card).
+    collect_samples: int = 128
+    collect_iterations: int = 2
+    eval_every: int = 2_500
+    eval_episodes: int = 3
+    eval_samples: int = 128
+    eval_iterations: int = 2
+    card_episodes: int = 10  # at the standard budget, on fresh seeds
+    save_every: int = 1_000
+    snapshots: tuple[int, ...] = (2_500, 5_000, 10_000, 20_000, 35_000, 50_000)
+    compile: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.size}-{self.seed}"
+
+
+# --------------------------------------------------------------------------------------------- cells and profiles
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (task, model size, teacher seed), written `<task>-<size>-<seed>`."""
+
+    task: str
+    size: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task}-{self.size}-{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cell:
+        match = re.fullmatch(r"([a-z0-9-]+)-(\d+m)-(\d+)", text)
+        if not match:
+            raise ConfigError(f"{text!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
+        return cls(match[1], match[2], int(match[3]))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work each notebook does. Zero-valued notebook parameters mean "as the profile says"."""
+
+    name: str
+    collect_episodes: int  # episodes of the distillation set
+    epochs: int  # of corrector training
+    eval_episodes: int  # per arm
+    decisions: int  # per episode; 500 is a whole one
+    planner: PlannerConfig | None  # None: the standard budget for the task
+
+
+PROFILES = {
+    "smoke": Profile("smoke", 2, 2, 2, 12, PlannerConfig.budget(32, 1)),
+    "quick": Profile("quick", 3, 30, 3, 500, None),
+    "paper": Profile("paper", 20, 60, 50, 500, None),
+}
+
+# Disjoint blocks of episode seeds: what was used to tune is never used to report (DESIGN §7).
+SEED_BLOCKS = {
+    "train": 0,  # + 1,000,000 × teacher seed: every training run has a block of its own
+    "train-eval": 100_000_000,
+    "card": 200_000_000,
+    "collect": 300_000_000,
+    "calibrate": 400_000_000,
+    "report": 500_000_000,
+    "buffer": 600_000_000,
+}
+SEED_BLOCK_SIZE = 1_000_000
+
+
+def episode_seeds(purpose: str, count: int, seed: int = 0, first: int = 0) -> list[int]:
+    """The first `count` environment seeds for a purpose; `seed` picks an independent block (a teacher's seed, say)."""
+    start = SEED_BLOCKS[one_of("purpose", purpose, SEED_BLOCKS)] + SEED_BLOCK_SIZE * seed + first
+    return list(range(start, start + count))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters that all notebooks share, checked and resolved."""
+
+    profile: Profile
+    cells: tuple[Cell, ...]
+    teacher: str  # "" = the shipped teacher of each cell
+    device: str
+
+    @property
+    def cell(self) -> Cell:
+        return self.cells[0]
+
+
+def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, device: str) -> Settings:
+    """Check the notebook parameters that all notebooks share. `model_size="all"` gives every size.
+
+    Raises `ConfigError` with one sentence for a value that is not allowed.
+    """
+    one_of("profile", profile, PROFILES)
+    one_of("model_size", model_size, [*MODEL_SIZES, "all"])
+    if seed < 0:
+        raise ConfigError(f"seed={seed} must not be negative.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device={device!r} is not known; use auto, cpu or cuda[:N].")
+    sizes = list(MODEL_SIZES) if model_size == "all" else [model_size]
+    cells = tuple(Cell(task, size, seed) for size in sizes)
+    return Settings(PROFILES[profile], cells, teacher, device)
+
+
+def as_dict(config) -> dict:
+    """A dataclass as plain values for JSON (tuples become lists)."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}

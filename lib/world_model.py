@@ -1,0 +1,279 @@
+"""The TD-MPC2 world model: encoder, latent dynamics, reward, Q ensemble and policy prior (Hansen et al., 2024, section 3.1).
+
+Only torch is needed. Shapes: B a batch (any leading dimensions where "…" is written), L the latent width, A the
+action dimensions, K the number of Q heads. Parameter names follow the official code without its bookkeeping, so that
+`lib.checkpoints` can map official weights one to one. A multi-task model is bound to one task with `for_task`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.config import WorldModelConfig
+
+# ------------------------------------------------------------------------------------------------- small functions
+
+
+def mish(x: Tensor) -> Tensor:
+    """x · tanh(softplus(x)) with one `exp`: tanh(log(1 + e)) = e(e + 2) / (e(e + 2) + 2) for e = exp(x)."""
+    e = x.clamp(max=20.0).exp()  # above 20 the factor is 1 in float32, and exp would overflow near 88
+    n = e * (e + 2.0)
+    return x * n / (n + 2.0)
+
+
+def simnorm(x: Tensor, group: int = 8) -> Tensor:
+    """Softmax over groups of `group` features (SimNorm, TD-MPC2 section 3.1). (…, L) -> (…, L)."""
+    shape = x.shape
+    x = x.view(*shape[:-1], shape[-1] // group, group)
+    e = (x - x.amax(-1, keepdim=True)).exp()
+    return (e / e.sum(-1, keepdim=True)).view(shape)
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) · log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+def two_hot(x: Tensor, num_bins: int = 101, limit: float = 10.0) -> Tensor:
+    """Soft two-hot encoding of scalars in symlog space. (…) -> (…, num_bins), rows sum to 1."""
+    x = symlog(x).clamp(-limit, limit)
+    position = (x + limit) / (2 * limit / (num_bins - 1))
+    low = position.floor().long().clamp(max=num_bins - 1)
+    weight = (position - low).unsqueeze(-1)
+    code = torch.zeros(*x.shape, num_bins, dtype=x.dtype, device=x.device)
+    code.scatter_(-1, low.unsqueeze(-1), 1 - weight)
+    # The wrap only happens at the last bin, where the weight is 0 and the first bin keeps its value.
+    return code.scatter_add_(-1, ((low + 1) % num_bins).unsqueeze(-1), weight)
+
+
+def two_hot_expectation(logits: Tensor, limit: float = 10.0) -> Tensor:
+    """Expected value of two-hot logits, back from symlog space. (…, num_bins) -> (…)."""
+    bins = torch.linspace(-limit, limit, logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return symexp(logits.softmax(-1) @ bins)
+
+
+def total_variation(z: Tensor, other: Tensor, group: int = 8) -> Tensor:
+    """Mean total-variation distance between the simplices of two SimNorm latents, in [0, 1]. (…, L) -> (…)."""
+    return (z - other).abs().sum(-1) / (2 * (z.shape[-1] // group))
+
+
+# ---------------------------------------------------------------------------------------------------------- layers
+
+
+class NormedLinear(nn.Linear):
+    """Linear -> LayerNorm -> activation ("mish" or "simnorm")."""
+
+    def __init__(self, in_dim: int, out_dim: int, activation: str = "mish", group: int = 8):
+        super().__init__(in_dim, out_dim)
+        self.ln = nn.LayerNorm(out_dim)
+        self.activation, self.group = activation, group
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.ln(F.linear(x, self.weight, self.bias))
+        return mish(x) if self.activation == "mish" else simnorm(x, self.group)
+
+
+def mlp(dims: list[int], final: str | None = None, group: int = 8) -> nn.Sequential:
+    """Hidden layers with LayerNorm and Mish; the last layer plain, or with LayerNorm and SimNorm."""
+    layers = [NormedLinear(a, b) for a, b in zip(dims[:-2], dims[1:-1], strict=True)]
+    last = NormedLinear(dims[-2], dims[-1], final, group) if final else nn.Linear(dims[-2], dims[-1])
+    return nn.Sequential(*layers, last)
+
+
+class EnsembleLinear(nn.Module):
+    """K independent linear layers, with LayerNorm and Mish unless `final`. Dropout acts before the norm, as officially."""
+
+    def __init__(self, heads: int, in_dim: int, out_dim: int, final: bool = False, dropout: float = 0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, out_dim, in_dim))
+        self.bias = nn.Parameter(torch.zeros(heads, out_dim))
+        if not final:
+            self.ln_weight = nn.Parameter(torch.ones(heads, out_dim))
+            self.ln_bias = nn.Parameter(torch.zeros(heads, out_dim))
+        self.final, self.dropout = final, dropout
+
+    def forward(self, x: Tensor, heads: Tensor | None = None) -> Tensor:
+        """x (N, in) for all heads, or (K, N, in) -> (K, N, out); `heads` (k,) evaluates only those, x then (k, N, in)."""
+
+        def pick(p):
+            return p if heads is None else p[heads]
+
+        weight, bias = pick(self.weight), pick(self.bias)
+        if x.dim() == 2:
+            x = x.expand(weight.shape[0], *x.shape)
+        x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))  # (k, N, out)
+        if self.final:
+            return x
+        x = F.dropout(x, self.dropout, self.training)
+        x = F.layer_norm(x, x.shape[-1:])
+        return mish(torch.addcmul(pick(self.ln_bias).unsqueeze(1), x, pick(self.ln_weight).unsqueeze(1)))
+
+
+class QEnsemble(nn.Module):
+    """K Q functions as registered parameters with a leading head dimension; returns two-hot logits."""
+
+    def __init__(self, heads: int, in_dim: int, hidden: int, num_bins: int, dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                EnsembleLinear(heads, in_dim, hidden, dropout=dropout),  # official: dropout on the first layer only
+                EnsembleLinear(heads, hidden, hidden),
+                EnsembleLinear(heads, hidden, num_bins, final=True),
+            ]
+        )
+
+    def forward(self, x: Tensor, heads: Tensor | None = None) -> Tensor:
+        """x (N, in) -> logits (k, N, num_bins)."""
+        for layer in self.layers:
+            x = layer(x, heads)
+        return x
+
+
+# ----------------------------------------------------------------------------------------------------- world model
+
+
+class WorldModel(nn.Module):
+    """TD-MPC2's five networks. Inputs and outputs are float32 unless the module was converted."""
+
+    def __init__(self, config: WorldModelConfig, tasks: list[str] | None = None, action_dims: list[int] | None = None):
+        super().__init__()
+        c = self.config = config
+        self.tasks, self.action_dims, self.task = tasks, action_dims, None
+        self.native_obs_dim, self.native_action_dim = c.obs_dim, c.action_dim
+        z_dim = c.latent_dim + c.task_dim
+        hidden = [c.mlp_dim, c.mlp_dim]
+        self.task_emb = nn.Embedding(len(tasks), c.task_dim, max_norm=1.0) if c.task_dim else None
+        self.encoder = mlp(
+            [c.obs_dim + c.task_dim, *[c.enc_dim] * max(c.num_enc_layers - 1, 1), c.latent_dim], "simnorm", c.simnorm_dim
+        )
+        self.dynamics = mlp([z_dim + c.action_dim, *hidden, c.latent_dim], "simnorm", c.simnorm_dim)
+        self.reward_head = mlp([z_dim + c.action_dim, *hidden, c.num_bins])
+        self.pi = mlp([z_dim, *hidden, 2 * c.action_dim])
+        self.q_heads = QEnsemble(c.num_q, z_dim + c.action_dim, c.mlp_dim, c.num_bins, c.q_dropout)
+        self.apply(_official_init)
+        for last in (self.reward_head[-1].weight, self.q_heads.layers[-1].weight):
+            nn.init.zeros_(last)
+        self.target_q_heads = copy.deepcopy(self.q_heads).requires_grad_(False)
+
+    @classmethod
+    def from_size(cls, size: str, obs_dim: int, action_dim: int, **changes) -> WorldModel:
+        """A freshly initialised single-task model of a named size; `ConfigError` for an unknown size."""
+        return cls(WorldModelConfig.from_size(size, obs_dim, action_dim, **changes))
+
+    @property
+    def device(self) -> torch.device:
+        return self.pi[-1].weight.device
+
+    @property
+    def action_dim(self) -> int:
+        """Action dimensions that the model's layers take (padded for multi-task weights)."""
+        return self.config.action_dim
+
+    @property
+    def latent_dim(self) -> int:
+        return self.config.latent_dim
+
+    def train(self, mode: bool = True) -> WorldModel:
+        super().train(mode)
+        self.target_q_heads.train(False)  # targets are never dropped out
+        return self
+
+    # A task embedding is appended to whatever a network reads; a single-task model appends nothing.
+    def _with_task(self, x: Tensor) -> Tensor:
+        if self.task_emb is None:
+            return x
+        row = self.task_emb(torch.tensor(self._task_index(), device=x.device))
+        return torch.cat([x, row.expand(*x.shape[:-1], -1)], -1)
+
+    def _task_index(self) -> int:
+        if self.task is None:
+            raise ValueError(f"this model knows {len(self.tasks)} tasks; bind it to one with for_task(...) first")
+        return self.tasks.index(self.task)
+
+    @property
+    def action_mask(self) -> Tensor | None:
+        """(A,) ones for the bound task's own action dimensions, zeros for padding; None when there is no padding."""
+        if self.task_emb is None:
+            return None
+        return (torch.arange(self.action_dim, device=self.device) < self.native_action_dim).float()
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (…, obs_dim), native or already padded, to latents (…, L)."""
+        if self.task_emb is not None and obs.shape[-1] < self.config.obs_dim:
+            obs = F.pad(obs, (0, self.config.obs_dim - obs.shape[-1]))
+        return self.encoder(self._with_task(obs))
+
+    def next(self, z: Tensor, a: Tensor) -> Tensor:
+        """Latent dynamics d(z, a). (…, L), (…, A) -> (…, L)."""
+        return self.dynamics(torch.cat([self._with_task(z), a], -1))
+
+    def reward_logits(self, z: Tensor, a: Tensor) -> Tensor:
+        """(…, L), (…, A) -> (…, num_bins)."""
+        return self.reward_head(torch.cat([self._with_task(z), a], -1))
+
+    def reward(self, z: Tensor, a: Tensor) -> Tensor:
+        """Expected reward of one decision. (…, L), (…, A) -> (…)."""
+        return two_hot_expectation(self.reward_logits(z, a), self.config.bin_limit)
+
+    def q_logits(self, z: Tensor, a: Tensor, target: bool = False, heads: Tensor | None = None) -> Tensor:
+        """(…, L), (…, A) -> (k, …, num_bins); `heads` (k,) evaluates only the drawn ones."""
+        x = torch.cat([self._with_task(z), a], -1)
+        logits = (self.target_q_heads if target else self.q_heads)(x.flatten(0, -2), heads)
+        return logits.view(logits.shape[0], *x.shape[:-1], -1)
+
+    def q(self, z: Tensor, a: Tensor, target: bool = False, heads: Tensor | None = None) -> Tensor:
+        """Expected values of the Q heads. (…, L), (…, A) -> (num_q, …)."""
+        return two_hot_expectation(self.q_logits(z, a, target, heads), self.config.bin_limit)
+
+    def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean before squashing and log standard deviation, both (…, A)."""
+        mean, log_std = self.pi(self._with_task(z)).chunk(2, -1)
+        low, high = self.config.log_std_min, self.config.log_std_max
+        log_std = low + 0.5 * (high - low) * (log_std.tanh() + 1)
+        if (mask := self.action_mask) is not None:
+            mean, log_std = mean * mask, log_std * mask
+        return mean, log_std
+
+    def policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Policy prior: mean (…, A) squashed to [−1, 1], and log standard deviation (…, A)."""
+        mean, log_std = self.policy_parameters(z)
+        return mean.tanh(), log_std
+
+    def policy_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Squashed Gaussian sample for standard normal `noise` (…, A)."""
+        mean, log_std = self.policy_parameters(z)
+        if (mask := self.action_mask) is not None:
+            noise = noise * mask
+        return (mean + noise * log_std.exp()).tanh()
+
+    @torch.no_grad()
+    def update_target(self, tau: float) -> None:
+        """Polyak step of the target heads towards the live heads."""
+        torch._foreach_lerp_(list(self.target_q_heads.parameters()), list(self.q_heads.parameters()), tau)
+
+
+def _official_init(module: nn.Module) -> None:
+    """Truncated normal 0.02 weights, zero biases, uniform ±0.02 embeddings (official `init.py`)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, EnsembleLinear):
+        for head in module.weight:
+            nn.init.trunc_normal_(head, std=0.02)
+    elif isinstance(module, nn.Embedding):
+        nn.init.uniform_(module.weight, -0.02, 0.02)
+
+
+def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Log density of mean + noise · std under the unsquashed Gaussian, summed over actions. (…, A) -> (…)."""
+    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
