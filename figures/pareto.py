@@ -1,6 +1,8 @@
 """Return kept against planner calls, one panel per cell.
 
-    python figures/pareto.py --profile quick     # reads data/results/quick/horizon/summary.csv, writes figures/quick/pareto.{svg,pdf,png}
+    python figures/pareto.py --profile quick
+
+reads data/results/quick/horizon/summary.csv and writes figures/quick/pareto.{svg,pdf,png}.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from lib.charts import INK, MUTED, Box
 from lib.results import read_table
 from lib.statistics import CELL
 
-WIDTH, HEIGHT = charts.COLUMN_WIDTH - 42, 172  # the plot itself; 42 units hold the axis on its left
+WIDTH, HEIGHT = charts.COLUMN_WIDTH - 42, 155  # the plot itself; 42 units hold the axis on its left
 MARK = 3.5  # half of a point's extent, caps of its interval included
+LANES = [0, -1, 1, -2, 2, -3, 3, *range(-4, -100, -1)]  # places beside the true x, in marks
 
 
 def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
@@ -38,20 +41,31 @@ def panel(arms: pd.DataFrame, title: str | None) -> alt.LayerChart:
 
     def x(field: str) -> alt.X:
         axis = alt.Axis(grid=False, values=ticks)
-        return alt.X(field, type="quantitative", title="Planner calls per episode", axis=axis, scale=alt.Scale(domain=x_domain))
+        return alt.X(
+            field, type="quantitative", title="Planner calls per episode", axis=axis, scale=alt.Scale(domain=x_domain)
+        )
 
     def y(field: str) -> alt.Y:
         axis = alt.Axis(values=list(range(0, 101, 20)), minExtent=24, maxExtent=24)
-        return alt.Y(field, type="quantitative", title="Return kept (% of teacher)", axis=axis, scale=alt.Scale(domain=y_domain))
+        return alt.Y(
+            field, type="quantitative", title="Return kept (% of teacher)", axis=axis, scale=alt.Scale(domain=y_domain)
+        )
 
     base = alt.Chart(points).encode(x=x("x"), color=alt.Color("colour:N", scale=None))
-    known = base.transform_filter("isValid(datum.low)")
+    known = base.transform_filter(
+        "datum.low < datum.high"
+    )  # not where there is none, nor for the teacher against itself
     layers = [
-        alt.Chart(pd.DataFrame({"y": [100]})).mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8).encode(y=y("y")),
-        base.transform_filter("datum.far").mark_rule(color=MUTED, strokeWidth=0.5).encode(color=alt.Undefined, y=y("y"), x2="label_x", y2="label_y"),
+        alt.Chart(pd.DataFrame({"y": [100]}))
+        .mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8)
+        .encode(y=y("y")),
+        base.transform_filter("datum.far").mark_rule(strokeWidth=0.6).encode(y=y("y"), x2="leader_x", y2="label_y"),
         known.mark_rule(strokeWidth=1.1).encode(y=y("low"), y2="high"),
-        *(known.mark_tick(orient="horizontal", size=7, thickness=1.1).encode(y=y(end)) for end in ("low", "high")),
-        base.mark_point(filled=True, size=24, opacity=1).encode(y=y("y"), shape=alt.Shape("shape:N", scale=None)),
+        *(
+            known.mark_tick(orient="horizontal", size=7, thickness=1.1, opacity=1).encode(y=y(end))
+            for end in ("low", "high")
+        ),
+        base.mark_point(filled=True, size=27, opacity=1).encode(y=y("y"), shape=alt.Shape("shape:N", scale=None)),
     ]
     for align in ("left", "right"):
         text = alt.Chart(points[points["align"] == align]).mark_text(align=align, baseline="middle", color=INK)
@@ -75,7 +89,7 @@ def tick(most: float) -> int:
 def place(arms: pd.DataFrame) -> pd.DataFrame:
     """Where each arm's point, interval and label go, in data units.
 
-    Arms with (nearly) equal numbers of calls are moved apart sideways by about a mark, so that all intervals show.
+    Points or intervals that would cover each other are moved apart sideways by about the width of a mark.
     """
     x_domain, y_domain = domains(arms)
     per_x, per_y = WIDTH / (x_domain[1] - x_domain[0]), HEIGHT / (y_domain[1] - y_domain[0])
@@ -85,28 +99,28 @@ def place(arms: pd.DataFrame) -> pd.DataFrame:
             "y": 100 * arms["kept"],
             "low": 100 * arms["kept_low"],
             "high": 100 * arms["kept_high"],
-            "pixel_x": (arms["planner_calls"] - x_domain[0]) * per_x,
             "colour": [charts.family(arm).colour for arm in arms["arm"]],
             "shape": [charts.family(arm).shape for arm in arms["arm"]],
         }
-    ).sort_values(["pixel_x", "y"])
-    near = points["pixel_x"].diff().gt(1.5 * MARK).cumsum()  # runs of close neighbours
-    rank, count = points.groupby(near).cumcount(), points.groupby(near)["arm"].transform("size")
-    points["pixel_x"] += (rank - (count - 1) / 2) * 2.2 * MARK
-    points["x"] = points["pixel_x"] / per_x + x_domain[0]
+    )
+    true_x = (arms["planner_calls"] - x_domain[0]) * per_x
+    middle, top, bottom = ((y_domain[1] - points[c].fillna(points["y"])) * per_y for c in ("y", "high", "low"))
+    marks, sides = [], []
+    for x, y, high, low in zip(true_x, middle, top, bottom, strict=True):
+        upper, lower = min(high, y - MARK), max(low, y + MARK)
+        boxes = ((lane, Box(x + (2.2 * lane - 1) * MARK, upper, x + (2.2 * lane + 1) * MARK, lower)) for lane in LANES)
+        lane, box = next((lane, box) for lane, box in boxes if all(box.overlap(m) == 0 for m in marks))
+        marks.append(box)
+        sides.append("left" if lane < 0 else "right")  # the name of a neighbour must not stand between the two
+    pixels = [(box.left + box.right) / 2 for box in marks]
 
-    def down(percent):
-        return HEIGHT - percent * per_y
-
-    taken = [Box(0, down(100) - 1, WIDTH, down(100) + 1)]
-    for p in points.itertuples():
-        taken.append(Box(p.pixel_x - MARK, down(p.y) - MARK, p.pixel_x + MARK, down(p.y) + MARK))
-        if p.low == p.low:
-            taken.append(Box(p.pixel_x - 1, down(p.high), p.pixel_x + 1, down(p.low)))
-    wanted = [(p.arm, p.pixel_x, down(p.y)) for p in points.itertuples()]
-    labels = charts.place_labels(wanted, frame=Box(0, 0, WIDTH, HEIGHT), taken=taken)
+    reference = Box(0, (y_domain[1] - 100) * per_y - 1, WIDTH, (y_domain[1] - 100) * per_y + 1)
+    wanted = list(zip(points["arm"], pixels, middle, sides, strict=True))
+    labels = charts.place_labels(wanted, frame=Box(0, 0, WIDTH, HEIGHT), taken=[reference, *marks])
+    points["x"] = [pixel / per_x + x_domain[0] for pixel in pixels]
+    points["leader_x"] = [(label.x + (-2 if label.align == "left" else 2)) / per_x + x_domain[0] for label in labels]
     points["label_x"] = [label.x / per_x + x_domain[0] for label in labels]
-    points["label_y"] = [(HEIGHT - label.y) / per_y for label in labels]
+    points["label_y"] = [y_domain[1] - label.y / per_y for label in labels]
     points["align"] = [label.align for label in labels]
     points["far"] = [label.far for label in labels]
     return points

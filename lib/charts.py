@@ -55,7 +55,7 @@ def family(arm: str) -> Family:
 
 @alt.theme.register("paper", enable=False)
 def _theme() -> alt.theme.ThemeConfig:
-    # No font name, on purpose: a name that is not installed gives a PDF without any text, and no warning (altair #3617).
+    # No font name, on purpose: one that is not installed gives a PDF without text, and no warning (altair #3617).
     axis = dict(
         labelFontSize=FONT_SIZE,
         titleFontSize=FONT_SIZE + 1,
@@ -169,10 +169,13 @@ class Label:
         return sum(Box(a - 0.5, b - 0.5, a + 0.5, b + 0.5).overlap(box) for a, b in steps)
 
 
-def place_labels(points: list[tuple[str, float, float]], frame: Box, taken: list[Box], gap: float = 6) -> list[Label]:
-    """Put a label beside each point (text, x, y) so that labels meet neither each other, nor `taken`, nor the frame's edge.
+def place_labels(
+    points: list[tuple[str, float, float, str]], frame: Box, taken: list[Box], gap: float = 6
+) -> list[Label]:
+    """Put a label beside each point (text, x, y, side), clear of other labels, of `taken`, and of the frame's edge.
 
-    Tries right and left of the point, level with it and shifted up or down by half lines, nearest first; takes the
+    Tries both sides of the point (`side`, "left" or "right", first), level with it and shifted up or down by half
+    lines, nearest first; takes the
     first clean place for each point in turn, and goes back a point when there is none. Where no clean arrangement is
     found within a bounded search, the least overlap is taken.
     """
@@ -181,9 +184,11 @@ def place_labels(points: list[tuple[str, float, float]], frame: Box, taken: list
         [
             Label(text, x + gap if align == "left" else x - gap, y + 0.55 * FONT_SIZE * shift, align, (x, y))
             for shift in shifts
-            for align in ("left", "right")
+            for align in (
+                ("left", "right") if side == "right" else ("right", "left")
+            )  # text right of a point starts there
         ]
-        for text, x, y in points
+        for text, x, y, side in points
     ]
 
     def cost(label: Label, placed: list[Label]) -> float:
@@ -198,7 +203,7 @@ def place_labels(points: list[tuple[str, float, float]], frame: Box, taken: list
         if len(placed) == len(points):
             return placed
         for label in candidates[len(placed)]:
-            if next(steps) > 20_000:
+            if next(steps) > 5_000:
                 return None
             if cost(label, placed) == 0 and (found := search([*placed, label])) is not None:
                 return found

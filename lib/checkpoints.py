@@ -1,7 +1,8 @@
-"""World-model weights: our safetensors files, and where shipped teachers live.
+"""World-model weights: our safetensors files, official TD-MPC2 files, and where shipped teachers live.
 
     wm = load_world_model("walker-walk-1m-1")                  # a shipped teacher
     wm = load_world_model("path/to/weights.safetensors")
+    wm = load_world_model("mt30-1M.pt", task="reacher-easy")   # official weights, bound to one of their tasks
 """
 
 from __future__ import annotations
@@ -14,28 +15,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lib import paths
+from lib import official_weights, paths
 from lib.config import WorldModelConfig
+from lib.official_weights import CheckpointError, check_tensors
 from lib.results import file_hash
 from lib.world_model import WorldModel
 
 FORMAT = "speculative-tdmpc2/1"
 
 
-class CheckpointError(RuntimeError):
-    """Weights cannot be used; the message names the file, the key where there is one, and what to do."""
-
-
 def save_world_model(wm: WorldModel, path: Path, half: bool = False, targets: bool = True) -> None:
-    """Write weights and configuration to a safetensors file; `half` stores float16, `targets=False` leaves out target Q."""
+    """Write weights and configuration as safetensors; `half` stores float16, `targets=False` leaves out target Q."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in wm.state_dict().items() if targets or "target_q" not in k}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     about = {
         "format": FORMAT,
         "config": json.dumps(dataclasses.asdict(wm.config), sort_keys=True),
-        "tasks": json.dumps(wm.tasks),
-        "action_dims": json.dumps(wm.action_dims),
+        "task": wm.task or "",
     }
     save_file(tensors, path, metadata=about)
 
@@ -66,11 +63,27 @@ def teacher_key(name: str) -> str:
 
 
 def load_world_model(path_or_name: str | Path, task: str | None = None, device: str = "cpu") -> WorldModel:
-    """A world model in eval mode, float32, from a shipped name or a file.
+    """A world model in eval mode, float32, from a shipped name, a file of ours, or an official `.pt` file.
 
-    Raises `CheckpointError` when there is no such teacher, or a tensor is missing, extra, ill-shaped or not finite.
+    Weights that know many tasks are bound to `task`; weights of one task may be given its name.
+    Raises `CheckpointError` when there is no such teacher, the task is missing, unknown or another one, or a tensor is
+    missing, extra, ill-shaped or not finite.
     """
     path = teacher_path(str(path_or_name))
+    if path.suffix == ".safetensors":
+        config, tensors, bound = _read_ours(path)
+    else:
+        (config, tensors), bound = official_weights.convert(official_weights.read(path), path, task), task
+    if task and bound and task != bound:
+        raise CheckpointError(f"{path} holds weights for {bound}, not for {task}.")
+    wm = WorldModel(config, bound or task)
+    check_tensors(tensors, {k: v.shape for k, v in wm.state_dict().items()}, path)
+    wm.load_state_dict({k: v.float() for k, v in tensors.items()})
+    return wm.eval().requires_grad_(False).to(resolve_device(device))
+
+
+def _read_ours(path: Path) -> tuple[WorldModelConfig, dict[str, torch.Tensor], str]:
+    """Configuration, tensors and task ("" when not recorded) of a file that `save_world_model` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -78,31 +91,16 @@ def load_world_model(path_or_name: str | Path, task: str | None = None, device: 
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
     if about.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a world model of this project (format {about.get('format')!r}, not {FORMAT!r}).")
-    config = WorldModelConfig(**json.loads(about["config"]))
-    wm = WorldModel(config, json.loads(about["tasks"]), json.loads(about["action_dims"]))
-    fill(wm, tensors, path)
-    return wm.eval().requires_grad_(False).to(resolve_device(device))
-
-
-def fill(wm: WorldModel, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy tensors into a model, naming the first key that is missing, extra, ill-shaped or not finite."""
-    expected = wm.state_dict()
+        raise CheckpointError(f"{path} is no world model of this project: format {about.get('format')}, not {FORMAT}.")
+    try:
+        settings = json.loads(about["config"])
+        settings.pop("task_dim", None)  # always 0; in files written before multi-task weights were folded
+        config = WorldModelConfig(**settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its 'config' cannot be used: {error}.") from None
     if not any(k.startswith("target_q_heads.") for k in tensors):  # left out of small files: planning never reads them
-        copies = {k.replace("q_heads.", "target_q_heads.", 1): v for k, v in tensors.items() if k.startswith("q_heads.")}
-        tensors = tensors | copies
-    for key in sorted(expected.keys() - tensors.keys()):
-        raise CheckpointError(f"{path} has no tensor {key!r}.")
-    for key in sorted(tensors.keys() - expected.keys()):
-        raise CheckpointError(f"{path} has a tensor {key!r} that this model does not know.")
-    for key, value in tensors.items():
-        if value.shape != expected[key].shape:
-            raise CheckpointError(f"{path}: {key!r} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}.")
-        if not value.is_floating_point():
-            raise CheckpointError(f"{path}: {key!r} is {value.dtype}; quantised weights are not supported.")
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {key!r} holds values that are not finite.")
-    wm.load_state_dict({k: v.float() for k, v in tensors.items()})
+        tensors |= {f"target_{k}": v for k, v in tensors.items() if k.startswith("q_heads.")}
+    return config, tensors, about.get("task", "")
 
 
 def resolve_device(device: str) -> str:

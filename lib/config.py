@@ -36,7 +36,11 @@ MODEL_SIZES = {
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """Shapes of a TD-MPC2 world model; `task_dim` is 0 for a single-task model."""
+    """Shapes of a TD-MPC2 world model.
+
+    `obs_dim` and `action_dim` are the task's own. Weights that were trained on many tasks take wider, zero-padded inputs:
+    their first layers have `obs_padding` and `action_padding` inputs more.
+    """
 
     obs_dim: int
     action_dim: int
@@ -48,7 +52,8 @@ class WorldModelConfig:
     num_bins: int = 101
     bin_limit: float = 10.0  # bins span [-bin_limit, bin_limit] in symlog space
     simnorm_dim: int = 8
-    task_dim: int = 0
+    obs_padding: int = 0
+    action_padding: int = 0
     q_dropout: float = 0.01
     log_std_min: float = -10.0
     log_std_max: float = 2.0
@@ -73,7 +78,8 @@ class PlannerConfig:
     """Budget and constants of MPPI (TD-MPC2 paper, section 3 and table of hyper-parameters).
 
     `action_selection`: "mean" executes the weighted mean of the elites (labels, evaluation); "sample" executes one
-    elite drawn by its weight, as the official code does.
+    elite drawn by its weight, as the official code does. `mode`: how the same algorithm is executed; "auto" compiles
+    large budgets where a C++ compiler is found.
     """
 
     horizon: int = 3
@@ -85,9 +91,11 @@ class PlannerConfig:
     min_std: float = 0.05
     max_std: float = 2.0
     action_selection: str = "mean"
+    mode: str = "auto"
 
     def __post_init__(self):
         one_of("action_selection", self.action_selection, ("mean", "sample"))
+        one_of("mode", self.mode, ("auto", "eager", "compiled"))
         for name in ("horizon", "samples", "iterations", "elites"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"PlannerConfig.{name}={getattr(self, name)} must be at least 1.")
@@ -154,7 +162,7 @@ class TeacherConfig:
     eval_samples: int = 128
     eval_iterations: int = 2
     card_episodes: int = 10  # at the standard budget, on fresh seeds
-    save_every: int = 1_000
+    save_every: int = 500
     snapshots: tuple[int, ...] = (2_500, 5_000, 10_000, 20_000, 35_000, 50_000)
     compile: bool = True
 
@@ -162,6 +170,21 @@ class TeacherConfig:
     def name(self) -> str:
         return f"{self.task}-{self.size}-{self.seed}"
 
+
+# A training run of seconds that exercises every step; for tests.
+SMOKE_TRAINING = dict(
+    episode_decisions=12,
+    seed_decisions=24,
+    batch_size=16,
+    collect_samples=16,
+    eval_every=24,
+    eval_episodes=2,
+    eval_samples=16,
+    save_every=12,
+    snapshots=(24,),
+    card_episodes=2,
+    compile=False,
+)
 
 # --------------------------------------------------------------------------------------------- cells and profiles
 
@@ -190,7 +213,8 @@ class Profile:
     """How much work each notebook does. Zero-valued notebook parameters mean "as the profile says"."""
 
     name: str
-    collect_episodes: int  # episodes of the distillation set
+    collect_episodes: int  # of each round of the distillation set
+    rounds: int  # the first visits states with the bare plan, later ones with the corrector of the round before
     epochs: int  # of corrector training
     eval_episodes: int  # per arm
     decisions: int  # per episode; 500 is a whole one
@@ -198,9 +222,9 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 2, 2, 2, 12, PlannerConfig.budget(32, 1)),
-    "quick": Profile("quick", 3, 30, 3, 500, None),
-    "paper": Profile("paper", 20, 60, 50, 500, None),
+    "smoke": Profile("smoke", 2, 1, 2, 2, 12, PlannerConfig.budget(32, 1)),
+    "quick": Profile("quick", 3, 1, 60, 3, 500, None),
+    "paper": Profile("paper", 10, 2, 60, 20, 500, None),
 }
 
 # Disjoint blocks of episode seeds: what was used to tune is never used to report (DESIGN §7).
@@ -234,6 +258,16 @@ class Settings:
     @property
     def cell(self) -> Cell:
         return self.cells[0]
+
+    def teacher_name(self, cell: Cell) -> str:
+        """What `load_world_model` is asked for: the `teacher` parameter, else the shipped teacher of the cell."""
+        return self.teacher or str(cell)
+
+    def planner(self, action_dim: int, **changes) -> PlannerConfig:
+        """The teacher's planner under this profile: the standard budget, except at smoke size."""
+        if self.profile.planner is None:
+            return PlannerConfig.standard(action_dim, **changes)
+        return dataclasses.replace(self.profile.planner, **changes)
 
 
 def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, device: str) -> Settings:

@@ -20,6 +20,12 @@ from lib.paths import ROOT
 
 TIMING = re.compile(r"minutes|seconds|.*(_ms|_minutes|_seconds|_per_s)")  # columns that differ between equal runs
 
+# Modules whose effect reaches a result only through values that are part of its key anyway (settings, weights): keys
+# of costly artefacts leave them out, so that a new profile or a new error message does not repeat hours of work.
+SETTINGS_MODULES = tuple(
+    f"lib.{name}" for name in ("__init__", "config", "paths", "keys", "results", "checkpoints", "official_weights")
+)
+
 
 class ResultError(RuntimeError):
     """A result file is missing, damaged or cannot be written; the message says which and what to do."""
@@ -94,15 +100,18 @@ def code_hashes(files: list[Path]) -> dict[str, str]:
     return {shown(file): code_hash(file.read_text(encoding="utf-8")) for file in files}
 
 
-def module_key(*modules: str) -> str:
-    """One key for modules such as "lib.planner" and everything of `lib` that they import.
+def module_key(*modules: str, without: tuple[str, ...] = ()) -> str:
+    """One key for modules such as "lib.planner" and everything of `lib` that they import, `without` some of it.
 
     Raises `ResultError` for a module that does not exist.
     """
+    files = set()
     for name in modules:
-        if not (ROOT / (name.replace(".", "/") + ".py")).is_file():
+        file = ROOT / (name.replace(".", "/") + ".py")
+        if not file.is_file():
             raise ResultError(f"There is no module {name!r} to take a key of; write it like 'lib.planner'.")
-    return combine(code_hashes(import_closure("\n".join(f"import {name}" for name in modules))))
+        files |= {file, *import_closure(f"import {name}")}
+    return combine(code_hashes(sorted(f for f in files if f"lib.{f.stem}" not in without)))
 
 
 def _imported(source: str) -> set[str]:

@@ -11,6 +11,9 @@ the tests can be given the same noise.
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +22,7 @@ from torch import Tensor
 from lib.config import ConfigError, PlannerConfig
 from lib.world_model import WorldModel
 
-__all__ = ["MPPI", "Plan", "PlanNoise", "PlannerConfig"]
+__all__ = ["MPPI", "Plan", "PlanNoise", "PlannerConfig", "shift"]
 
 
 @dataclass
@@ -37,12 +40,17 @@ class Plan:
     value: Tensor
 
     def shifted(self, steps: int | Tensor) -> Tensor:
-        """The next warm start (B, H, A): the mean moved by the steps executed (int, or (B,) per row), zeros behind."""
-        batch, horizon, _ = self.mean.shape
-        steps = torch.as_tensor(steps, device=self.mean.device).expand(batch)
-        index = torch.arange(horizon, device=self.mean.device) + steps.unsqueeze(1)  # (B, H)
-        moved = self.mean.gather(1, index.clamp(max=horizon - 1).unsqueeze(-1).expand_as(self.mean))
-        return moved * (index < horizon).unsqueeze(-1)
+        """The next warm start (B, H, A): `mean` moved by the steps executed, an int or one per row (B,)."""
+        return shift(self.mean, steps)
+
+
+def shift(mean: Tensor, steps: int | Tensor) -> Tensor:
+    """Move plans (B, H, A) by the steps executed, an int or one per row (B,); zeros behind."""
+    batch, horizon, _ = mean.shape
+    steps = torch.as_tensor(steps, device=mean.device).expand(batch)
+    index = torch.arange(horizon, device=mean.device) + steps.unsqueeze(1)  # (B, H)
+    moved = mean.gather(1, index.clamp(max=horizon - 1).unsqueeze(-1).expand_as(mean))
+    return moved * (index < horizon).unsqueeze(-1)
 
 
 @dataclass
@@ -68,6 +76,28 @@ class MPPI:
         self.config = config or PlannerConfig.standard(world_model.action_dim)
         self.solves = 0  # plans made so far, one per row: every call is counted, wherever it happens
         self.head_stream = torch.Generator().manual_seed(0)
+        self._estimate = self._compiled_value() if self._wants_compiled() else self._value
+
+    def _wants_compiled(self) -> bool:
+        c = self.config
+        if c.mode == "auto":  # small budgets gain nothing, and compiling takes half a minute
+            return c.samples * c.iterations >= 1024 and bool(shutil.which(os.environ.get("CXX", "c++")))
+        return c.mode == "compiled"
+
+    def _compiled_value(self):
+        """`_value`, compiled at its first call for each batch size; the eager one when compilation is not possible."""
+        compiled = torch.compile(self._value, dynamic=False)
+
+        def estimate(*inputs):
+            try:
+                return compiled(*inputs)
+            except RuntimeError as error:  # what inductor raises for a missing compiler, header or operator
+                reason = str(error).strip().splitlines()[0]
+                print(f"planner: compilation is not possible here, going on without it ({reason})", file=sys.stderr)
+                self._estimate = self._value
+                return self._value(*inputs)
+
+        return estimate
 
     def reset_streams(self, seed: int = 0) -> None:
         """Restart the stream that draws Q heads, so that a whole evaluation can be repeated."""
@@ -130,7 +160,7 @@ class MPPI:
             actions[:, :, c.policy_samples :] = drawn.clamp_(-1, 1)
             if mask is not None:
                 actions *= mask
-            value = self._value(z, actions, noise.terminal[i], noise.heads[i]).nan_to_num(0.0)  # (B, N)
+            value = self._estimate(z, actions, noise.terminal[i], noise.heads[i]).nan_to_num(0.0)  # (B, N)
             elite_value, elite = value.topk(c.elites, dim=1)  # (B, E)
             elite_actions = actions.gather(2, elite[:, None, :, None].expand(-1, horizon, -1, wm.action_dim))
             score = (c.temperature * (elite_value - elite_value[:, :1])).exp()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib.keys import (  # noqa: F401 - the keys are part of this module's surface
+    SETTINGS_MODULES,
     ResultError,
     code_hash,
     code_hashes,
@@ -141,7 +142,7 @@ def read_table(path: str | Path):
         raise ResultError(f"{shown(path)} does not exist; {how_to_make(path)}.")
     import pandas as pd
 
-    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def sidecar(path: str | Path) -> Path:

@@ -93,7 +93,9 @@ def bootstrap_ci(x, statistic=np.mean, level: float = 0.95, resamples: int = 10_
 def _pair(a, b, name_a: str, name_b: str) -> tuple[np.ndarray, np.ndarray]:
     a, b = _vector(a, name_a), _vector(b, name_b)
     if a.size != b.size:
-        raise StatisticsError(f"{name_a} has {a.size} episodes and {name_b} has {b.size}; pairs need the same episodes in both.")
+        raise StatisticsError(
+            f"{name_a} has {a.size} episodes and {name_b} has {b.size}; pairs need the same episodes in both."
+        )
     return a, b
 
 
@@ -167,7 +169,8 @@ def _arms_by_seed(episodes: pd.DataFrame, cell: str) -> dict[str, pd.DataFrame]:
             other = sorted(set(arm.index) ^ set(seeds))
             raise StatisticsError(
                 f"Cell {cell}: arm {name!r} and the teacher were evaluated on different episode seeds "
-                f"({len(arm)} and {len(seeds)} episodes; {len(other)} not shared, {other[0]} for one); run the missing ones."
+                f"({len(arm)} and {len(seeds)} episodes; {len(other)} not shared, {other[0]} for one); "
+                "run the missing ones."
             )
     return {name: arm.loc[seeds] for name, arm in arms.items()}
 

@@ -57,7 +57,7 @@ class DMControlEnv(gymnasium.Wrapper):
         self.task = task
         self._dm_env = _suite().load(domain, name, task_kwargs={"random": seed if seed is not None else 0})
         super().__init__(DmControlCompatibilityV0(self._dm_env))
-        self._keys = list(self._dm_env.observation_spec())  # shimmy's Dict space sorts; official weights expect this order
+        self._keys = list(self._dm_env.observation_spec())  # shimmy's Dict space sorts; official weights do not
         size = sum(int(np.prod(s.shape)) or 1 for s in self._dm_env.observation_spec().values())
         spec = self._dm_env.action_spec()
         self._low, self._high = spec.minimum, spec.maximum
@@ -69,7 +69,7 @@ class DMControlEnv(gymnasium.Wrapper):
         return np.concatenate([np.ravel(obs[k]) for k in self._keys]).astype(np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start an episode. `seed` fixes the start state; without one the episodes of an environment follow each other."""
+        """Start an episode. `seed` fixes the start state; without one, episodes of an environment follow each other."""
         if seed is None:
             seed, self._first_seed = self._first_seed, None
         obs, info = self.env.reset(seed=seed, options=options)
@@ -77,7 +77,7 @@ class DMControlEnv(gymnasium.Wrapper):
         return self._flat(obs), info
 
     def step(self, action):
-        """Repeat `action` (A,) in [−1, 1] for 2 frames. Raises `ValueError` for a wrong shape or a non-finite action."""
+        """Repeat `action` (A,) in [−1, 1] for 2 frames. `ValueError` for a wrong shape or a non-finite action."""
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"{self.task} takes finite actions of shape {self.action_space.shape}, got {action}.")

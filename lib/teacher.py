@@ -51,7 +51,7 @@ def play(planner: MPPI, task: str, seeds: list[int], decisions: int = EPISODE_DE
         plan = planner(z, warm, [generators[i] for i in alive])
         first, warm, still = plan.actions[:, 0].cpu().numpy(), plan.shifted(1), []
         for row, i in enumerate(alive):
-            o, r, terminated, truncated, _ = envs[i].step(first[row, : planner.wm.native_action_dim])
+            o, r, terminated, truncated, _ = envs[i].step(first[row])
             obs[i].append(o), actions[i].append(first[row]), rewards[i].append(r)
             if not (terminated or truncated):
                 still.append(row)
@@ -107,7 +107,7 @@ class TrainingRun:
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True)
         saved = json.loads(state["config"])
-        changed = [k for k, v in as_dict(self.config).items() if saved.get(k) != v and k not in ("decisions", "compile")]
+        changed = [k for k, v in as_dict(self.config).items() if saved.get(k) != v and k not in ("decisions", "compile", "save_every")]
         if changed:
             raise ConfigError(
                 f"{self.folder} was trained with other settings ({', '.join(changed)}); remove that folder to start anew."

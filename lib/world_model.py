@@ -1,8 +1,9 @@
-"""The TD-MPC2 world model: encoder, latent dynamics, reward, Q ensemble and policy prior (Hansen et al., 2024, section 3.1).
+"""The TD-MPC2 world model: encoder, latent dynamics, reward, Q ensemble, policy prior (Hansen et al., 2024, §3.1).
 
 Only torch is needed. Shapes: B a batch (any leading dimensions where "…" is written), L the latent width, A the
 action dimensions, K the number of Q heads. Parameter names follow the official code without its bookkeeping, so that
-`lib.checkpoints` can map official weights one to one. A multi-task model is bound to one task with `for_task`.
+`lib.official_weights` can map official weights one to one. A multi-task model is bound to a task when it is loaded: the
+task's embedding is then part of the biases, and what is left is a single-task model with padded inputs.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def mlp(dims: list[int], final: str | None = None, group: int = 8) -> nn.Sequent
 
 
 class EnsembleLinear(nn.Module):
-    """K independent linear layers, with LayerNorm and Mish unless `final`. Dropout acts before the norm, as officially."""
+    """K independent linear layers, with LayerNorm and Mish unless `final`. Dropout acts before the norm (official)."""
 
     def __init__(self, heads: int, in_dim: int, out_dim: int, final: bool = False, dropout: float = 0.0):
         super().__init__()
@@ -103,7 +104,7 @@ class EnsembleLinear(nn.Module):
         self.final, self.dropout = final, dropout
 
     def forward(self, x: Tensor, heads: Tensor | None = None) -> Tensor:
-        """x (N, in) for all heads, or (K, N, in) -> (K, N, out); `heads` (k,) evaluates only those, x then (k, N, in)."""
+        """x (N, in) or (K, N, in) -> (K, N, out); `heads` (k,) evaluates only those, on (N, in) or (k, N, in)."""
 
         def pick(p):
             return p if heads is None else p[heads]
@@ -143,23 +144,23 @@ class QEnsemble(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """TD-MPC2's five networks. Inputs and outputs are float32 unless the module was converted."""
+    """TD-MPC2's five networks. Inputs and outputs are float32 unless the module was converted.
 
-    def __init__(self, config: WorldModelConfig, tasks: list[str] | None = None, action_dims: list[int] | None = None):
+    A is the task's own action dimension everywhere. Weights that were trained on many tasks have wider inputs: they
+    take native observations and actions, or ones already padded. `task` is the task they are bound to, if known.
+    """
+
+    def __init__(self, config: WorldModelConfig, task: str | None = None):
         super().__init__()
         c = self.config = config
-        self.tasks, self.action_dims, self.task = tasks, action_dims, None
-        self.native_obs_dim, self.native_action_dim = c.obs_dim, c.action_dim
-        z_dim = c.latent_dim + c.task_dim
-        hidden = [c.mlp_dim, c.mlp_dim]
-        self.task_emb = nn.Embedding(len(tasks), c.task_dim, max_norm=1.0) if c.task_dim else None
-        self.encoder = mlp(
-            [c.obs_dim + c.task_dim, *[c.enc_dim] * max(c.num_enc_layers - 1, 1), c.latent_dim], "simnorm", c.simnorm_dim
-        )
-        self.dynamics = mlp([z_dim + c.action_dim, *hidden, c.latent_dim], "simnorm", c.simnorm_dim)
-        self.reward_head = mlp([z_dim + c.action_dim, *hidden, c.num_bins])
-        self.pi = mlp([z_dim, *hidden, 2 * c.action_dim])
-        self.q_heads = QEnsemble(c.num_q, z_dim + c.action_dim, c.mlp_dim, c.num_bins, c.q_dropout)
+        self.task = task
+        za_dim, hidden = c.latent_dim + c.action_dim + c.action_padding, [c.mlp_dim, c.mlp_dim]
+        encoder = [c.obs_dim + c.obs_padding, *[c.enc_dim] * max(c.num_enc_layers - 1, 1), c.latent_dim]
+        self.encoder = mlp(encoder, "simnorm", c.simnorm_dim)
+        self.dynamics = mlp([za_dim, *hidden, c.latent_dim], "simnorm", c.simnorm_dim)
+        self.reward_head = mlp([za_dim, *hidden, c.num_bins])
+        self.pi = mlp([c.latent_dim, *hidden, 2 * c.action_dim])
+        self.q_heads = QEnsemble(c.num_q, za_dim, c.mlp_dim, c.num_bins, c.q_dropout)
         self.apply(_official_init)
         for last in (self.reward_head[-1].weight, self.q_heads.layers[-1].weight):
             nn.init.zeros_(last)
@@ -176,8 +177,18 @@ class WorldModel(nn.Module):
 
     @property
     def action_dim(self) -> int:
-        """Action dimensions that the model's layers take (padded for multi-task weights)."""
+        """A, the task's own action dimensions."""
         return self.config.action_dim
+
+    @property
+    def native_action_dim(self) -> int:
+        """The same as `action_dim`: padding never leaves the model."""
+        return self.config.action_dim
+
+    @property
+    def native_obs_dim(self) -> int:
+        """The task's own observation dimensions."""
+        return self.config.obs_dim
 
     @property
     def latent_dim(self) -> int:
@@ -188,38 +199,23 @@ class WorldModel(nn.Module):
         self.target_q_heads.train(False)  # targets are never dropped out
         return self
 
-    # A task embedding is appended to whatever a network reads; a single-task model appends nothing.
-    def _with_task(self, x: Tensor) -> Tensor:
-        if self.task_emb is None:
-            return x
-        row = self.task_emb(torch.tensor(self._task_index(), device=x.device))
-        return torch.cat([x, row.expand(*x.shape[:-1], -1)], -1)
+    action_mask = None  # nothing to mask: actions are native everywhere
 
-    def _task_index(self) -> int:
-        if self.task is None:
-            raise ValueError(f"this model knows {len(self.tasks)} tasks; bind it to one with for_task(...) first")
-        return self.tasks.index(self.task)
-
-    @property
-    def action_mask(self) -> Tensor | None:
-        """(A,) ones for the bound task's own action dimensions, zeros for padding; None when there is no padding."""
-        if self.task_emb is None:
-            return None
-        return (torch.arange(self.action_dim, device=self.device) < self.native_action_dim).float()
+    def _with_action(self, z: Tensor, a: Tensor) -> Tensor:
+        """What dynamics, reward and Q read: latent, action, and zeros for the padding of multi-task weights."""
+        return torch.cat([z, _padded(a, self.config.action_dim, self.config.action_padding, "action")], -1)
 
     def encode(self, obs: Tensor) -> Tensor:
-        """Observations (…, obs_dim), native or already padded, to latents (…, L)."""
-        if self.task_emb is not None and obs.shape[-1] < self.config.obs_dim:
-            obs = F.pad(obs, (0, self.config.obs_dim - obs.shape[-1]))
-        return self.encoder(self._with_task(obs))
+        """Observations (…, obs_dim), native or already padded, to latents (…, L). `ValueError` for any other width."""
+        return self.encoder(_padded(obs, self.config.obs_dim, self.config.obs_padding, "observation"))
 
     def next(self, z: Tensor, a: Tensor) -> Tensor:
         """Latent dynamics d(z, a). (…, L), (…, A) -> (…, L)."""
-        return self.dynamics(torch.cat([self._with_task(z), a], -1))
+        return self.dynamics(self._with_action(z, a))
 
     def reward_logits(self, z: Tensor, a: Tensor) -> Tensor:
         """(…, L), (…, A) -> (…, num_bins)."""
-        return self.reward_head(torch.cat([self._with_task(z), a], -1))
+        return self.reward_head(self._with_action(z, a))
 
     def reward(self, z: Tensor, a: Tensor) -> Tensor:
         """Expected reward of one decision. (…, L), (…, A) -> (…)."""
@@ -227,7 +223,7 @@ class WorldModel(nn.Module):
 
     def q_logits(self, z: Tensor, a: Tensor, target: bool = False, heads: Tensor | None = None) -> Tensor:
         """(…, L), (…, A) -> (k, …, num_bins); `heads` (k,) evaluates only the drawn ones."""
-        x = torch.cat([self._with_task(z), a], -1)
+        x = self._with_action(z, a)
         logits = (self.target_q_heads if target else self.q_heads)(x.flatten(0, -2), heads)
         return logits.view(logits.shape[0], *x.shape[:-1], -1)
 
@@ -237,12 +233,9 @@ class WorldModel(nn.Module):
 
     def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean before squashing and log standard deviation, both (…, A)."""
-        mean, log_std = self.pi(self._with_task(z)).chunk(2, -1)
+        mean, log_std = self.pi(z).chunk(2, -1)
         low, high = self.config.log_std_min, self.config.log_std_max
-        log_std = low + 0.5 * (high - low) * (log_std.tanh() + 1)
-        if (mask := self.action_mask) is not None:
-            mean, log_std = mean * mask, log_std * mask
-        return mean, log_std
+        return mean, low + 0.5 * (high - low) * (log_std.tanh() + 1)
 
     def policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Policy prior: mean (…, A) squashed to [−1, 1], and log standard deviation (…, A)."""
@@ -252,8 +245,6 @@ class WorldModel(nn.Module):
     def policy_sample(self, z: Tensor, noise: Tensor) -> Tensor:
         """Squashed Gaussian sample for standard normal `noise` (…, A)."""
         mean, log_std = self.policy_parameters(z)
-        if (mask := self.action_mask) is not None:
-            noise = noise * mask
         return (mean + noise * log_std.exp()).tanh()
 
     @torch.no_grad()
@@ -263,15 +254,23 @@ class WorldModel(nn.Module):
 
 
 def _official_init(module: nn.Module) -> None:
-    """Truncated normal 0.02 weights, zero biases, uniform ±0.02 embeddings (official `init.py`)."""
+    """Truncated normal 0.02 weights, zero biases (official `init.py`)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
     elif isinstance(module, EnsembleLinear):
         for head in module.weight:
             nn.init.trunc_normal_(head, std=0.02)
-    elif isinstance(module, nn.Embedding):
-        nn.init.uniform_(module.weight, -0.02, 0.02)
+
+
+def _padded(x: Tensor, native: int, padding: int, what: str) -> Tensor:
+    """`x` (…, native) with `padding` zeros behind; an `x` that is already that wide is taken as it is."""
+    if x.shape[-1] == native:
+        return F.pad(x, (0, padding)) if padding else x
+    if x.shape[-1] == native + padding:
+        return x
+    widths = f"{native} wide, or {native + padding} wide with padding" if padding else f"{native} wide"
+    raise ValueError(f"this world model takes {what}s {widths}, got one of shape {tuple(x.shape)}.")
 
 
 def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def test_worst_counts_upwards():
 def test_interval_equals_full_enumeration(level):
     x = np.array([0.0, 1.0, 3.7])
     means = np.sort([np.mean(draw) for draw in itertools.product(x, repeat=3)])
-    # The enumerated distribution is discrete: these levels lie inside its steps, where sampling error cannot move the quantile.
+    # The enumerated distribution is discrete; these levels lie inside its steps, where sampling error moves nothing.
     expected = [means[int(np.floor(q * 27))] for q in ((1 - level) / 2, (1 + level) / 2)]
     np.testing.assert_allclose(bootstrap_ci(x, level=level, resamples=20_000), expected)
 

@@ -1,0 +1,143 @@
+# Speculative TD-MPC2: `make help` lists the targets. For GNU make 3.81 and later, on Linux and macOS.
+#
+# Targets are named steps, not files: `lib.run` decides by content what has to run, because git does not keep file times.
+# For the same reason there is no .DELETE_ON_ERROR: a failed step leaves the earlier result, and lib.run knows it is old.
+.NOTPARALLEL:
+.DEFAULT_GOAL := all
+
+PROFILE = quick
+# The cells (<task>-<size>-<seed>) of each profile; `make all CELLS="…"` takes others.
+CELLS_smoke = walker-walk-1m-1
+CELLS_quick = walker-walk-1m-1
+CELLS_paper = walker-walk-1m-1
+CELLS = $(CELLS_$(PROFILE))
+
+# RUN_MODE is run, warn or status (see lib/run.py); `paper` and `status` set it for the graph below.
+RUN_MODE = run
+FIGURE_MODE = run
+STALE_LIST =
+PYTHON ?=
+PY = $(if $(PYTHON),$(PYTHON),.venv/bin/python)
+R = data/results/$(PROFILE)
+T = data/teachers
+B = build/$(PROFILE)
+RUN = $(PY) -m lib.run
+OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
+STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
+
+.PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph pareto
+.PHONY: $(CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
+
+all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
+	@rm -f $(B)/stale.txt
+	@$(PY) paper/build.py --profile $(PROFILE)
+
+paper: PDF_PROFILE = $(if $(filter command line,$(origin PROFILE)),$(PROFILE),paper)
+paper: setup  ## the PDF of the paper profile from the results that are there, naming stale ones; runs no notebook
+	@mkdir -p build/$(PDF_PROFILE) && : > build/$(PDF_PROFILE)/stale.txt
+	@$(MAKE) --no-print-directory graph PROFILE=$(PDF_PROFILE) RUN_MODE=warn \
+		STALE_LIST="--stale-list build/$(PDF_PROFILE)/stale.txt"
+	@$(PY) paper/build.py --profile $(PDF_PROFILE)
+
+status: setup  ## say which results are fresh or stale, why, and about how long they take; runs nothing
+	@mkdir -p $(B) && : > $(B)/status.txt
+	@$(MAKE) --no-print-directory graph RUN_MODE=status FIGURE_MODE=status STALE_LIST="--stale-list $(B)/status.txt"
+
+test: setup  ## the tests, without the slow ones
+	$(PY) -m pytest
+
+test-slow: setup  ## the slow tests
+	$(PY) -m pytest -m slow
+
+lint: setup  ## style of code and notebooks
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
+
+html: graph  ## executed notebooks as web pages in build/<profile>/html, after running what is stale
+	@ls $(B)/*.ipynb >/dev/null 2>&1 || { echo "error: build/$(PROFILE) holds no executed notebook, as the results" \
+		"came with the clone; run \`make html PROFILE=quick\`, or remove a result to make it again." >&2; exit 1; }
+	$(PY) -m nbconvert --log-level WARN --to html --output-dir $(B)/html $(B)/*.ipynb
+
+verify: setup  ## run a sample of the committed episodes again and compare
+	$(PY) -m lib.evaluation verify --profile $(PROFILE)
+
+teachers: setup  ## train the teachers that are missing (hours; nothing else ever trains one)
+	$(PY) -m lib.teacher zoo
+
+# With git, only what is not committed goes; a copy without git has nothing committed in these folders.
+clean:  ## remove what can be made again: build, caches, results and figures other than the paper's
+	@for folder in build data/cache data/results/*/ figures/*/; do \
+		folder=$${folder%/}; \
+		case $$folder in */paper) continue ;; esac; \
+		[ -d "$$folder" ] || continue; \
+		if [ -e .git ]; then git clean -ffdxq -- "$$folder" || exit 1; else rm -rf "$$folder"; fi; \
+		echo "cleaned $$folder"; \
+	done
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "PYTHON=/path/to/python uses that environment as it is, instead of .venv."
+
+# ------------------------------------------------------------------------------------------------- environment
+
+setup:
+ifeq ($(PYTHON),)
+	@cmp -s requirements.lock .venv/requirements.lock && cmp -s pyproject.toml .venv/pyproject.toml \
+		|| $(MAKE) --no-print-directory install
+endif
+
+# The upper bound is labmaze's, which dm_control needs and which has no wheels for later versions.
+install:
+	@[ -x .venv/bin/pip ] || { \
+		found=; \
+		for python in python3.11 python3.12 python3 python; do \
+			$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+				&& { found=$$python; break; }; \
+		done; \
+		[ -n "$$found" ] || { echo "error: no Python 3.11 or 3.12 with venv is on the PATH; install one, or name an" \
+			"environment that has everything of requirements.lock: make PYTHON=/path/to/python." >&2; exit 1; }; \
+		$$found -m venv --clear .venv; \
+	}
+	@echo "installing requirements.lock into .venv (minutes, the first time)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@cp requirements.lock pyproject.toml .venv/
+
+# ----------------------------------------------------------------------------------------------- results, figures
+
+graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) pareto
+
+$(CELLS:%=teacher-%): teacher-%: setup
+	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
+		--out $(R)/teacher/$*.csv \
+		--needs $(T)/$*.safetensors $(T)/$*.json
+
+$(CELLS:%=distillation-%): distillation-%: setup
+	@$(RUN) notebooks/02_collect_data.ipynb --cell $* $(OPTIONS) \
+		--out $(R)/distillation/$*.csv \
+		--needs $(T)/$*.safetensors
+
+$(CELLS:%=corrector-%): corrector-%: distillation-%
+	@$(RUN) notebooks/03_train_corrector.ipynb --cell $* $(OPTIONS) \
+		--out $(R)/corrector/$*-two_tower.csv \
+		--out $(R)/corrector/$*-two_tower-depth.csv \
+		--out $(R)/corrector/$*-two_tower.safetensors \
+		--needs $(R)/distillation/$*.csv $(T)/$*.safetensors
+
+$(CELLS:%=horizon-%): horizon-%: corrector-%
+	@$(RUN) notebooks/04_horizon_evaluation.ipynb --cell $* $(OPTIONS) \
+		--out $(R)/horizon/$*.csv \
+		--out $(R)/horizon/$*-depth.csv \
+		--needs $(R)/corrector/$*-two_tower.safetensors $(T)/$*.safetensors
+
+# A figure takes a second, so `make paper` draws it wherever its inputs are there.
+figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
+	--mode $(if $(filter-out $(wildcard $(2)),$(2)),$(RUN_MODE),$(FIGURE_MODE)) $(STALE_LIST) \
+	--out figures/$(PROFILE)/$(1).svg --needs $(2)
+
+# ls and not $(wildcard): make remembers folders as they were before the notebooks ran.
+HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>/dev/null)
+
+pareto: setup $(CELLS:%=horizon-%)
+	@$(call figure,pareto,$(R)/horizon/summary.csv $(HORIZONS))

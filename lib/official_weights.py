@@ -1,0 +1,258 @@
+"""Weights in the official TD-MPC2 formats, mapped to a world model of this project (facts: nicklashansen/tdmpc2, MIT).
+
+    config, tensors = convert(read(path), path, task="reacher-easy")
+
+The official code has had two key layouts for its Q heads, and models of one task or of many. A multi-task model appends
+an embedding of the task to what each network reads. For one fixed task that is a constant input, so binding a model to
+a task *folds* it: the embedding's columns of each first layer, times the embedding, become part of that layer's bias.
+What is left is a single-task model whose layers take padded observations and actions, exact up to rounding.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib.config import ConfigError, WorldModelConfig, discount_for, one_of
+
+
+class CheckpointError(RuntimeError):
+    """Weights cannot be used; the message names the file, the key where there is one, and what to do."""
+
+
+# ----------------------------------------------------------------------------------------------------- task lists
+
+# Order is the task index of the weights. 19 tasks of the suite, then 11 that the TD-MPC2 authors made.
+MT30 = (
+    "walker-stand walker-walk walker-run cheetah-run reacher-easy reacher-hard acrobot-swingup pendulum-swingup "
+    "cartpole-balance cartpole-balance-sparse cartpole-swingup cartpole-swingup-sparse cup-catch finger-spin "
+    "finger-turn-easy finger-turn-hard fish-swim hopper-stand hopper-hop walker-walk-backwards walker-run-backwards "
+    "cheetah-run-backwards cheetah-run-front cheetah-run-back cheetah-jump hopper-hop-backwards reacher-three-easy "
+    "reacher-three-hard cup-spin pendulum-spin"
+).split()
+MT80 = MT30 + [  # and the 50 of Meta-World
+    f"mw-{name}"
+    for name in (
+        "assembly basketball button-press-topdown button-press-topdown-wall button-press button-press-wall "
+        "coffee-button coffee-pull coffee-push dial-turn disassemble door-open door-close drawer-close drawer-open "
+        "faucet-open "
+        "faucet-close hammer handle-press-side handle-press handle-pull-side handle-pull lever-pull peg-insert-side "
+        "peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-side plate-slide-back "
+        "plate-slide-back-side push-back push push-wall reach reach-wall shelf-place soccer stick-push stick-pull "
+        "sweep-into sweep window-open window-close bin-picking box-close door-lock door-unlock hand-insert"
+    ).split()
+]
+TASK_SETS = {len(tasks): tasks for tasks in (MT30, MT80)}
+
+# (observation, action) dimensions by the longest prefix of the task's name.
+DIMENSIONS = {
+    "acrobot": (6, 1), "cartpole": (5, 1), "cheetah": (17, 6), "cup": (8, 2), "finger-spin": (9, 2),
+    "finger-turn": (12, 2), "fish-swim": (24, 5), "hopper": (15, 4), "mw": (39, 4), "pendulum": (3, 1),
+    "reacher": (6, 2), "reacher-three": (8, 3), "walker": (24, 6),
+}  # fmt: skip
+
+
+def task_dimensions(task: str) -> tuple[int, int]:
+    """Native (observation, action) dimensions of a task of MT80."""
+    return DIMENSIONS[max((p for p in DIMENSIONS if f"{task}-".startswith(f"{p}-")), key=len)]
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+EMBEDDING = "_task_emb.weight"
+PARTS = {"_encoder.state": "encoder", "_dynamics": "dynamics", "_reward": "reward_head", "_pi": "pi"}
+LAYER = ("weight", "bias", "ln.weight", "ln.bias")
+Q_NEW = re.compile(r"(_Qs\.params|_target_Qs_params)\.(\d+)\.(weight|bias|ln\.weight|ln\.bias)")
+Q_OLD = re.compile(r"(_Qs|_target_Qs)\.params\.(\d+)")
+# Aliases of the live heads, placeholder modules and tensordict bookkeeping: none holds weights of its own.
+BOOKKEEPING = re.compile(r"_detach_Qs.*|_(target_)?Qs\.module\..*|_target_Qs\.params\.\d\.\D.*|.*__(batch_size|device)")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict of an official `.pt` file; `CheckpointError` for anything but tensors in plain containers.
+
+    Only `weights_only` loading is used: a file that would have to run code to be read is refused, not run.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} is no torch file, or holds more than tensors and plain containers; refused, as it could run code."
+        ) from None
+    except Exception as error:  # torch raises many types for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as a torch file: {reason}") from None
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f'{path} holds no {{"model": state_dict}}, which is what the official code saves.')
+    state = {str(key): value for key, value in state.items() if not BOOKKEEPING.fullmatch(str(key))}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor.")
+    return state
+
+
+def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple], path: Path) -> None:
+    """`CheckpointError` for the first key that is missing, extra, ill-shaped, not a float or not finite."""
+    for key in sorted(shapes.keys() - tensors.keys()):
+        raise CheckpointError(f"{path} has no tensor {key!r}.")
+    for key in sorted(tensors.keys() - shapes.keys()):
+        raise CheckpointError(f"{path} has a tensor {key!r} that this model does not know.")
+    for key, value in tensors.items():
+        if tuple(value.shape) != tuple(shapes[key]):
+            raise CheckpointError(f"{path}: {key!r} has shape {tuple(value.shape)}, expected {tuple(shapes[key])}.")
+        if not value.is_floating_point():
+            raise CheckpointError(f"{path}: {key!r} is {value.dtype}; quantised weights are not supported.")
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {key!r} holds values that are not finite.")
+
+
+def _layers(prefix: str, dims: list[int], normed_last: bool, heads: tuple = ()) -> dict[str, tuple]:
+    """Names and shapes of one network in the new layout."""
+    shapes = {}
+    for i, (a, b) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+        normed = normed_last or i < len(dims) - 2
+        for name, shape in zip(LAYER if normed else LAYER[:2], ((b, a), (b,), (b,), (b,)), strict=False):
+            shapes[f"{prefix}.{i}.{name}"] = (*heads, *shape)
+    return shapes
+
+
+# ----------------------------------------------------------------------------------------------------- converting
+
+
+def convert(
+    state: Mapping[str, Tensor], path: Path, task: str | None = None
+) -> tuple[WorldModelConfig, dict[str, Tensor]]:
+    """Configuration and float32 tensors under this project's names, for weights of one task or bound to `task`.
+
+    Every dimension is inferred from the tensors and checked against all others. Raises `CheckpointError`.
+    """
+    if any(k.startswith("_encoder.rgb.") for k in state):
+        raise CheckpointError(f"{path} has a pixel encoder ('_encoder.rgb'); only state observations are supported.")
+
+    def size(key: str, axis: int) -> int:
+        if key not in state:
+            raise CheckpointError(f"{path} has no tensor {key!r}; it is not an official TD-MPC2 model.")
+        if not -state[key].dim() <= axis < state[key].dim():
+            raise CheckpointError(f"{path}: {key!r} has shape {tuple(state[key].shape)}, too few dimensions.")
+        return state[key].shape[axis]
+
+    old = "_Qs.params.0" in state
+    last_q = "_Qs.params.8" if old else "_Qs.params.2.weight"
+    encoder_layers = max(sum(bool(re.fullmatch(r"_encoder\.state\.\d+\.weight", k)) for k in state), 2)
+    num_q, num_bins = size(last_q, 0), size(last_q, 1)
+    enc_dim, latent = size("_encoder.state.0.weight", 0), size(f"_encoder.state.{encoder_layers - 1}.weight", 0)
+    mlp_dim, actions = size("_dynamics.0.weight", 0), size("_pi.2.weight", 0) // 2
+    num_tasks, task_dim = (size(EMBEDDING, 0), size(EMBEDDING, 1)) if EMBEDDING in state else (0, 0)
+    obs = size("_encoder.state.0.weight", 1) - task_dim
+    if obs < 1 or actions < 1 or num_q < 2 or num_bins < 2 or latent % 8:
+        raise CheckpointError(
+            f"{path}: {obs} observations, {actions} actions, latent {latent}, {num_q} Q heads and {num_bins} bins "
+            "are not the dimensions of a TD-MPC2 model."
+        )
+    buffers = {k: state[k] for k in ("_action_masks", "log_std_min", "log_std_dif") if k in state}
+    state = {k: v for k, v in state.items() if k not in buffers}
+    for key in buffers.keys() - {"_action_masks"}:
+        if buffers[key].numel() != 1:
+            raise CheckpointError(f"{path}: {key!r} has shape {tuple(buffers[key].shape)}, expected one number.")
+    low = float(buffers.get("log_std_min", torch.tensor(-10.0)))
+    span = float(buffers.get("log_std_dif", torch.tensor(12.0)))
+
+    z, hidden = latent + task_dim, [mlp_dim, mlp_dim]
+    shapes = _layers("_encoder.state", [obs + task_dim, *[enc_dim] * (encoder_layers - 1), latent], True)
+    shapes |= _layers("_dynamics", [z + actions, *hidden, latent], True)
+    shapes |= _layers("_reward", [z + actions, *hidden, num_bins], False)
+    shapes |= _layers("_pi", [z, *hidden, 2 * actions], False)
+    for prefix in ("_Qs.params", "_target_Qs.params" if old else "_target_Qs_params"):
+        q = _layers(prefix, [z + actions, *hidden, num_bins], False, (num_q,))
+        # The old layout numbers the tensors of all layers in one sequence.
+        shapes |= {f"{prefix}.{i}": shape for i, shape in enumerate(q.values())} if old else q
+    if task_dim:
+        shapes[EMBEDDING] = (num_tasks, task_dim)
+    check_tensors(state, shapes, path)
+
+    tensors = {_our_name(k): v.float() for k, v in state.items() if k != EMBEDDING}
+    native_obs, native_actions = obs, actions
+    if task_dim:
+        tasks, dims = _tasks_and_dims(num_tasks, buffers.get("_action_masks"), obs, actions, path)
+        index = tasks.index(_choose(task, tasks, path))
+        native_obs, native_actions = dims[index]
+        _fold(tensors, state[EMBEDDING][index].double(), obs, latent)
+        rows = torch.arange(2 * actions).view(2, actions)[:, :native_actions].flatten()  # means, then log-stds
+        tensors["pi.2.weight"], tensors["pi.2.bias"] = tensors["pi.2.weight"][rows], tensors["pi.2.bias"][rows]
+    elif task in MT80 and task_dimensions(task) != (obs, actions):
+        theirs = "{} and {}".format(*task_dimensions(task))
+        raise CheckpointError(f"{path} takes {obs} observations and {actions} actions, but {task} has {theirs}.")
+    config = WorldModelConfig(
+        obs_dim=native_obs,
+        action_dim=native_actions,
+        enc_dim=enc_dim,
+        mlp_dim=mlp_dim,
+        latent_dim=latent,
+        num_enc_layers=encoder_layers,
+        num_q=num_q,
+        num_bins=num_bins,
+        obs_padding=obs - native_obs,
+        action_padding=actions - native_actions,
+        log_std_min=low,
+        log_std_max=low + span,
+        discount=discount_for(100 if task and task.startswith("mw-") else 500),  # decisions of an episode
+    )
+    return config, tensors
+
+
+def _our_name(key: str) -> str:
+    """The name of an official tensor in `WorldModel`."""
+    if match := Q_OLD.fullmatch(key):
+        heads, rest = match[1], f"{int(match[2]) // 4}.{LAYER[int(match[2]) % 4]}"
+    elif match := Q_NEW.fullmatch(key):
+        heads, rest = match[1], f"{match[2]}.{match[3]}"
+    else:
+        part, layer, name = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", key).groups()
+        return f"{PARTS[part]}.{layer}.{name}"
+    heads = "target_q_heads" if heads.startswith("_target") else "q_heads"
+    return f"{heads}.layers.{rest.replace('ln.', 'ln_')}"
+
+
+def _tasks_and_dims(count: int, masks: Tensor | None, obs: int, actions: int, path: Path) -> tuple[list, list]:
+    """The task list of a multi-task model and each task's native dimensions; the file's own action masks come first."""
+    if count not in TASK_SETS:
+        known = " or ".join(map(str, TASK_SETS))
+        raise CheckpointError(f"{path}: {EMBEDDING!r} has {count} tasks; known task sets have {known}.")
+    tasks = TASK_SETS[count]
+    dims = [task_dimensions(t) for t in tasks]
+    if masks is not None:
+        prefix = (masks.sort(-1, descending=True)[0] > 0).to(masks)
+        if tuple(masks.shape) != (count, actions) or not torch.equal(masks, prefix):
+            raise CheckpointError(f"{path}: '_action_masks' is not {count} rows of {actions} ones followed by zeros.")
+        dims = [(o, int(n)) for (o, _), n in zip(dims, masks.sum(-1), strict=True)]
+    for task, (o, a) in zip(tasks, dims, strict=True):
+        if o > obs or not 0 < a <= actions:
+            raise CheckpointError(f"{path} takes {obs} observations and {actions} actions, but {task} has {o} and {a}.")
+    return tasks, dims
+
+
+def _choose(task: str | None, tasks: list[str], path: Path) -> str:
+    if task is None:
+        raise CheckpointError(f"{path} knows {len(tasks)} tasks; pass task= one of: {', '.join(tasks)}.")
+    try:
+        return one_of("task", task, tasks)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _fold(tensors: dict[str, Tensor], embedding: Tensor, obs: int, latent: int) -> None:
+    """Move a task embedding (T,) from the first layers' inputs into their biases, in place."""
+    embedding = embedding / max(float(embedding.norm()), 1.0)  # rows longer than 1 are rescaled when looked up
+    starts = {"encoder.0": obs, "dynamics.0": latent, "reward_head.0": latent, "pi.0": latent}
+    starts |= {"q_heads.layers.0": latent, "target_q_heads.layers.0": latent}
+    for layer, start in starts.items():
+        weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]
+        columns = weight[..., start : start + len(embedding)].double()
+        tensors[f"{layer}.bias"] = (bias.double() + columns @ embedding).float()
+        tensors[f"{layer}.weight"] = torch.cat([weight[..., :start], weight[..., start + len(embedding) :]], -1)

@@ -1,0 +1,91 @@
+"""Build the PDF from the result files that exist; never compute a result.
+
+    python paper/build.py --profile quick      # writes build/quick/paper.pdf
+    python paper/build.py --profile paper      # the same, and a missing number is an error that names it
+
+Typst reads the CSV and JSON files itself. The same files give the same bytes on every machine: only fonts inside the
+`typst` package are used, and the PDF carries no date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import typst
+
+from lib import paths
+from lib.config import PROFILES, PlannerConfig, as_dict, one_of
+from lib.results import write_bytes
+
+
+class PaperError(RuntimeError):
+    """The paper cannot be built; the message says what is missing or wrong, and where."""
+
+
+def result_files(profile: str) -> list[str]:
+    """Files the paper may read, relative to the root: the profile's tables and figures, and the teachers' cards."""
+    found = [
+        *paths.results(profile).rglob("*.csv"),
+        *paths.TEACHERS.glob("*.json"),
+        *paths.figures(profile).glob("*.svg"),
+    ]
+    return sorted(f.relative_to(paths.ROOT).as_posix() for f in found if not f.name.endswith(".meta.json"))
+
+
+def stale_lines(profile: str) -> list[str]:
+    """What `make status` left in `build/<profile>/stale.txt`, one stale result a line; [] without the file."""
+    path = paths.executed(profile) / "stale.txt"
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def build(profile: str) -> Path:
+    """Write `build/<profile>/paper.pdf` and return its path. Raises `PaperError` in one sentence."""
+    settings = PROFILES[one_of("profile", profile, PROFILES)]
+    standard = PlannerConfig()
+    inputs = {
+        "profile": profile,
+        "files": json.dumps(result_files(profile)),
+        "stale": json.dumps(stale_lines(profile)),
+        "settings": json.dumps(
+            {
+                "profile": as_dict(settings),
+                "planner": as_dict(settings.planner or standard),
+                "standard": as_dict(standard) | {"model_evaluations": standard.model_evaluations},
+            }
+        ),
+    }
+    try:
+        pdf = typst.compile(paths.PAPER / "main.typ", root=paths.ROOT, ignore_system_fonts=True, sys_inputs=inputs)
+    except typst.TypstError as error:
+        raise PaperError(explain(error)) from None
+    path = paths.executed(profile) / "paper.pdf"
+    write_bytes(path, pdf)
+    return path
+
+
+def explain(error: typst.TypstError) -> str:
+    """The sentence of `missing` in style.typ as it is; anything else as Typst shows it, with the place."""
+    ours = re.search(r"panicked with: (.*)", error.message)
+    return ours[1] if ours else error.diagnostic.strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="quick")
+    profile = parser.parse_args(arguments).profile
+    for line in stale_lines(profile):
+        print(f"stale: {line}", file=sys.stderr)
+    try:
+        print(build(profile).relative_to(paths.ROOT))
+    except (PaperError, ValueError) as error:
+        print(f"paper: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

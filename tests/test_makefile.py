@@ -1,0 +1,159 @@
+"""The Makefile: what it calls in which order, that it sets itself up, and that `clean` spares what is committed.
+
+`PYTHON=` names a stand-in that writes down how it was called, so nothing is trained and nothing is installed.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.paths import NOTEBOOKS, ROOT
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+STAND_IN = """#!/bin/sh
+echo "${{0##*/}} $*" >> "{log}"
+case "$*" in *{fail}*) exit 3 ;; esac
+"""
+
+
+def stand_in(path: Path, log: Path, fail: str = "nothing-fails") -> Path:
+    """An executable that logs its arguments, and fails when they contain `fail`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(STAND_IN.format(log=log, fail=fail))
+    path.chmod(0o755)
+    return path
+
+
+def make(folder: Path, *arguments, path: str = "/usr/bin:/bin", code: int = 0) -> str:
+    """Output of make in `folder`, which must end with `code`; the outer make's variables do not reach it."""
+    environment = {"PATH": path, "HOME": str(folder)}
+    command = [shutil.which("make"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert bool(done.returncode) == bool(code), done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def repo(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def calls(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_help_lists_the_targets():
+    text = make(ROOT, "help")
+    for target in "all paper status test test-slow lint html verify teachers clean help".split():
+        assert f"make {target} " in text
+
+
+def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
+    python = stand_in(repo / "bin/python", repo / "log")
+    make(repo, f"PYTHON={python}", "PROFILE=smoke")
+    sources = [line.split()[3] for line in calls(repo / "log") if "lib.run" in line]
+    assert sources == [
+        "notebooks/01_teacher.ipynb",
+        "notebooks/02_collect_data.ipynb",
+        "notebooks/03_train_corrector.ipynb",
+        "notebooks/04_horizon_evaluation.ipynb",
+        "figures/pareto.py",
+    ]
+    assert calls(repo / "log")[-1] == "python paper/build.py --profile smoke"
+    assert all("-p profile smoke --mode run" in line for line in calls(repo / "log")[:-1])
+    assert not (repo / ".venv").exists()
+
+
+def test_a_failing_step_stops_everything(repo):
+    python = stand_in(repo / "bin/python", repo / "log", fail="02_collect_data")
+    make(repo, f"PYTHON={python}", "CELLS=a-1m-1 b-1m-1", code=2)
+    assert len(calls(repo / "log")) == 3  # two teachers, then the first distillation set
+
+
+def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo):
+    python = stand_in(repo / "bin/python", repo / "log")
+    make(repo, f"PYTHON={python}", "paper")
+    *graph, build = calls(repo / "log")
+    assert all("-p profile paper --mode warn --stale-list build/paper/stale.txt" in line for line in graph[:-1])
+    assert "figures/pareto.py" in graph[-1] and "--mode warn" in graph[-1]
+    assert build == "python paper/build.py --profile paper"
+    assert (repo / "build/paper/stale.txt").read_text() == ""
+    summary = repo / "data/results/paper/horizon/summary.csv"
+    summary.parent.mkdir(parents=True)
+    summary.touch()
+    make(repo, f"PYTHON={python}", "paper")
+    assert "--mode run" in calls(repo / "log")[-2] and "--mode run" not in calls(repo / "log")[-3]
+
+
+def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
+    python = stand_in(repo / "bin/python", repo / "log")
+    make(repo, f"PYTHON={python}", "status", "PROFILE=paper")
+    assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
+
+
+@pytest.mark.skipif(not list(NOTEBOOKS.glob("*.ipynb")), reason="no notebooks yet")
+@pytest.mark.parametrize("profile", ["smoke", "quick", "paper"])
+def test_the_graph_agrees_with_the_parameters_of_the_notebooks(profile):
+    options = ("graph", f"PYTHON={sys.executable}", f"PROFILE={profile}", "RUN_MODE=status", "FIGURE_MODE=status")
+    text = make(ROOT, *options)
+    assert f"data/results/{profile}/horizon/" in text and "error" not in text
+
+
+def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):
+    for name in ("python", "pip"):
+        stand_in(repo / ".venv/bin" / name, repo / "log")
+    make(repo, "setup")
+    assert len(calls(repo / "log")) == 2 and "-m pip install" in calls(repo / "log")[0]
+    make(repo, "setup")
+    assert len(calls(repo / "log")) == 2
+    with (repo / "requirements.lock").open("a") as file:
+        file.write("another==1.0\n")
+    make(repo, "setup")
+    assert len(calls(repo / "log")) == 4
+
+
+def test_an_interrupted_installation_is_finished_the_next_time(repo):
+    stand_in(repo / ".venv/bin/pip", repo / "log")
+    stand_in(repo / ".venv/bin/python", repo / "log", fail="no-deps")
+    make(repo, "setup", code=2)
+    stand_in(repo / ".venv/bin/python", repo / "log")
+    make(repo, "setup")
+    assert len(calls(repo / "log")) == 4
+
+
+def test_no_python_is_one_clear_sentence(repo):
+    for name in ("python3.11", "python3.12", "python3", "python"):
+        stand_in(repo / "old" / name, repo / "log", fail="ensurepip")
+    text = make(repo, "test", path=f"{repo}/old:/usr/bin:/bin", code=2)
+    assert "error: no Python 3.11 or 3.12" in text and "PYTHON=/path/to/python" in text
+    assert not (repo / ".venv").exists()
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_clean_removes_what_can_be_made_again_and_nothing_committed(repo, with_git):
+    kept = ["data/results/paper/a.csv", "data/teachers/t.safetensors", "figures/paper/a.svg", "figures/plot.py"]
+    made = ["build/quick/a.ipynb", "data/cache/x/state.pt", "data/results/quick/a.csv", "figures/quick/a.svg"]
+    committed = ["data/cache/small.csv"] if with_git else []  # even where nothing should be committed
+    for name in [*kept, *made, *committed]:
+        (repo / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo / name).write_text("content")
+    if with_git:
+        for command in (["init", "-q"], ["add", "."], ["add", "-f", *committed]):
+            subprocess.run(["git", *command], cwd=repo, check=True)
+        tracked = subprocess.run(["git", "ls-files"], cwd=repo, capture_output=True, text=True).stdout.split()
+        assert set(kept) <= set(tracked) and not set(made) & set(tracked)
+    (repo / "data/results/paper/new.csv").write_text("not committed yet, hours of work")
+    make(repo, "clean")
+    assert not any((repo / name).exists() for name in made)
+    assert all((repo / name).exists() for name in [*kept, *committed, "data/results/paper/new.csv"])
+
+
+def test_the_lock_is_exact_and_nothing_in_it_is_local():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all("==" in line and "+" not in line and "@" not in line and "-e" != line[:2] for line in lines)

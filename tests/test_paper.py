@@ -1,0 +1,200 @@
+"""The PDF follows the result files: same files, same bytes; a changed number shows; a missing one is named."""
+
+import importlib.util
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from pypdf import PdfReader
+
+from lib import paths
+from lib.results import read_table, write_json, write_table
+from lib.statistics import summarise
+
+SOURCE = paths.PAPER  # the repository's own, before any monkeypatching
+RETURNS = {"teacher": 900, "policy": 380, "open-loop-3": 745, "two-tower-3": 835}
+CELL = "walker-walk-1m-1"
+
+
+def load_build():
+    spec = importlib.util.spec_from_file_location("paper_build", SOURCE / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+paper = load_build()
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """An empty repository with the paper's sources; results(profile) fills it."""
+    shutil.copytree(SOURCE, tmp_path / "paper", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("PAPER", "DATA", "BUILD", "FIGURES"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path / "data" / "teachers")
+    return tmp_path
+
+
+def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
+    """Small synthetic result files of one cell, whose numbers are easy to find in the text."""
+    calls = {"teacher": 500, "policy": 0}
+    rows = [
+        dict(task="walker-walk", size="1m", teacher_seed=1, corrector_seed=0, arm=arm, episode_seed=seed, length=500,
+             execution_horizon=3 if "3" in arm else 1, planner_calls=calls.get(arm, 167), model_evaluations=9216,
+             fallbacks=0, corrector_calls=333, delta_abs=0.1) | {"return": value + 3.0 * (seed % 4)}
+        for arm, value in returns.items()
+        for seed in range(episodes)
+    ]  # fmt: skip
+    folder = paths.results(profile)
+    write_table(folder / "horizon" / "summary.csv", summarise(pd.DataFrame(rows)))
+    depth = dict(plan_mse=0.0612, corrector_mse=0.0321, policy_mse=0.2012, teacher_floor_mse=0.0091, samples=512)
+    write_table(folder / "corrector" / f"{CELL}-two_tower-depth.csv", [{"depth": 1, **depth}, {"depth": 2, **depth}])
+    mismatch = [{"depth": d, "samples": 512, "mismatch": 0.0413 * d} for d in (0, 1, 2)]
+    write_table(folder / "distillation" / f"{CELL}.csv", mismatch)
+    card = dict(decisions=15_000, frames=30_000, collect_samples=128, collect_iterations=2)
+    write_json(paths.TEACHERS / f"{CELL}.json", card)
+    figure = '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100"><text x="9" y="50">figure</text></svg>'
+    paths.figures(profile).mkdir(parents=True, exist_ok=True)
+    (paths.figures(profile) / "pareto.svg").write_text(figure)
+
+
+def change(profile: str, arm: str, column: str, value) -> None:
+    path = paths.results(profile) / "horizon" / "summary.csv"
+    table = read_table(path)
+    table.loc[table["arm"] == arm, column] = value
+    write_table(path, table)
+
+
+def text_of(profile: str) -> str:
+    """The PDF's text on one line, with hyphenated words joined."""
+    pages = PdfReader(paper.build(profile)).pages
+    joined = re.sub(r"-\n", "", "\n".join(page.extract_text() for page in pages))
+    return " ".join(joined.split())
+
+
+def test_two_builds_are_byte_identical(tree):
+    results("paper")
+    first = paper.build("paper").read_bytes()
+    assert first == paper.build("paper").read_bytes()
+    assert b"CreationDate" not in first and not list(paths.executed("paper").glob(".*"))
+
+
+def test_numbers_come_from_the_result_files(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "corrector keeps 92.8% [" in text  # (835 + 4) / (900 + 4), rounded
+    assert "15,000 decisions" in text and "0.0612" in text and "0.041" in text
+    change("paper", "two-tower-3", "kept", 0.8774)
+    text = text_of("paper")
+    assert "corrector keeps 87.7% [" in text and "keeps 92.8%" not in text
+
+
+def test_words_follow_the_intervals(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "correction helps" in text and "Among the arms evaluated here, the cheapest way to act as well" in text
+    for low, high, words in ((-9.0, 5.0, "this sample cannot tell"), (-9.0, -5.0, "correction hurts")):
+        change("paper", "two-tower-3", "gain_low", low)
+        change("paper", "two-tower-3", "gain_high", high)
+        assert words in text_of("paper")
+    change("paper", "policy", "kept_low", 0.985)
+    assert "shown to act as well as the full planner is policy" in text_of("paper")
+
+
+def test_paper_profile_has_conclusions_and_no_banner(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "Conclusion" in text
+    assert "not in this profile" not in text and "This is the" not in text
+
+
+def test_quick_profile_has_a_banner_and_no_conclusion(tree):
+    results("quick")
+    text = text_of("quick")
+    assert "This is the quick profile." in text
+    assert "Conclusion" not in text and "correction helps" not in text and "92.8%" in text
+
+
+def test_a_missing_number_is_an_error_in_the_paper_profile(tree):
+    results("paper")
+    change("paper", "two-tower-3", "kept_low", None)
+    with pytest.raises(paper.PaperError, match=r"kept_low .*two-tower-3 in data/results/paper/horizon/summary\.csv"):
+        paper.build("paper")
+
+
+def test_a_missing_arm_is_an_error_in_the_paper_profile(tree):
+    results("paper", returns={k: v for k, v in RETURNS.items() if k != "open-loop-3"})
+    with pytest.raises(paper.PaperError, match="arm open-loop-3"):
+        paper.build("paper")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["data/results/paper/horizon/summary.csv", f"data/teachers/{CELL}.json", "figures/paper/pareto.svg",
+     f"data/results/paper/corrector/{CELL}-two_tower-depth.csv"],
+)  # fmt: skip
+def test_a_missing_file_is_an_error_in_the_paper_profile(tree, missing, capsys):
+    results("paper")
+    (tree / missing).unlink()
+    assert paper.main(["--profile", "paper"]) == 1
+    message = capsys.readouterr().err
+    assert missing in message and message.count("\n") == 1  # one sentence, no trace
+    assert not (paths.executed("paper") / "paper.pdf").exists()
+
+
+def test_a_missing_number_is_said_in_the_quick_profile(tree):
+    results("quick", episodes=1)  # one episode has no interval
+    assert "[not in this profile]" in text_of("quick")
+
+
+def test_nothing_at_all_still_builds_in_the_quick_profile(tree):
+    assert "the evaluation is not in this profile" in text_of("quick")
+
+
+def test_tables_iterate_over_the_cells_that_exist(tree):
+    results("quick")
+    path = paths.results("quick") / "horizon" / "summary.csv"
+    table = read_table(path)
+    write_table(path, pd.concat([table, table.assign(task="cup-catch"), table.assign(teacher_seed=2)]))
+    text = text_of("quick")
+    assert "cup-catch (1m)" in text and "walker-walk (1m, seed 2)" in text
+
+
+def test_stale_results_are_listed(tree, capsys):
+    results("quick")
+    stale = paths.executed("quick") / "stale.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("data/results/quick/horizon/walker-walk-1m-1.csv (lib/planner.py changed)\n\n")
+    assert paper.main(["--profile", "quick"]) == 0
+    assert "stale: data/results/quick/horizon/walker-walk-1m-1.csv (lib/planner.py changed)" in capsys.readouterr().err
+    text = text_of("quick")
+    assert "Stale results in this document" in text and "lib/planner.py changed" in text
+    stale.unlink()
+    assert "Stale results" not in text_of("quick")
+
+
+def test_unknown_profile(tree):
+    with pytest.raises(ValueError, match="quick"):
+        paper.build("quik")
+
+
+def test_citations_exist_and_none_is_left_over():
+    body = (SOURCE / "main.typ").read_text()
+    labels = set(re.findall(r"<([\w-]+)>", body))
+    cited = set(re.findall(r"(?<![\w/])@([A-Za-z][\w-]*)", body)) - labels
+    entries = set(re.findall(r"^@\w+\{([^,]+),", (SOURCE / "refs.bib").read_text(), re.MULTILINE))
+    assert cited == entries
+
+
+def test_numbers_are_formatted_with_fixed_digits(tree):
+    (tree / "paper" / "numbers.typ").write_text(
+        '#import "style.typ": fixed\n'
+        "#metadata((fixed(455.0, digits: 1), fixed(-0.04, digits: 1), fixed(-2.5, digits: 2), fixed(1539072),"
+        " fixed(9216), fixed(0.0005, digits: 4), fixed(0.996, digits: 2), fixed(0))) <x>"
+    )
+    found = json.loads(paper.typst.query(tree / "paper" / "numbers.typ", "<x>", field="value", one=True, root=tree))
+    assert found == ["455.0", "0.0", "−2.50", "1,539,072", "9216", "0.0005", "1.00", "0"]
