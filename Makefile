@@ -65,11 +65,12 @@ verify: setup  ## run a sample of the committed episodes again and compare
 teachers: setup  ## train the teachers that are missing (hours; nothing else ever trains one)
 	$(PY) -m lib.teacher zoo
 
-# With git, only what is not committed goes; a copy without git has nothing committed in these folders.
+# With git, only what is not committed goes; a copy without git has nothing committed in these folders. Training runs
+# stay: they took hours and can be resumed.
 clean:  ## remove what can be made again: build, caches, results and figures other than the paper's
-	@for folder in build data/cache data/results/*/ figures/*/; do \
+	@for folder in build data/cache/*/ data/results/*/ figures/*/; do \
 		folder=$${folder%/}; \
-		case $$folder in */paper) continue ;; esac; \
+		case $$folder in */paper | */training) continue ;; esac; \
 		[ -d "$$folder" ] || continue; \
 		if [ -e .git ]; then git clean -ffdxq -- "$$folder" || exit 1; else rm -rf "$$folder"; fi; \
 		echo "cleaned $$folder"; \

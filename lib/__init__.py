@@ -1,1 +1,1 @@
-"""Speculative TD-MPC2: the tested code behind the notebooks. Files import only from those above them in README's list."""
+"""Speculative TD-MPC2: the tested code behind the notebooks. The README says what each file holds."""

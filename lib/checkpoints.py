@@ -1,8 +1,8 @@
 """World-model weights: our safetensors files, official TD-MPC2 files, and where shipped teachers live.
 
-    wm = load_world_model("walker-walk-1m-1")                  # a shipped teacher
-    wm = load_world_model("path/to/weights.safetensors")
-    wm = load_world_model("mt30-1M.pt", task="reacher-easy")   # official weights, bound to one of their tasks
+wm = load_world_model("walker-walk-1m-1")                  # a shipped teacher
+wm = load_world_model("path/to/weights.safetensors")
+wm = load_world_model("mt30-1M.pt", task="reacher-easy")   # official weights, bound to one of their tasks
 """
 
 from __future__ import annotations
@@ -104,5 +104,5 @@ def _read_ours(path: Path) -> tuple[WorldModelConfig, dict[str, torch.Tensor], s
 
 
 def resolve_device(device: str) -> str:
-    """"auto" is the first GPU where there is one, else the CPU."""
+    """ "auto" is the first GPU where there is one, else the CPU."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib.planner import MPPI
-from lib.speculation import SpeculativeController
+from lib.speculation import Proposal, SpeculativeController
 from lib.tasks import make_env
 from lib.world_model import WorldModel
 
@@ -89,7 +89,9 @@ class DistillationSet:
             spaced = torch.linspace(0, keep.sum().item() - 1, max_samples).long()
             keep = torch.zeros_like(keep).index_fill(0, keep.nonzero().flatten()[spaced], True)
         if not keep.any():
-            raise DistillationError(f"no state has a mismatch of {min_mismatch} or more; the largest is {self.mismatch.max():.3f}.")
+            raise DistillationError(
+                f"no state has a mismatch of {min_mismatch}; the largest is {self.mismatch.max():.3f}."
+            )
         return self.rows(keep)
 
     def floor_mse(self) -> float:

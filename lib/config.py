@@ -38,7 +38,7 @@ MODEL_SIZES = {
 class WorldModelConfig:
     """Shapes of a TD-MPC2 world model.
 
-    `obs_dim` and `action_dim` are the task's own. Weights that were trained on many tasks take wider, zero-padded inputs:
+    `obs_dim` and `action_dim` are the task's own. Weights trained on many tasks take wider, zero-padded inputs:
     their first layers have `obs_padding` and `action_padding` inputs more.
     """
 
@@ -100,7 +100,9 @@ class PlannerConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"PlannerConfig.{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.policy_samples <= self.samples:
-            raise ConfigError(f"PlannerConfig.policy_samples={self.policy_samples} must lie in 0…samples={self.samples}.")
+            raise ConfigError(
+                f"PlannerConfig.policy_samples={self.policy_samples} must lie in 0…samples={self.samples}."
+            )
         if self.elites > self.samples:
             raise ConfigError(f"PlannerConfig.elites={self.elites} exceeds samples={self.samples}.")
         if not 0 < self.min_std <= self.max_std:
@@ -241,7 +243,14 @@ SEED_BLOCK_SIZE = 1_000_000
 
 
 def episode_seeds(purpose: str, count: int, seed: int = 0, first: int = 0) -> list[int]:
-    """The first `count` environment seeds for a purpose; `seed` picks an independent block (a teacher's seed, say)."""
+    """The first `count` environment seeds for a purpose; `seed` picks an independent block (a teacher's seed, say).
+
+    Raises `ConfigError` for seeds that would reach into the block of another purpose or teacher.
+    """
+    if not 0 <= seed < 100 or first < 0 or first + count > SEED_BLOCK_SIZE:
+        raise ConfigError(
+            f"seed={seed} with {first} + {count} episodes leaves its block; use seeds 0…99, at most {SEED_BLOCK_SIZE} episodes."
+        )
     start = SEED_BLOCKS[one_of("purpose", purpose, SEED_BLOCKS)] + SEED_BLOCK_SIZE * seed + first
     return list(range(start, start + count))
 

@@ -27,9 +27,9 @@ class CorrectorError(RuntimeError):
 
 
 class TwoTowerCorrector(nn.Module):
-    """Two towers read the real and the predicted latent; a gated residual head reads both, their difference and the plan.
+    """Towers read the real and the predicted latent, their difference, and the plan; a gated residual head repairs it.
 
-    The correction is gate · 2 tanh(update), so that any action can be reached from any other, and the result is clamped.
+    The correction is gate · 2 tanh(update), so any action can be reached from any other; the result is clamped.
     """
 
     arch = "two_tower"

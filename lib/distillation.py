@@ -161,7 +161,7 @@ def corrector_path(settings: Settings, cell: Cell, arch: str) -> Path:
 def make_corrector(
     settings: Settings, cell: Cell, arch: str, data: DistillationSet, key: str, **training
 ) -> tuple[TrainedCorrector, list[dict]]:
-    """Train a corrector and write its three results: learning curve, errors by depth, weights. Returns it and the errors."""
+    """Train a corrector and write its learning curve, errors by depth, and weights. Returns it and the errors."""
     trained = train_corrector(data, arch, **training)
     errors = errors_by_depth(trained.validation, trained.corrector)
     path = corrector_path(settings, cell, arch)
@@ -174,7 +174,7 @@ def make_corrector(
 
 
 def ensure_corrector(settings: Settings, cell: Cell, arch: str) -> Path:
-    """The profile's corrector of a cell; made with the profile's own settings when it is lacking or of another teacher."""
+    """The profile's corrector of a cell; made as the profile says when it is lacking or of another teacher."""
     path = corrector_path(settings, cell, arch)
     try:
         load_corrector(path, teacher_key(settings.teacher_name(cell)))

@@ -3,7 +3,7 @@
     python -m lib.evaluation verify --profile paper      # re-runs a seeded sample of committed episodes and compares
 
 An arm is one way to control (its whole configuration is in `arms.json` beside the results). All arms start from the
-same states. Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it stopped.
+same states. Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCK = 10  # episodes that run as one batch, and are saved together
 def run_episodes(
     arm: Arm, controller, task: str, seeds: list[int], decisions: int, what: str = ""
 ) -> tuple[list, list]:
-    """Run one episode per seed as a batch. Returns rows per episode and rows per (episode, depth) (columns as in the README)."""
+    """Run one episode per seed as a batch. Returns rows per episode, and rows per episode and depth."""
     planner = getattr(controller, "planner", None)
     if planner is not None:
         planner.reset_streams(seeds[0])

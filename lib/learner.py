@@ -1,4 +1,4 @@
-"""The TD-MPC2 update: losses, optimisers, target networks (TD-MPC2 paper, section 3.1 and appendix; official `tdmpc2.py`).
+"""The TD-MPC2 update: losses, optimisers, target networks (TD-MPC2 paper, section 3.1; official `tdmpc2.py`).
 
 H is the training horizon, B the batch, L the latent width, A the action dimensions.
 """

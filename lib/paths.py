@@ -1,4 +1,4 @@
-"""Where each artefact lives. Everything is found from the repository root, so notebooks and scripts run from any directory."""
+"""Where each artefact lives, found from the repository root: notebooks and scripts run from any directory."""
 
 from pathlib import Path
 

@@ -104,7 +104,7 @@ class MPPI:
         self.head_stream.manual_seed(seed)
 
     def draw_noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None = None) -> PlanNoise:
-        """Noise for `batch` rows: from one generator, or from one generator per row (then a row ignores its neighbours)."""
+        """Noise for `batch` rows: from one generator, or one per row (then a row ignores its neighbours)."""
         c, a, device = self.config, self.wm.action_dim, self.wm.device
         if isinstance(generator, (list, tuple)):
             if len(generator) != batch:

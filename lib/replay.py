@@ -62,8 +62,8 @@ class ReplayBuffer:
         length = len(episode)
         if len(episode.obs) != length + 1 or len(episode.actions) != length:
             raise ValueError(f"an episode of {length} rewards needs {length + 1} observations and {length} actions.")
-        if not (np.isfinite(episode.obs).all() and np.isfinite(episode.rewards).all()):
-            raise ValueError("an episode with non-finite observations or rewards cannot enter the replay buffer.")
+        if not all(np.isfinite(x).all() for x in (episode.obs, episode.actions, episode.rewards)):
+            raise ValueError("an episode with non-finite values cannot enter the replay buffer.")
         end = self._rows + length + 1
         if end > len(self._rewards):
             raise ValueError(f"the replay buffer is full ({len(self)} decisions); give it a larger capacity.")
@@ -118,6 +118,8 @@ def load_episodes(path: Path) -> list[Episode]:
         obs, actions, rewards, lengths = (data[k] for k in ("obs", "actions", "rewards", "lengths"))
     except Exception as error:  # safetensors raises several types for one meaning: this is not such a file
         raise EpisodeFileError(f"{path} is not a file of episodes: {error}.") from None
+    if (obs.ndim, actions.ndim, rewards.ndim, lengths.ndim, lengths.dtype.kind) != (2, 2, 1, 1, "i"):
+        raise EpisodeFileError(f"{path} is not a file of episodes: its arrays have other dimensions or types.")
     total = int(lengths.sum())
     if not len(lengths) or (lengths < 1).any():
         raise EpisodeFileError(f"{path} holds no episodes.")
@@ -127,6 +129,7 @@ def load_episodes(path: Path) -> list[Episode]:
         raise EpisodeFileError(f"{path} holds values that are not finite.")
     episodes, first_obs, first = [], 0, 0
     for n in lengths.tolist():
-        episodes.append(Episode(obs[first_obs : first_obs + n + 1], actions[first : first + n], rewards[first : first + n]))
+        part = slice(first, first + n)
+        episodes.append(Episode(obs[first_obs : first_obs + n + 1], actions[part], rewards[part]))
         first_obs, first = first_obs + n + 1, first + n
     return episodes

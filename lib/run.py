@@ -97,19 +97,18 @@ def changes(old: dict, new: dict) -> list[str]:
 
 
 def report(job: Job, parts: dict, mode: str, stale_list: Path | None) -> None:
-    """Print "fresh" (mode "status" only) or "stale" and why for each result; stale lines also go to `stale_list`."""
+    """Print "fresh" (mode "status" only) or "stale" and why for each result; stale ones also go to `stale_list`."""
     known = stale_list.read_text(encoding="utf-8").splitlines() if stale_list and stale_list.is_file() else []
-    waiting = [
-        f"input {name} is stale" for name in parts["needs"] if any(s.startswith(f"stale: {name} (") for s in known)
-    ]
+    names = [line.split(" (")[0] for line in known]
+    waiting = [f"input {name} is stale" for name in parts["needs"] if name in names]
     lines = []
     for out in job.outs:
         reason, minutes = stale_reason(out, parts)
         reason = reason or ", ".join(waiting)
         if reason:
             about = "" if minutes is None else "; under 1 min" if minutes < 1 else f"; about {minutes:.0f} min"
-            lines.append(f"stale: {shown(out)} ({reason}{about})")
-            print(lines[-1])
+            lines.append(f"{shown(out)} ({reason}{about})")
+            print(f"stale: {lines[-1]}")
         elif mode == "status":
             print(f"fresh: {shown(out)}")
     if stale_list and lines:

@@ -1,7 +1,8 @@
 """Training a TD-MPC2 teacher from scratch: collect, update, evaluate, save, resume, ship.
 
     python -m lib.teacher --task walker-walk --size 1m --seed 1        # trains, or resumes where a killed run stopped
-    python -m lib.teacher ship --task walker-walk --size 1m --seed 1   # ships the newest snapshot with its card
+    python -m lib.teacher ship --task walker-walk --size 1m --seed 1   # ships the run as far as it has got
+    python -m lib.teacher zoo                                          # trains and ships what `ZOO` lacks
 
 A run lives in `data/cache/training/<task>-<size>-<seed>/`: `state.pt` (weights, optimisers, RNG, counters),
 `train_buffer.safetensors`, `snapshots/<decisions>.safetensors`, `curve.csv`. Shipping writes `data/teachers/`: float16
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.checkpoints import load_world_model, save_world_model
-from lib.config import ConfigError, PlannerConfig, TeacherConfig, as_dict, discount_for, episode_seeds
+from lib.config import Cell, ConfigError, PlannerConfig, TeacherConfig, as_dict, discount_for, episode_seeds
 from lib.learner import Learner
 from lib.planner import MPPI
 from lib.replay import Episode, ReplayBuffer, load_episodes, save_episodes
@@ -30,7 +31,8 @@ from lib.results import atomic_path, machine, versions, write_json, write_table
 from lib.tasks import ACTION_REPEAT, EPISODE_DECISIONS, make_env
 from lib.world_model import WorldModel
 
-STATE_VERSION = 1
+CURVE_COLUMNS = ("decision", "frames", "return", "episodes", "minutes")
+ZOO = (("walker-walk", "1m", 1),)  # the teachers that `make teachers` sees to, as (task, size, seed)
 
 
 def run_folder(config: TeacherConfig) -> Path:
@@ -39,7 +41,7 @@ def run_folder(config: TeacherConfig) -> Path:
 
 
 @torch.no_grad()
-def play(planner: MPPI, task: str, seeds: list[int], decisions: int = EPISODE_DECISIONS, what: str = "") -> list[Episode]:
+def play(planner: MPPI, task: str, seeds: list[int], decisions: int = EPISODE_DECISIONS, what="") -> list[Episode]:
     """Whole episodes of a teacher that replans at every decision, one per seed, planned as one batch."""
     envs = [make_env(task, seed) for seed in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -58,7 +60,8 @@ def play(planner: MPPI, task: str, seeds: list[int], decisions: int = EPISODE_DE
         alive, warm = [alive[row] for row in still], warm[still]
         if not alive:
             break
-    return [Episode(np.array(o), np.array(a), np.array(r, np.float32)) for o, a, r in zip(obs, actions, rewards, strict=True)]
+    episodes = zip(obs, actions, rewards, strict=True)
+    return [Episode(np.array(o), np.array(a), np.array(r, np.float32)) for o, a, r in episodes]
 
 
 class TrainingRun:
@@ -75,8 +78,10 @@ class TrainingRun:
             discount=discount_for(EPISODE_DECISIONS),
         )
         self.learner = Learner(wm, config)
-        self.planner = MPPI(wm, PlannerConfig.budget(config.collect_samples, config.collect_iterations, action_selection="sample"))
-        self.buffer = ReplayBuffer(config.decisions + config.episode_decisions, wm.config.obs_dim, wm.action_dim, config.seed)
+        budget = PlannerConfig.budget(config.collect_samples, config.collect_iterations, action_selection="sample")
+        self.planner = MPPI(wm, budget)
+        capacity = config.decisions + config.episode_decisions
+        self.buffer = ReplayBuffer(capacity, wm.config.obs_dim, wm.action_dim, config.seed)
         self.decisions = self.episodes = self.updates = 0
         self.minutes, self.curve = 0.0, []
         if (self.folder / "state.pt").is_file():
@@ -90,7 +95,6 @@ class TrainingRun:
             with atomic_path(self.folder / "train_buffer.safetensors") as path:
                 save_episodes(path, self.buffer.episodes())
         state = {
-            "version": STATE_VERSION,
             "config": json.dumps(as_dict(self.config)),
             "wm": self.learner.wm.state_dict(),
             "learner": self.learner.state_dict(),
@@ -107,11 +111,11 @@ class TrainingRun:
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True)
         saved = json.loads(state["config"])
-        changed = [k for k, v in as_dict(self.config).items() if saved.get(k) != v and k not in ("decisions", "compile", "save_every")]
+        free = ("decisions", "compile", "save_every", "card_episodes")  # may differ without changing what is learned
+        changed = [k for k, v in as_dict(self.config).items() if saved.get(k) != v and k not in free]
         if changed:
-            raise ConfigError(
-                f"{self.folder} was trained with other settings ({', '.join(changed)}); remove that folder to start anew."
-            )
+            names = ", ".join(changed)
+            raise ConfigError(f"{self.folder} was trained with another {names}; remove that folder to start anew.")
         self.learner.wm.load_state_dict(state["wm"])
         self.learner.load_state_dict(state["learner"])
         for name, value in state["counters"].items():
@@ -137,18 +141,18 @@ class TrainingRun:
             self.episodes += 1
             bar.set_postfix({"return": f"{episode.rewards.sum():.0f}"} | self._last_evaluation())
             if self.updates == 0 and self.decisions >= config.seed_decisions:
-                for _ in tqdm(range(config.seed_decisions), desc="updates on the seed phase", unit="update", mininterval=2):
+                for _ in tqdm(range(config.seed_decisions), desc="seed phase", unit="update", mininterval=2):
                     self._update()
             self.minutes = (time.monotonic() - started) / 60
             before = self.decisions - len(episode)
             if self._crossed(before, config.eval_every) and self.updates:
                 self._evaluate()
             if any(before < s <= self.decisions for s in config.snapshots):
-                self._snapshot()
+                self.snapshot()
             if self.decisions - saved >= config.save_every:
                 self.save()
                 saved = self.decisions
-        self._snapshot()
+        self.snapshot()
         self.save()
         bar.close()
         return self.learner.wm
@@ -189,7 +193,7 @@ class TrainingRun:
         return Episode(np.array(obs), np.array(actions), np.array(rewards, np.float32))
 
     def _evaluate(self) -> None:
-        """A cheap evaluation on seeds of its own; adds a row to the learning curve. Leaves the training stream alone."""
+        """A cheap evaluation on seeds of its own, a row of the learning curve; the training stream is left alone."""
         config, wm = self.config, self.learner.wm
         planner = MPPI(wm.eval(), PlannerConfig.budget(config.eval_samples, config.eval_iterations))
         seeds = episode_seeds("train-eval", config.eval_episodes, config.seed)
@@ -205,18 +209,16 @@ class TrainingRun:
             }
         )
 
-    def _snapshot(self) -> None:
+    def snapshot(self) -> None:
+        """Keep the weights as they are now, in float16 and without target heads."""
         with atomic_path(self.folder / "snapshots" / f"{self.decisions}.safetensors") as path:
             save_world_model(self.learner.wm, path, half=True, targets=False)
-
-
-CURVE_COLUMNS = ("decision", "frames", "return", "episodes", "minutes")
 
 
 def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     """Ship a run's newest snapshot to `data/teachers/` and return its card.
 
-    The card's returns are those of the float16 file itself, at the standard planner budget, on seeds used for nothing else.
+    The card's returns are those of the float16 file itself, at the standard planner budget, on seeds of their own.
     """
     folder = folder or run_folder(config)
     snapshots = sorted((int(p.stem), p) for p in (folder / "snapshots").glob("*.safetensors"))
@@ -262,21 +264,30 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     defaults = TeacherConfig()
     parser = argparse.ArgumentParser(prog="python -m lib.teacher", description="Train a TD-MPC2 teacher.")
-    parser.add_argument("action", nargs="?", default="train", choices=("train", "ship"))
+    parser.add_argument("action", nargs="?", default="train", choices=("train", "ship", "zoo"))
     parser.add_argument("--task", default=defaults.task)
     parser.add_argument("--size", default=defaults.size)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--decisions", type=int, default=defaults.decisions)
     given = parser.parse_args(arguments)
-    config = TeacherConfig(task=given.task, size=given.size, seed=given.seed, decisions=given.decisions)
     try:
-        if given.action == "train":
-            TrainingRun(config).train()
-        card = ship(config)
+        configs = [TeacherConfig(task=given.task, size=given.size, seed=given.seed, decisions=given.decisions)]
+        if given.action == "zoo":
+            configs = [
+                TeacherConfig(*cell) for cell in ZOO if not (paths.TEACHERS / f"{Cell(*cell)}.safetensors").is_file()
+            ]
+            print(f"the zoo lacks: {', '.join(c.name for c in configs) or 'nothing'}")
+        for config in configs:
+            run = TrainingRun(config)
+            run.snapshot() if given.action == "ship" else run.train()
+            card = ship(config)
+            print(f"{config.name}: {card['return_mean']:.1f} over {len(card['returns'])} episodes")
     except ConfigError as error:
         print(f"teacher: {error}", file=sys.stderr)
         return 2
-    print(f"{config.name}: {card['return_mean']:.1f} over {len(card['returns'])} episodes after {card['decisions']} decisions")
+    except KeyboardInterrupt:
+        print("teacher: interrupted; the same command goes on from the last saved episode.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -154,7 +154,7 @@ def test_edits_that_make_a_result_stale_and_why(repo, file, old, new, reason):
     assert status.returncode == 0
     assert status.stdout.startswith(f"stale: {repo.one} (") and reason in status.stdout
     assert "under 1 min" in status.stdout
-    assert (repo.root / "stale.txt").read_text() == status.stdout
+    assert f"stale: {(repo.root / 'stale.txt').read_text()}" == status.stdout
     downstream = repo.second("--mode", "warn", "--stale-list", "stale.txt").stdout
     assert f"input {repo.one}" in downstream
     assert repo.results() == before

@@ -1,0 +1,352 @@
+"""MPPI against a slow twin written from the paper's algorithm, and against the optimum of a linear-quadratic system."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib.checkpoints import load_world_model
+from lib.config import ConfigError, WorldModelConfig
+from lib.paths import ROOT
+from lib.planner import MPPI, Plan, PlannerConfig
+from lib.world_model import WorldModel
+
+TINY_MT30 = ROOT / "tests" / "fixtures" / "official_tiny_mt30_new.pt"
+
+
+def random_model(action_dim=6, seed=0):
+    """A small model with random last layers: fresh ones are zero, and every plan would be worth the same."""
+    torch.manual_seed(seed)
+    wm = WorldModel(WorldModelConfig(7, action_dim, 16, 24, 32, 2, 4, discount=0.9))
+    with torch.no_grad():
+        for p in wm.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return wm.eval().requires_grad_(False)
+
+
+def model(kind):
+    if kind.startswith("single"):
+        return random_model(int(kind[-1]))
+    return load_world_model(TINY_MT30, task=kind)
+
+
+def config(**changes):
+    settings = dict(samples=40, iterations=3, elites=8, policy_samples=6, horizon=3, mode="eager")
+    return PlannerConfig(**settings | changes)
+
+
+def latents(wm, batch, seed=1):
+    return wm.encode(torch.randn(batch, wm.native_obs_dim, generator=torch.Generator().manual_seed(seed)))
+
+
+# ------------------------------------------------------------------------------------------------------ the slow twin
+
+
+def reference(wm, c, z0, warm_start, noise, row):
+    """MPPI for one latent z0 (L,), as in the paper's algorithm box. Returns (actions, mean, std, latents, value)."""
+    gamma = wm.config.discount
+
+    def prior(z, eps):  # z (n, L), eps (n, A)
+        mean, log_std = wm.policy_parameters(z)
+        return torch.tanh(mean + torch.exp(log_std) * eps)
+
+    # Sample policy trajectories.
+    z, prior_actions = z0.repeat(c.policy_samples, 1), []
+    for t in range(c.horizon):
+        prior_actions.append(prior(z, noise.prior[row, t]))
+        z = wm.next(z, prior_actions[-1])
+    mean = torch.zeros(c.horizon, wm.action_dim) if warm_start is None else warm_start[row].clone()
+    std = c.max_std * torch.ones(c.horizon, wm.action_dim)
+    for i in range(c.iterations):
+        # Sample N − P action sequences around the mean; the policy's come first.
+        sequences = [[prior_actions[t][n] for t in range(c.horizon)] for n in range(c.policy_samples)]
+        for n in range(c.samples - c.policy_samples):
+            sequences.append([(mean[t] + std[t] * noise.samples[i, row, t, n]).clamp(-1, 1) for t in range(c.horizon)])
+        # Estimate their returns.
+        returns, z = torch.zeros(c.samples), z0.repeat(c.samples, 1)
+        for t in range(c.horizon):
+            a = torch.stack([s[t] for s in sequences])
+            returns += gamma**t * wm.reward(z, a)
+            z = wm.next(z, a)
+        q = wm.q(z, prior(z, noise.terminal[i, row]))
+        first, second = noise.heads[i].tolist()
+        returns += gamma**c.horizon * (q[first] + q[second]) / 2
+        # The elites, best first, and their weights.
+        elites = sorted(range(c.samples), key=lambda n: -returns[n].item())[: c.elites]
+        weights = [math.exp(c.temperature * (returns[n] - returns[elites[0]]).item()) for n in elites]
+        weights = [w / sum(weights) for w in weights]
+        for t in range(c.horizon):
+            mean[t] = sum(w * sequences[n][t] for w, n in zip(weights, elites, strict=True))
+            variance = sum(w * (sequences[n][t] - mean[t]) ** 2 for w, n in zip(weights, elites, strict=True))
+            std[t] = variance.sqrt().clamp(c.min_std, c.max_std)
+    if c.action_selection == "mean":
+        actions = mean.clone()
+    else:
+        scores = [math.log(w) + noise.choice[row, e].item() for e, w in enumerate(weights)]
+        actions = torch.stack(sequences[elites[scores.index(max(scores))]])
+    zs, value = [z0], 0.0
+    for t in range(c.horizon):
+        value += gamma**t * wm.reward(zs[-1][None], actions[t][None])[0]
+        zs.append(wm.next(zs[-1][None], actions[t][None])[0])
+    value += gamma**c.horizon * wm.q(zs[-1][None], wm.policy(zs[-1][None])[0])[:, 0].mean()
+    return actions, mean, std, torch.stack(zs), value
+
+
+@pytest.mark.parametrize("selection", ["mean", "sample"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", ["single-1", "single-6", "walker-walk", "cartpole-swingup"])
+def test_equals_the_slow_twin(kind, batch, selection):
+    wm, c = model(kind), config(action_selection=selection)
+    planner, z = MPPI(wm, c), latents(model(kind), batch)
+    noise = planner.draw_noise(batch, torch.Generator().manual_seed(4))
+    for warm in (None, 0.5 * torch.randn(batch, 3, wm.action_dim, generator=torch.Generator().manual_seed(5))):
+        kept = None if warm is None else warm.clone()
+        plan = planner(z, warm, noise=noise)
+        assert warm is None or torch.equal(warm, kept)  # the caller's warm start is not written to
+        for row in range(batch):
+            slow = reference(wm, c, z[row], warm, noise, row)
+            fast = (plan.actions[row], plan.mean[row], plan.std[row], plan.latents[row], plan.value[row])
+            for name, a, b in zip(("actions", "mean", "std", "latents", "value"), fast, slow, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert plan.actions.abs().max() <= 1 and plan.mean.std() > 0
+
+
+@pytest.mark.parametrize("c", [config(policy_samples=0), config(horizon=1), config(iterations=1), config(elites=40)])
+def test_equals_the_slow_twin_at_the_edges_of_the_budget(c):
+    wm = random_model(2)
+    planner, z = MPPI(wm, c), latents(wm, 2)
+    noise = planner.draw_noise(2, torch.Generator().manual_seed(4))
+    plan = planner(z, noise=noise)
+    for row in range(2):
+        torch.testing.assert_close(plan.mean[row], reference(wm, c, z[row], None, noise, row)[1], rtol=1e-5, atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------- batches and noise
+
+
+def generators(seeds):
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    wm = random_model(3)
+    z = latents(wm, 5)
+    warm = 0.3 * torch.randn(5, 3, 3)
+    together = MPPI(wm, config())(z, warm, generators(range(5)))
+    for row in range(5):
+        alone = MPPI(wm, config())(z[row : row + 1], warm[row : row + 1], generators([row]))
+        for name in ("actions", "mean", "std", "latents", "value"):
+            torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=1e-4, atol=1e-5)
+    others = torch.cat([z[:1], latents(wm, 4, seed=9)])
+    shuffled = MPPI(wm, config())(others, warm, generators([0, 11, 12, 13, 14]))
+    torch.testing.assert_close(shuffled.mean[0], together.mean[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(shuffled.mean[1], together.mean[1], atol=1e-3)
+
+
+def test_the_noise_is_standard_normal_and_heads_are_pairs():
+    planner = MPPI(random_model(2), config(samples=200, policy_samples=24, elites=64, iterations=40))
+    noise = planner.draw_noise(3, torch.Generator().manual_seed(0))
+    for name, shape in (
+        ("samples", (40, 3, 3, 176, 2)),
+        ("prior", (3, 3, 24, 2)),
+        ("terminal", (40, 3, 200, 2)),
+    ):
+        draw = getattr(noise, name)
+        error = 4 / math.sqrt(draw.numel())  # four standard errors
+        assert draw.shape == shape and abs(draw.mean()) < error and abs(draw.std() - 1) < error, name
+    assert noise.heads.shape == (40, 2) and (noise.heads[:, 0] != noise.heads[:, 1]).all()
+    assert {frozenset(pair) for pair in noise.heads.tolist()} == {frozenset((a, b)) for a in range(4) for b in range(a)}
+    assert noise.choice.shape == (3, 64) and noise.choice.mean().item() == pytest.approx(0.577, abs=0.3)  # Gumbel
+    with pytest.raises(ConfigError, match="2 generators were given for a batch of 3"):
+        planner.draw_noise(3, generators([1, 2]))
+
+
+def test_head_pairs_have_a_stream_of_their_own():
+    a, b = MPPI(random_model(2), config()), MPPI(random_model(2), config())
+    torch.manual_seed(1)
+    first = a.draw_noise(1, torch.Generator().manual_seed(0)).heads
+    torch.manual_seed(2)
+    assert torch.equal(first, b.draw_noise(4).heads)  # neither the global seed nor the batch matters
+    second = a.draw_noise(1).heads
+    a.reset_streams()
+    assert torch.equal(a.draw_noise(1).heads, first) and not torch.equal(first, second)
+
+
+def test_elites_are_executed_by_their_weight():
+    wm, settings = random_model(1), dict(samples=8, elites=4, policy_samples=0, iterations=1, temperature=40.0)
+    planner, sampler = MPPI(wm, config(**settings)), MPPI(wm, config(**settings, action_selection="sample"))
+    z = latents(wm, 1).expand(4000, -1)
+    noise = planner.draw_noise(1, torch.Generator().manual_seed(3))
+    wide = planner.draw_noise(4000, torch.Generator().manual_seed(4))
+    wide.samples[:], wide.terminal[:] = noise.samples, noise.terminal
+    wide.heads = noise.heads
+    expected = planner(z[:1], noise=noise)
+    drawn = sampler(z, noise=wide)
+    assert len(drawn.actions.flatten(1).unique(dim=0)) > 1
+    torch.testing.assert_close(drawn.actions.mean(0), expected.mean[0], rtol=0, atol=0.05)
+
+
+# --------------------------------------------------------------------------------------------------------- warm start
+
+
+def plan_with_mean(mean):
+    return Plan(mean, mean, mean, mean, mean)
+
+
+def test_shifted_moves_the_mean_by_the_steps_executed():
+    mean = torch.arange(1.0, 13).view(2, 3, 2)
+    plan = plan_with_mean(mean)
+    assert torch.equal(plan.shifted(0), mean)
+    assert torch.equal(plan.shifted(1), torch.cat([mean[:, 1:], torch.zeros(2, 1, 2)], 1))
+    assert torch.equal(plan.shifted(2), torch.cat([mean[:, 2:], torch.zeros(2, 2, 2)], 1))
+    assert torch.equal(plan.shifted(3), torch.zeros(2, 3, 2)) and torch.equal(plan.shifted(9), torch.zeros(2, 3, 2))
+    per_row = plan.shifted(torch.tensor([2, 0]))
+    assert torch.equal(per_row[0], plan.shifted(2)[0]) and torch.equal(per_row[1], mean[1])
+
+
+def test_the_warm_start_is_the_mean_of_the_first_iteration():
+    wm = random_model(2)
+    planner = MPPI(wm, config(policy_samples=0, iterations=1))
+    noise = planner.draw_noise(2)
+    noise.samples.zero_()  # every sample is then the mean itself
+    warm = torch.rand(2, 3, 2) - 0.5
+    plan = planner(latents(wm, 2), warm, noise=noise)
+    torch.testing.assert_close(plan.mean, warm)
+    assert torch.equal(plan.std, torch.full_like(warm, 0.05))
+    at_start = planner(latents(wm, 2), noise=noise)
+    assert (at_start.mean == 0).all()
+    torch.testing.assert_close(planner(latents(wm, 2), torch.zeros(2, 3, 2), noise=noise).mean, at_start.mean)
+
+
+# ----------------------------------------------------------------------------------------------------- counts, errors
+
+
+def test_every_row_of_every_call_is_counted():
+    wm = random_model(1)
+    planner = MPPI(wm, config())
+    planner(latents(wm, 3)), planner(latents(wm, 1))
+    assert planner.solves == 4
+    assert planner.config.model_evaluations == 40 * 3 * 3
+    assert PlannerConfig.standard(6).model_evaluations == 512 * 6 * 3
+    assert PlannerConfig.standard(21).iterations == 8
+
+
+def test_non_finite_inputs_are_refused():
+    wm = random_model(1)
+    planner, z = MPPI(wm, config()), latents(wm, 2)
+    z[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="non-finite latent or warm start"):
+        planner(z)
+    with pytest.raises(ValueError, match="non-finite latent or warm start"):
+        planner(latents(wm, 2), torch.full((2, 3, 1), torch.inf))
+    assert planner.solves == 0
+
+
+def test_a_reward_head_that_returns_nan_counts_as_worthless(monkeypatch):
+    """As in the official code: a NaN value becomes 0, so that one bad sample cannot spoil a plan."""
+    wm = random_model(1)
+    monkeypatch.setattr(wm, "reward", lambda z, a: torch.where(a[..., 0] > 0, torch.nan, 5.0))
+    plan = MPPI(wm, config(policy_samples=0, samples=200, iterations=6))(latents(wm, 2))
+    assert torch.isfinite(plan.mean).all() and (plan.mean < 0).all() and torch.isfinite(plan.value).all()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(samples=0), "samples=0 must be at least 1"),
+        (dict(horizon=0), "horizon=0 must be at least 1"),
+        (dict(iterations=-1), "iterations=-1"),
+        (dict(elites=41), "elites=41 exceeds samples=40"),
+        (dict(policy_samples=41), r"policy_samples=41 must lie in 0…samples=40"),
+        (dict(min_std=0.0), "0 < min_std ≤ max_std"),
+        (dict(min_std=3.0), "0 < min_std ≤ max_std"),
+        (dict(action_selection="best"), "action_selection='best' is not known; use one of: mean, sample"),
+    ],
+)
+def test_wrong_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+def test_small_budgets_keep_the_official_proportions():
+    c = PlannerConfig.budget(64, 2)
+    assert (c.samples, c.iterations, c.elites, c.policy_samples) == (64, 2, 8, 16)
+    assert PlannerConfig.budget(512, 6) == PlannerConfig.standard(6)
+    assert PlannerConfig.budget(4, 1).elites == 1
+
+
+# ---------------------------------------------------------------------------------------- a system with a known optimum
+
+
+class LinearQuadratic:
+    """z' = Az + Ba, reward −(zᵀQz + aᵀRa), and the exact value of the optimal linear policy behind the horizon."""
+
+    def __init__(self, gamma=0.95):
+        self.A = torch.tensor([[1.0, 0.2], [0.0, 1.0]])
+        self.B = torch.tensor([[0.02], [0.2]])
+        self.Q, self.R = torch.diag(torch.tensor([10.0, 1.0])), torch.tensor([[1.0]])
+        P = torch.zeros(2, 2)
+        for _ in range(2000):  # the discounted Riccati equation, by iteration to its fixed point
+            gain = torch.linalg.solve(self.R + gamma * self.B.T @ P @ self.B, gamma * self.B.T @ P @ self.A)
+            P = self.Q + gamma * self.A.T @ P @ (self.A - self.B @ gain)
+        self.P, self.gain = P, gain
+        self.config = SimpleNamespace(discount=gamma, num_q=2)
+        self.action_dim, self.action_mask, self.device = 1, None, torch.device("cpu")
+
+    def next(self, z, a):
+        return z @ self.A.T + a @ self.B.T
+
+    def reward(self, z, a):
+        return -((z @ self.Q * z).sum(-1) + (a @ self.R * a).sum(-1))
+
+    def q(self, z, a, heads=None):
+        after = self.next(z, a)
+        value = self.reward(z, a) - self.config.discount * (after @ self.P * after).sum(-1)
+        return value.expand(2, *value.shape)
+
+    def policy(self, z):
+        return -z @ self.gain.T, None
+
+    def policy_sample(self, z, noise):
+        return self.policy(z)[0]
+
+    def optimal_value(self, z):
+        return -(z @ self.P * z).sum(-1)
+
+
+def test_a_linear_quadratic_system_is_controlled_optimally():
+    system = LinearQuadratic()
+    z = torch.tensor([[0.3, 0.0], [-0.35, 0.1], [0.0, 0.4]])
+    best = system.optimal_value(z)
+    assert system.policy(z)[0].abs().max() < 1  # else the bounds on actions would bind, and LQR not be the optimum
+    c = PlannerConfig(
+        samples=512, iterations=12, elites=32, policy_samples=0, temperature=20.0, min_std=0.01, mode="eager"
+    )
+    plan = MPPI(system, c)(z, generator=torch.Generator().manual_seed(0))
+    assert (plan.value <= best + 1e-4).all()  # nothing is better than the optimum
+    assert (plan.value >= best * 1.02).all()  # values are negative: within 2 %
+    torch.testing.assert_close(plan.actions[:, 0], system.policy(z)[0], rtol=0, atol=0.05)
+    idle = MPPI(system, c)._roll(z, torch.zeros(3, 3, 1))[1]
+    assert (idle < best * 1.1).all()  # so that 2 % means something
+    # Closed loop, replanning with the warm start moved by one step, costs what LQR costs.
+    planner, warm, total = MPPI(system, c), None, torch.zeros(3)
+    state = z
+    for t in range(40):
+        plan = planner(state, warm, torch.Generator().manual_seed(t))
+        total += system.config.discount**t * system.reward(state, plan.actions[:, 0])
+        state, warm = system.next(state, plan.actions[:, 0]), plan.shifted(1)
+    total += system.config.discount**40 * system.optimal_value(state)
+    assert (total >= best * 1.02).all() and (total <= best + 1e-4).all()
+
+
+@pytest.mark.slow
+def test_the_compiled_planner_equals_the_eager_one():
+    wm = random_model(3)
+    z, noise = latents(wm, 2), None
+    plans = []
+    for mode in ("eager", "compiled"):
+        planner = MPPI(wm, config(mode=mode))
+        noise = noise or planner.draw_noise(2, torch.Generator().manual_seed(0))
+        plans.append(planner(z, noise=noise))
+    torch.testing.assert_close(plans[0].mean, plans[1].mean, rtol=1e-4, atol=1e-4)
