@@ -60,7 +60,7 @@ html: graph  ## executed notebooks as web pages in build/<profile>/html, after r
 	$(PY) -m nbconvert --log-level WARN --to html --output-dir $(B)/html $(B)/*.ipynb
 
 verify: setup  ## run a sample of the committed episodes again and compare
-	$(PY) -m lib.evaluation verify --profile $(PROFILE)
+	$(PY) -m lib.verification --profile $(PROFILE)
 
 teachers: setup  ## train the teachers that are missing (hours; nothing else ever trains one)
 	$(PY) -m lib.teacher zoo

@@ -29,12 +29,9 @@ def save_world_model(wm: WorldModel, path: Path, half: bool = False, targets: bo
     tensors = {k: v.detach().cpu().contiguous() for k, v in wm.state_dict().items() if targets or "target_q" not in k}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    about = {
-        "format": FORMAT,
-        "config": json.dumps(dataclasses.asdict(wm.config), sort_keys=True),
-        "task": wm.task or "",
-    }
-    save_file(tensors, path, metadata=about)
+    about = {"format": FORMAT, "config": dataclasses.asdict(wm.config), "task": wm.task or ""}
+    # One entry: safetensors writes several in random order, and equal weights must be equal files (keys hash them).
+    save_file(tensors, path, metadata={"world_model": json.dumps(about, sort_keys=True)})
 
 
 def shipped_teachers() -> list[str]:
@@ -86,21 +83,22 @@ def _read_ours(path: Path) -> tuple[WorldModelConfig, dict[str, torch.Tensor], s
     """Configuration, tensors and task ("" when not recorded) of a file that `save_world_model` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = (file.metadata() or {}).get("world_model")
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no world model of this project: format {about.get('format')}, not {FORMAT}.")
+    if about is None:
+        raise CheckpointError(f"{path} is no world model of this project: it says nothing of its shapes.")
     try:
-        settings = json.loads(about["config"])
-        settings.pop("task_dim", None)  # always 0; in files written before multi-task weights were folded
-        config = WorldModelConfig(**settings)
+        about = json.loads(about)
+        if about["format"] != FORMAT:
+            raise CheckpointError(f"{path} is of format {about['format']!r}, not {FORMAT!r}.")
+        config = WorldModelConfig(**about["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its 'config' cannot be used: {error}.") from None
     if not any(k.startswith("target_q_heads.") for k in tensors):  # left out of small files: planning never reads them
         tensors |= {f"target_{k}": v for k, v in tensors.items() if k.startswith("q_heads.")}
-    return config, tensors, about.get("task", "")
+    return config, tensors, about["task"]
 
 
 def resolve_device(device: str) -> str:

@@ -63,6 +63,9 @@ class DistillationSet:
             data = cls(**load_file(path))
         except (SafetensorError, OSError, TypeError) as error:
             raise DistillationError(f"{path} is not a distillation set: {error}.") from None
+        rows = {len(v) for k, v in vars(data).items() if k not in ("again_index", "a_again")}
+        if len(rows) > 1 or len(data.again_index) != len(data.a_again):
+            raise DistillationError(f"{path} is not a distillation set: its columns differ in length.")
         if not len(data) or not all(torch.isfinite(v).all() for v in vars(data).values()):
             raise DistillationError(f"{path} is empty or holds values that are not finite; collect it again.")
         return data
@@ -122,7 +125,7 @@ def collect(
     wm = planner.wm
     controller = SpeculativeController(planner, corrector, execution_horizon=execution_horizon)
     controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
-    label_streams = [torch.Generator().manual_seed(s + 1) for s in seeds]
+    label_streams = [torch.Generator().manual_seed(s + 2**31) for s in seeds]  # seed + 1 plans the next episode
     coin = np.random.default_rng(seeds[0])
     envs = [make_env(task, s) for s in seeds]
     obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
@@ -153,7 +156,7 @@ def collect(
 
 
 def _record(
-    wm: WorldModel, step, label: Tensor, again: Tensor | None, alive, seeds, decision: int
+    wm: WorldModel, step: Proposal, label: Tensor, again: Tensor | None, alive, seeds, decision: int
 ) -> dict[str, Tensor]:
     n = len(label)
     return {

@@ -249,7 +249,8 @@ def episode_seeds(purpose: str, count: int, seed: int = 0, first: int = 0) -> li
     """
     if not 0 <= seed < 100 or first < 0 or first + count > SEED_BLOCK_SIZE:
         raise ConfigError(
-            f"seed={seed} with {first} + {count} episodes leaves its block; use seeds 0…99, at most {SEED_BLOCK_SIZE} episodes."
+            f"seed={seed} with {first} + {count} episodes leaves its block of seeds; use a seed of 0…99 and "
+            f"at most {SEED_BLOCK_SIZE} episodes."
         )
     start = SEED_BLOCKS[one_of("purpose", purpose, SEED_BLOCKS)] + SEED_BLOCK_SIZE * seed + first
     return list(range(start, start + count))
@@ -266,6 +267,9 @@ class Settings:
 
     @property
     def cell(self) -> Cell:
+        """The one cell of a notebook that works on one; `ConfigError` when several were asked for."""
+        if len(self.cells) > 1:
+            raise ConfigError(f"this notebook takes one model size, not all; use one of: {', '.join(MODEL_SIZES)}.")
         return self.cells[0]
 
     def teacher_name(self, cell: Cell) -> str:

@@ -59,7 +59,10 @@ class TwoTowerCorrector(nn.Module):
         ]
         x = self.trunk(torch.cat(towers, -1))
         delta = self.gate_head(x).sigmoid() * 2.0 * self.update_head(x).tanh()
-        return (a_plan + delta).clamp(-1, 1)
+        action = (a_plan + delta).clamp(-1, 1)
+        if self.training:  # the gradient passes the clamp: else an action pushed past its bound could never come back
+            return a_plan + delta + (action - a_plan - delta).detach()
+        return action
 
 
 CORRECTORS = {c.arch: c for c in (TwoTowerCorrector,)}
@@ -68,7 +71,8 @@ CORRECTORS = {c.arch: c for c in (TwoTowerCorrector,)}
 def save_corrector(corrector: nn.Module, path: Path, teacher: str) -> None:
     """Write weights, shape, and the sha256 of the teacher it was distilled from to a safetensors file."""
     shape = {k: getattr(corrector, k) for k in ("latent_dim", "action_dim", "width")}
-    about = {"arch": corrector.arch, "shape": json.dumps(shape), "teacher": teacher}
+    # One entry: safetensors writes several in random order, and equal correctors must be equal files (keys hash them).
+    about = {"corrector": json.dumps({"arch": corrector.arch, "shape": shape, "teacher": teacher}, sort_keys=True)}
     save_file({k: v.detach().cpu().contiguous() for k, v in corrector.state_dict().items()}, path, metadata=about)
 
 
@@ -76,12 +80,15 @@ def load_corrector(path: Path, teacher: str | None = None) -> nn.Module:
     """A corrector in eval mode. `CorrectorError` when the file is damaged, or was distilled from another teacher."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {})["corrector"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}
-        corrector = CORRECTORS[about["arch"]](**json.loads(about["shape"]))
+        corrector = CORRECTORS[about["arch"]](**about["shape"])
         corrector.load_state_dict(tensors)
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CorrectorError(f"{path} is not a corrector of this project: {error}.") from None
+        reason = " ".join(str(error).split()).rstrip(".")  # torch lists what does not fit over several lines
+        raise CorrectorError(f"{path} is not a corrector of this project: {reason}.") from None
+    if not all(torch.isfinite(v).all() for v in tensors.values()):
+        raise CorrectorError(f"{path} holds weights that are not finite; train it again with 03_train_corrector.")
     if teacher is not None and about.get("teacher") != teacher:
         raise CorrectorError(f"{path} was distilled from another teacher; train it again with 03_train_corrector.")
     return corrector.eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lib import paths
 from lib.checkpoints import load_world_model, teacher_key
 from lib.collection import DistillationError, DistillationSet, collect
-from lib.config import Cell, Settings, as_dict, episode_seeds
+from lib.config import Cell, Settings, as_dict, episode_seeds, one_of
 from lib.correctors import CORRECTORS, CorrectorError, load_corrector, save_corrector
 from lib.planner import MPPI
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, write_artefact, write_table
@@ -61,7 +61,7 @@ def train_corrector(
     train_rows, validation_rows = split_by_episode(data, seed=seed)
     train, validation = data.rows(train_rows), data.rows(validation_rows)
     torch.manual_seed(seed)
-    corrector = CORRECTORS[arch](data.z_real.shape[1], data.a_plan.shape[1])
+    corrector = CORRECTORS[one_of("arch", arch, CORRECTORS)](data.z_real.shape[1], data.a_plan.shape[1])
     optimiser = torch.optim.AdamW(corrector.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     best, best_weights, since, curve = np.inf, None, 0, []
@@ -90,6 +90,10 @@ def train_corrector(
             best, best_weights, since = held[0], copy.deepcopy(corrector.state_dict()), 0
         if since >= patience:
             break
+    if best_weights is None:
+        raise DistillationError(
+            f"no validation error of {epochs} epochs is finite; train longer, or with a smaller lr."
+        )
     corrector.load_state_dict(best_weights)
     return TrainedCorrector(corrector.eval().requires_grad_(False), curve, validation)
 
@@ -129,22 +133,25 @@ def distillation_set(
     episodes, profile = episodes or settings.profile.collect_episodes, settings.profile
     wm = load_world_model(teacher, task=cell.task, device=settings.device)
     config = settings.planner(wm.action_dim, horizon=plan_horizon)
-    parts, corrector = [], None
+    parts: list[DistillationSet] = []
     key = combine(
         module_key("lib.collection", without=SETTINGS_MODULES),
         {k: v for k, v in as_dict(config).items() if k != "mode"},
-        [teacher_key(teacher), cell.task, episodes, profile.decisions, execution_horizon],
+        [teacher_key(teacher), cell.task, profile.decisions, execution_horizon],
     )
     for number in range(1, profile.rounds + 1):
-        key = combine(key, number)
-        path = paths.CACHE / "distillation" / f"{cell}-{key[:16]}.safetensors"
-        if number > 1:
-            corrector = train_corrector(DistillationSet.joined(parts), epochs=profile.epochs).corrector
         seeds = episode_seeds("collect", episodes, cell.seed, first=(number - 1) * episodes)
+        key = combine(key, seeds)
+        if number > 1:  # the corrector of the round before is part of how it came about
+            key = combine(key, profile.epochs, module_key("lib.distillation", without=SETTINGS_MODULES))
+        path = paths.CACHE / "distillation" / f"{cell}-{key[:16]}.safetensors"
 
-        def make(temporary: Path, seeds=seeds, corrector=corrector, number=number) -> None:
+        def make(temporary: Path, seeds=seeds, number=number) -> None:
             what = f"{cell} collecting, round {number}/{profile.rounds}"
-            planner = MPPI(wm, config)
+            planner, corrector = MPPI(wm, config), None
+            if number > 1:
+                trained = train_corrector(DistillationSet.joined(parts), epochs=profile.epochs)
+                corrector = trained.corrector.to(wm.device)
             collect(
                 planner, cell.task, seeds, execution_horizon, corrector, decisions=profile.decisions, what=what
             ).save(temporary)

@@ -1,6 +1,6 @@
 """Evaluating the arms: paired episodes of every way to control, recorded per episode and per depth.
 
-    python -m lib.evaluation verify --profile paper      # re-runs a seeded sample of committed episodes and compares
+    rows, depths, configurations = evaluate(cell, ["teacher", "open-loop-3"], episodes=50, profile="paper")
 
 An arm is one way to control (its whole configuration is in `arms.json` beside the results). All arms start from the
 same states. Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it was.
@@ -8,9 +8,7 @@ same states. Finished episodes are kept: asking for 50 where 20 exist runs 30, a
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,17 @@ from lib.arms import Arm, make_arm, make_controller
 from lib.checkpoints import load_world_model, teacher_key
 from lib.config import Cell, ConfigError, PlannerConfig, as_dict, episode_seeds
 from lib.correctors import load_corrector
-from lib.results import SETTINGS_MODULES, combine, file_hash, module_key, read_table, write_json, write_table
+from lib.results import (
+    SETTINGS_MODULES,
+    combine,
+    file_hash,
+    intact,
+    module_key,
+    read_sidecar,
+    read_table,
+    write_json,
+    write_table,
+)
 from lib.tasks import make_env
 
 BLOCK = 10  # episodes that run as one batch, and are saved together
@@ -37,7 +45,7 @@ def run_episodes(
     """Run one episode per seed as a batch. Returns rows per episode, and rows per episode and depth."""
     planner = getattr(controller, "planner", None)
     if planner is not None:
-        planner.reset_streams(seeds[0])
+        planner.reset_streams()  # not from a seed: an episode must not depend on which others share its block
     controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
     envs = [make_env(task, s) for s in seeds]
     obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
@@ -130,13 +138,13 @@ def evaluate(
     corrector_files = corrector_files or {}
     wm = load_world_model(teacher, task=cell.task, device=device)
     standard = planner or PlannerConfig.standard(wm.action_dim)
-    chosen = [make_arm(name, standard) for name in arms]
+    chosen = list(dict.fromkeys(make_arm(name, standard) for name in arms))  # an arm that is named twice runs once
     for arm in chosen:
         if arm.corrector and arm.corrector not in corrector_files:
             raise ConfigError(
                 f"arm {arm.name} needs a {arm.corrector} corrector; train it with 03_train_corrector first."
             )
-    correctors = {arch: load_corrector(f, teacher_key(teacher)).to(device) for arch, f in corrector_files.items()}
+    correctors = {arch: load_corrector(f, teacher_key(teacher)).to(wm.device) for arch, f in corrector_files.items()}
     seeds = episode_seeds("report", episodes)
     all_episodes, all_depths, configurations = [], [], {}
     for arm in chosen:
@@ -178,13 +186,12 @@ def _recorded(cell: Cell, profile: str, arm: str, key: str) -> tuple[list[dict],
     if _store(key).is_file():
         stored = json.loads(_store(key).read_text(encoding="utf-8"))
         return stored["episodes"], stored["depths"]
-    folder = paths.results(profile) / "horizon"
-    arms_file = folder / "arms.json"
-    if not arms_file.is_file() or json.loads(arms_file.read_text()).get(str(cell), {}).get(arm, {}).get("key") != key:
-        return [], []
     found = []
     for name in (f"{cell}.csv", f"{cell}-depth.csv"):
-        table = read_table(folder / name)
+        file = paths.results(profile) / "horizon" / name
+        if not intact(file) or read_sidecar(file).get("keys", {}).get(arm) != key:  # edited by hand, or of other code
+            return [], []
+        table = read_table(file)
         table = table[table["arm"] == arm].drop(
             columns=["task", "size", "teacher_seed", "corrector_seed"], errors="ignore"
         )
@@ -197,71 +204,7 @@ def write_results(cell: Cell, profile: str, episodes: list, depths: list, config
     folder = paths.results(profile) / "horizon"
     arms_file = folder / "arms.json"
     known = json.loads(arms_file.read_text(encoding="utf-8")) if arms_file.is_file() else {}
+    provenance["keys"] = {name: configuration["key"] for name, configuration in configurations.items()}
     write_table(folder / f"{cell}-depth.csv", depths, **provenance)
     write_table(folder / f"{cell}.csv", episodes, **provenance)
     write_json(arms_file, dict(sorted((known | {str(cell): configurations}).items())))
-
-
-# --------------------------------------------------------------------------------------------------------- verify
-
-
-def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
-    """Re-run a seeded sample of the committed episodes of every arm that plans at most every other step (the cheap
-    ones) and compare. Floating point differs between machines and episodes are chaotic, so a return must lie within
-    four standard deviations of the arm's committed mean, not be equal. Returns a sentence per arm that does not hold.
-    """
-    folder, wrong = paths.results(profile) / "horizon", []
-    arms_file = folder / "arms.json"
-    if not arms_file.is_file():
-        raise ConfigError(f"{arms_file} does not exist; run make all PROFILE={profile} first.")
-    random = np.random.default_rng(seed)
-    for name, arms in json.loads(arms_file.read_text(encoding="utf-8")).items():
-        cell, table = Cell.parse(name), read_table(folder / f"{name}.csv")
-        wm = load_world_model(name, task=cell.task)
-        for arm_name, settings in arms.items():
-            budget = settings["planner"] and PlannerConfig(**settings["planner"])
-            arm = Arm(arm_name, budget, settings["execution_horizon"], settings["corrector"], settings["tail"])
-            if arm.planner and arm.execution_horizon == 1:
-                continue
-            committed = table[table["arm"] == arm_name]
-            seeds = [
-                int(s)
-                for s in random.choice(committed["episode_seed"], size=min(sample, len(committed)), replace=False)
-            ]
-            corrector = folder.parent / "corrector" / f"{name}-{arm.corrector}.safetensors"
-            correctors = {arm.corrector: load_corrector(corrector, teacher_key(name))} if arm.corrector else {}
-            rows, _ = run_episodes(
-                arm,
-                make_controller(arm, wm, correctors),
-                cell.task,
-                seeds,
-                settings["decisions"],
-                f"verify {name} {arm_name}",
-            )
-            mean, spread = committed["return"].mean(), committed["return"].std(ddof=1) if len(committed) > 1 else 0.0
-            for row in rows:
-                before = committed.set_index("episode_seed").loc[row["episode_seed"], "return"]
-                note = (
-                    f"{name} {arm_name}, episode {row['episode_seed']}: {row['return']:.1f} now, {before:.1f} committed"
-                )
-                holds = abs(row["return"] - mean) <= max(4 * spread, 0.02 * abs(mean), 1.0)
-                print(f"{'ok   ' if holds else 'WRONG'} {note}")
-                wrong += [] if holds else [note]
-    return wrong
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lib.evaluation", description="Check committed episodes.")
-    parser.add_argument("action", choices=("verify",))
-    parser.add_argument("--profile", default="paper")
-    given = parser.parse_args(arguments)
-    try:
-        wrong = verify(given.profile)
-    except ConfigError as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 2
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

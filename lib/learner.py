@@ -52,6 +52,7 @@ class Learner:
         import torch._inductor.config as inductor
 
         inductor.pattern_matcher = False  # torch 2.13's CPU pass fails on this update otherwise
+        inductor.fallback_random = True  # its own dropout draws one number at a time on a CPU: a quarter of the update
         self._model_loss = torch.compile(self.model_loss, dynamic=False)
         self._policy_terms = torch.compile(self.policy_terms, dynamic=False)
 

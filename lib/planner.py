@@ -147,7 +147,6 @@ class MPPI:
         if not torch.isfinite(z).all() or (warm_start is not None and not torch.isfinite(warm_start).all()):
             raise ValueError("the planner was given a non-finite latent or warm start; check observations and weights.")
         noise = noise or self.draw_noise(batch, generator)
-        mask = wm.action_mask
         self.solves += batch
 
         actions = torch.empty(batch, horizon, c.samples, wm.action_dim, device=z.device)
@@ -158,8 +157,6 @@ class MPPI:
         for i in range(c.iterations):
             drawn = mean.unsqueeze(2) + std.unsqueeze(2) * noise.samples[i]
             actions[:, :, c.policy_samples :] = drawn.clamp_(-1, 1)
-            if mask is not None:
-                actions *= mask
             value = self._estimate(z, actions, noise.terminal[i], noise.heads[i]).nan_to_num(0.0)  # (B, N)
             elite_value, elite = value.topk(c.elites, dim=1)  # (B, E)
             elite_actions = actions.gather(2, elite[:, None, :, None].expand(-1, horizon, -1, wm.action_dim))
@@ -168,8 +165,6 @@ class MPPI:
             weight = score[:, None, :, None]  # (B, 1, E, 1)
             mean = (weight * elite_actions).sum(2)  # (B, H, A)
             std = (weight * (elite_actions - mean.unsqueeze(2)).square()).sum(2).sqrt().clamp(c.min_std, c.max_std)
-            if mask is not None:
-                std = std * mask
 
         if c.action_selection == "mean":
             chosen = mean.clamp(-1, 1)

@@ -78,6 +78,10 @@ class SpeculativeController:
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start `batch_size` episodes: no plan, no warm start, and the rows' own random streams."""
         c, wm = self.planner.config, self.wm
+        if generators is not None and len(generators) != batch_size:
+            raise ConfigError(
+                f"{len(generators)} generators were given for {batch_size} episodes; give one per episode."
+            )
         self._batch, self._generators = batch_size, generators
         self._plan = torch.zeros(batch_size, c.horizon, wm.action_dim, device=wm.device)
         self._mean = torch.zeros_like(self._plan)
@@ -129,8 +133,6 @@ class SpeculativeController:
         if self.corrector is not None and not called.all():
             corrected = self.corrector(z, self._z_pred, a_plan, self._depth)
             action = torch.where(called.unsqueeze(-1), a_plan, corrected)  # a fresh plan needs no correction
-            if (mask := self.wm.action_mask) is not None:
-                action = action * mask
         return Proposal(
             z=z,
             z_pred=self._z_pred.clone(),

@@ -77,6 +77,7 @@ class TrainingRun:
             self.env.action_space.shape[0],
             discount=discount_for(EPISODE_DECISIONS),
         )
+        wm.task = config.task
         self.learner = Learner(wm, config)
         budget = PlannerConfig.budget(config.collect_samples, config.collect_iterations, action_selection="sample")
         self.planner = MPPI(wm, budget)
@@ -279,6 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the zoo lacks: {', '.join(c.name for c in configs) or 'nothing'}")
         for config in configs:
             run = TrainingRun(config)
+            if given.action == "ship" and not run.updates:
+                raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
             run.snapshot() if given.action == "ship" else run.train()
             card = ship(config)
             print(f"{config.name}: {card['return_mean']:.1f} over {len(card['returns'])} episodes")

@@ -47,14 +47,9 @@ def symexp(x: Tensor) -> Tensor:
 
 def two_hot(x: Tensor, num_bins: int = 101, limit: float = 10.0) -> Tensor:
     """Soft two-hot encoding of scalars in symlog space. (…) -> (…, num_bins), rows sum to 1."""
-    x = symlog(x).clamp(-limit, limit)
-    position = (x + limit) / (2 * limit / (num_bins - 1))
-    low = position.floor().long().clamp(max=num_bins - 1)
-    weight = (position - low).unsqueeze(-1)
-    code = torch.zeros(*x.shape, num_bins, dtype=x.dtype, device=x.device)
-    code.scatter_(-1, low.unsqueeze(-1), 1 - weight)
-    # The wrap only happens at the last bin, where the weight is 0 and the first bin keeps its value.
-    return code.scatter_add_(-1, ((low + 1) % num_bins).unsqueeze(-1), weight)
+    position = (symlog(x).clamp(-limit, limit) + limit) / (2 * limit / (num_bins - 1))
+    bins = torch.arange(num_bins, dtype=x.dtype, device=x.device)
+    return (1 - (position.unsqueeze(-1) - bins).abs()).clamp(min=0)  # a triangle over the two nearest bins
 
 
 def two_hot_expectation(logits: Tensor, limit: float = 10.0) -> Tensor:
@@ -198,8 +193,6 @@ class WorldModel(nn.Module):
         super().train(mode)
         self.target_q_heads.train(False)  # targets are never dropped out
         return self
-
-    action_mask = None  # nothing to mask: actions are native everywhere
 
     def _with_action(self, z: Tensor, a: Tensor) -> Tensor:
         """What dynamics, reward and Q read: latent, action, and zeros for the padding of multi-task weights."""

@@ -292,7 +292,7 @@ class LinearQuadratic:
             P = self.Q + gamma * self.A.T @ P @ (self.A - self.B @ gain)
         self.P, self.gain = P, gain
         self.config = SimpleNamespace(discount=gamma, num_q=2)
-        self.action_dim, self.action_mask, self.device = 1, None, torch.device("cpu")
+        self.action_dim, self.device = 1, torch.device("cpu")
 
     def next(self, z, a):
         return z @ self.A.T + a @ self.B.T

@@ -1,0 +1,173 @@
+"""Every notebook at smoke size, in a copy of the repository with a random teacher: nothing here touches `data/`.
+
+The copies' default profile is smoke, so that they also run the way JupyterLab's "Run all" does: from their own folder,
+with the defaults, cell by cell (nbval).
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib import paths
+from lib.checkpoints import CheckpointError, save_world_model
+from lib.config import WorldModelConfig
+from lib.notebook import read_notebook
+from lib.paths import NOTEBOOKS, ROOT
+from lib.world_model import WorldModel
+
+CELL = "walker-walk-1m-1"
+SMOKE = "data/results/smoke"
+NAMES = sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb"))
+CARD = {"return_mean": 25.0, "return_std": 1.0, "returns": [24.0, 26.0], "decisions": 24, "frames": 48, "minutes": 1.0}
+
+
+class Copy:
+    """A copy of `lib` and the notebooks, beside a small random teacher that poses as the shipped one."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        shutil.copytree(ROOT / "lib", root / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+        (root / "notebooks").mkdir()
+        for name in NAMES:
+            text = (NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
+            text, count = re.subn(r'(profile: str = \\")quick(\\")', r"\1smoke\2", text)
+            assert count == 1, f"{name} has no parameter profile with the default quick"
+            (root / "notebooks" / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        (root / "data" / "teachers").mkdir(parents=True)
+        weights = root / "data" / "teachers" / f"{CELL}.safetensors"
+        save_world_model(WorldModel(WorldModelConfig(24, 6, 16, 16, 16, 2, 2)), weights)
+        weights.with_suffix(".json").write_text(json.dumps(CARD))
+        weights.with_suffix(".csv").write_text("decision,frames,return,episodes,minutes\n24,48,25.0,2,1.0\n")
+
+    def call(self, *arguments, cwd=None):
+        """`python …` that finds the copy's `lib`, from the copy's root unless `cwd` is given."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "PYTEST"))}
+        environment |= {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd or self.root, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    def run(self, name, *outs, parameters=(), cwd=None):
+        """A notebook through `python -m lib.run`, as make calls it."""
+        outs = [argument for out in outs for argument in ("--out", self.root / out)]
+        given = [argument for pair in parameters for argument in ("-p", *pair)]
+        source = self.root / "notebooks" / f"{name}.ipynb"
+        return self.call("-m", "lib.run", source, "--cell", CELL, "-p", "profile", "smoke", *given, *outs, cwd=cwd)
+
+    def table(self, path):
+        return pd.read_csv(self.root / SMOKE / path)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return Copy(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def third(copy, tmp_path_factory):
+    """03 before anything else was made, from a folder that has nothing to do with the repository."""
+    outs = [f"{SMOKE}/corrector/{CELL}-two_tower{end}" for end in (".csv", "-depth.csv", ".safetensors")]
+    return copy.run("03_train_corrector", *outs, cwd=tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(scope="module")
+def run_all(copy, third):
+    """nbval runs each copy from its own folder with its defaults. A cell that raises fails; outputs do not count."""
+    made = {p: p.stat().st_mtime_ns for p in (copy.root / "data" / "cache" / "distillation").glob("*.safetensors")}
+    done = copy.call("-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "notebooks", "--rootdir", copy.root)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout, made
+
+
+def test_03_makes_what_it_lacks_from_any_directory(copy, third):
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert f"making the distillation set of {CELL}, round 1" in third.stderr
+    curve = copy.table(f"corrector/{CELL}-two_tower.csv")
+    assert {"epoch", "split", "loss", "action_mse", "delta_abs"} <= set(curve)
+    assert curve["split"].value_counts().to_dict() == {"train": 2, "validation": 2} and curve.notna().all(axis=None)
+    errors = copy.table(f"corrector/{CELL}-two_tower-depth.csv")
+    assert {"depth", "plan_mse", "corrector_mse", "policy_mse", "teacher_floor_mse", "samples"} <= set(errors)
+    assert errors["depth"].tolist() == [1, 2] and errors["plan_mse"].gt(0).all()
+    assert (copy.root / SMOKE / "corrector" / f"{CELL}-two_tower.safetensors").is_file()
+    assert (copy.root / "build" / "smoke" / f"03_train_corrector-{CELL}-two_tower.ipynb").is_file()
+
+
+def test_run_all_goes_through_every_cell(run_all):
+    notebooks = [json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")) for name in NAMES]
+    cells = sum(cell["cell_type"] == "code" for notebook in notebooks for cell in notebook["cells"])
+    assert cells > 20 and f"{cells} passed" in run_all[0]
+
+
+def test_01_shows_the_shipped_teacher(copy, run_all):
+    assert copy.table(f"teacher/{CELL}.csv").to_dict("records") == [
+        {"decision": 24, "frames": 48, "return": 25.0, "episodes": 2, "minutes": 1.0}
+    ]
+
+
+def test_02_takes_the_set_that_03_made(copy, run_all):
+    (file,) = (copy.root / "data" / "cache" / "distillation").glob(
+        "*.safetensors"
+    )  # one set, not one for each notebook
+    assert list(run_all[1]) == [file]
+    table = copy.table(f"distillation/{CELL}.csv")
+    assert {"depth", "samples", "mismatch", "plan_mse", "policy_mse", "teacher_floor_mse"} <= set(table)
+    assert table["depth"].tolist() == [1, 2] and table["samples"].tolist() == [8, 8] and table["mismatch"].gt(0).all()
+
+
+def test_04_compares_the_arms(copy, run_all):
+    rows = copy.table(f"horizon/{CELL}.csv")
+    wanted = """task size teacher_seed corrector_seed arm execution_horizon episode_seed return length planner_calls
+        model_evaluations fallbacks corrector_calls delta_abs"""
+    assert set(wanted.split()) <= set(rows)
+    assert rows["arm"].drop_duplicates().tolist() == ["teacher", "policy", "open-loop-3", "two-tower-3"]
+    assert rows.groupby("arm")["planner_calls"].sum().to_dict() == {
+        "teacher": 24, "policy": 0, "open-loop-3": 8, "two-tower-3": 8,
+    }  # fmt: skip
+    depths = copy.table(f"horizon/{CELL}-depth.csv")
+    assert {"arm", "episode_seed", "depth", "mismatch", "delta_abs", "reward", "count"} <= set(depths)
+    assert depths["count"].sum() == rows["length"].sum() == 4 * 2 * 12
+    assert copy.table("horizon/summary.csv")["arm"].tolist() == rows["arm"].drop_duplicates().tolist()
+    assert set(json.loads((copy.root / SMOKE / "horizon" / "arms.json").read_text())[CELL]) == set(rows["arm"])
+
+
+# In these two the cells run here: a kernel would cost ten seconds each, and what it adds is tested above.
+
+
+def execute_here(name, **given):
+    parameters, _, code = read_notebook(NOTEBOOKS / f"{name}.ipynb", given)
+    exec("\n".join(code.values()), dict(parameters))
+
+
+def test_01_trains_when_asked_to(monkeypatch, tmp_path):
+    for name in ("DATA", "CACHE", "TEACHERS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    execute_here("01_teacher", profile="smoke", decisions="48")
+    table = pd.read_csv(tmp_path / "data" / "results" / "smoke" / "teacher" / f"{CELL}.csv")
+    assert {"decision", "frames", "return", "episodes", "minutes"} <= set(table)
+    assert table["decision"].tolist()[-1] == 48 and (table["frames"] == 2 * table["decision"]).all()
+    assert not (tmp_path / "teachers").exists()  # only lib.teacher ships
+
+
+def test_a_size_that_is_not_shipped_is_a_sentence(copy, monkeypatch):
+    monkeypatch.setattr(paths, "TEACHERS", copy.root / "data" / "teachers")
+    with pytest.raises(CheckpointError) as error:
+        execute_here("03_train_corrector", model_size="5m", profile="smoke")
+    sentence = str(error.value)
+    assert "no teacher 'walker-walk-5m-1'" in sentence and f"shipped teachers are {CELL}" in sentence
+    assert "python -m lib.teacher" in sentence and "\n" not in sentence
+
+
+def test_the_installed_lib_is_found_from_the_notebooks_folder():
+    """What JupyterLab's kernel relies on, as it sets no PYTHONPATH."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    code = "import lib.paths; print(lib.paths.ROOT)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=NOTEBOOKS, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(ROOT), done.stderr

@@ -1,0 +1,337 @@
+"""The controller: against a world that is its model, against a slow twin, and rule by rule (DESIGN, section 6)."""
+
+import math
+
+import pytest
+import torch
+from tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, latents, streams, tiny_model
+from torch import nn
+
+from lib.config import ConfigError
+from lib.correctors import TwoTowerCorrector
+from lib.planner import MPPI
+from lib.speculation import PolicyController, SpeculativeController
+
+
+class NotingPlanner(MPPI):
+    """MPPI that notes every call: latents, warm start, plan."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.calls = []
+
+    def __call__(self, z, warm_start=None, generator=None, noise=None):
+        plan = super().__call__(z, warm_start, generator, noise)
+        self.calls.append((z.clone(), warm_start.clone(), plan))
+        return plan
+
+
+class PushCorrector(nn.Module):
+    """Moves every planned action by 0.3 and notes the depths it is asked for."""
+
+    latent_dim, action_dim = LATENT, ACTIONS
+
+    def __init__(self):
+        super().__init__()
+        self.depths = []
+
+    def forward(self, z_real, z_pred, a_plan, depth):
+        self.depths.append(depth.tolist())
+        return (a_plan + 0.3).clamp(-1, 1)
+
+
+def random_corrector(seed=0):
+    """A corrector with a random last layer."""
+    torch.manual_seed(seed)
+    made = TwoTowerCorrector(LATENT, ACTIONS)
+    nn.init.normal_(made.update_head.weight, std=0.2)
+    return made.eval().requires_grad_(False)
+
+
+def observations(steps, batch, seed=0):
+    """(T, B, obs_dim), without any relation between steps."""
+    return torch.randn(steps, batch, OBS, generator=torch.Generator().manual_seed(seed))
+
+
+def play(controller, obs, seeds=None):
+    """Act on obs (T, B, obs_dim) from a reset. Returns actions (T, B, A) and info as name -> (T, B)."""
+    batch = obs.shape[1]
+    controller.reset(batch, streams(*(seeds or range(batch))))
+    steps = [controller.act(o) for o in obs]
+    return torch.stack([a for a, _ in steps]), {k: torch.stack([i[k] for _, i in steps]) for k in steps[0][1]}
+
+
+# ---------------------------------------------------------------------------------- a world that follows the model
+
+
+def follow(controller, steps, z, error=0.0):
+    """Let the world be the model (plus a constant error). Returns info as name -> (T, B)."""
+    controller.reset(len(z), streams(*range(len(z))))
+    infos = []
+    for _ in range(steps):
+        action, info = controller.act(z)
+        z = controller.wm.next(z, action)
+        z = (1 - error) * z + error / 8
+        infos.append(info)
+    return {k: torch.stack([i[k] for i in infos]) for k in infos[0]}
+
+
+@pytest.mark.parametrize("tail", ["policy", "hold"])
+@pytest.mark.parametrize("horizon", range(1, 7))
+def test_nothing_drifts_when_the_model_is_the_world(horizon, tail):
+    planner = MPPI(tiny_model(kind=LatentModel), BUDGET)
+    controller = SpeculativeController(planner, PushCorrector(), None, horizon, tail)
+    info = follow(controller, 13, latents(2))
+    depth = torch.arange(13) % horizon
+    assert torch.equal(info["depth"], depth[:, None].expand(-1, 2))
+    assert torch.equal(info["planner_called"], info["depth"] == 0)
+    assert info["mismatch"].isnan().equal(info["depth"] == 0)
+    assert not (info["mismatch"] >= 1e-5).any()
+    assert planner.solves == 2 * math.ceil(13 / horizon) == info["planner_called"].sum()
+
+
+def test_mismatch_shows_a_world_that_is_not_the_model():
+    controller = SpeculativeController(MPPI(tiny_model(kind=LatentModel), BUDGET), execution_horizon=3)
+    drift = follow(controller, 6, latents(2), error=0.1)["mismatch"]
+    assert (drift[[1, 2, 4, 5]] > 1e-2).all()
+
+
+# ------------------------------------------------------------------------------------------------- the slow twin
+
+
+class Twin:
+    """The same controller for one episode, one step at a time, with lists."""
+
+    def __init__(self, planner, corrector, threshold, horizon, tail, seed):
+        self.planner, self.corrector, self.threshold = planner, corrector, threshold
+        self.horizon, self.tail = horizon, tail
+        self.generator = torch.Generator().manual_seed(seed)
+        self.plan = None
+
+    def act(self, obs):
+        """obs (obs_dim,) -> action (A,), planner called, fallback, depth, mismatch."""
+        wm, width = self.planner.wm, BUDGET.horizon
+        z = wm.encode(obs[None])[0]
+        mismatch = math.nan
+        called, fallback = self.plan is None or self.depth == self.horizon, False
+        if not called:
+            simplices = zip(z.split(8), self.predicted.split(8), strict=True)
+            distances = [
+                0.5 * sum(abs(p - q) for p, q in zip(a.tolist(), b.tolist(), strict=True)) for a, b in simplices
+            ]
+            mismatch = sum(distances) / len(distances)
+            if self.threshold is not None and mismatch > self.threshold:
+                called = fallback = True
+        if called:
+            warm = [torch.zeros(ACTIONS)] * width
+            if self.plan is not None:
+                left = [self.mean[t] for t in range(self.depth, width)]
+                warm = left + [torch.zeros(ACTIONS)] * (width - len(left))
+            solved = self.planner(z[None], torch.stack(warm)[None], [self.generator])
+            self.plan, self.mean = list(solved.actions[0]), list(solved.mean[0])
+            self.predicted, self.depth, mismatch = z, 0, math.nan
+        if self.depth < width:
+            action = self.plan[self.depth]
+        elif self.tail == "policy":
+            action = wm.policy(self.predicted[None])[0][0]
+        else:
+            action = self.plan[-1]
+        if self.corrector is not None and not called:
+            inputs = z[None], self.predicted[None], action[None], torch.tensor([self.depth])
+            action = self.corrector(*inputs)[0]
+        depth = self.depth
+        self.predicted = wm.next(self.predicted[None], action[None])[0]
+        self.depth += 1
+        return action, called, fallback, depth, mismatch
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("threshold", [None, 0.4])
+@pytest.mark.parametrize(("horizon", "tail"), [(1, "policy"), (2, "policy"), (5, "policy"), (5, "hold")])
+def test_the_batch_does_what_a_slow_twin_does(horizon, threshold, corrected, tail):
+    obs, wm = observations(9, 3), tiny_model()
+    corrector = random_corrector() if corrected else None
+
+    def gate(z, z_pred, depth):
+        return (z - z_pred).abs().sum(-1) / (2 * LATENT // 8) > threshold
+
+    controller = SpeculativeController(MPPI(wm, BUDGET), corrector, gate if threshold else None, horizon, tail)
+    actions, info = play(controller, obs)
+    for row in range(3):
+        twin = Twin(MPPI(wm, BUDGET), corrector, threshold, horizon, tail, seed=row)
+        steps = [twin.act(o) for o in obs[:, row]]
+        torch.testing.assert_close(actions[:, row], torch.stack([s[0] for s in steps]), rtol=0, atol=1e-4)
+        for number, name in enumerate(("planner_called", "fallback", "depth"), start=1):
+            assert info[name][:, row].tolist() == [s[number] for s in steps]
+        mismatch = torch.tensor([s[4] for s in steps])
+        torch.testing.assert_close(info["mismatch"][:, row], mismatch, rtol=0, atol=1e-4, equal_nan=True)
+    if threshold and horizon == 5:  # rows were out of step, or nothing was tested
+        assert (
+            0 < info["fallback"].sum() < info["fallback"].numel() and len(set(map(tuple, info["depth"].T.tolist()))) > 1
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- replanning
+
+
+def test_a_forced_miss_is_one_call_whose_first_action_is_executed():
+    planner = NotingPlanner(tiny_model(), BUDGET)
+
+    def gate(z, z_pred, depth):
+        return torch.tensor([True, False]) & (depth == 2)
+
+    obs = observations(5, 2)
+    controller = SpeculativeController(planner, PushCorrector(), gate, execution_horizon=4)
+    actions, info = play(controller, obs)
+    assert info["fallback"].int().tolist() == [[0, 0], [0, 0], [1, 0], [0, 0], [1, 0]]
+    assert info["planner_called"].int().tolist() == [[1, 1], [0, 0], [1, 0], [0, 0], [1, 1]]
+    assert info["depth"].tolist() == [[0, 0], [1, 1], [0, 2], [1, 3], [0, 0]]
+    assert planner.solves == 5 and len(planner.calls) == 3
+    (_, _, first), (z, warm, second), _ = planner.calls
+    assert torch.equal(z, planner.wm.encode(obs[2])[:1]) and torch.equal(warm, first.shifted(2)[:1])
+    assert torch.equal(actions[2, 0], second.actions[0, 0])
+    assert info["mismatch"][2].isnan().tolist() == [True, False]
+    torch.testing.assert_close(actions[3, 0], (second.actions[0, 1] + 0.3).clamp(-1, 1))  # its tail is queued
+
+
+@pytest.mark.parametrize("horizon", range(1, 6))
+def test_the_warm_start_moves_by_the_steps_executed(horizon):
+    planner = NotingPlanner(tiny_model(), BUDGET)
+    controller = SpeculativeController(planner, execution_horizon=horizon)
+    play(controller, observations(2 * horizon + 1, 2))
+    (_, start, first), (_, second_start, second), (_, third_start, _) = planner.calls
+    assert not start.any()
+    expected = torch.zeros_like(first.mean)
+    expected[:, : max(3 - horizon, 0)] = first.mean[:, horizon:]
+    assert torch.equal(second_start, expected) and torch.equal(third_start, second.shifted(horizon))
+    play(controller, observations(1, 4))
+    assert planner.calls[-1][1].shape == (4, 3, ACTIONS) and not planner.calls[-1][1].any()
+
+
+def test_open_loop_never_replans_early():
+    controller = SpeculativeController(MPPI(tiny_model(), BUDGET), execution_horizon=4)
+    _, info = play(controller, 100 * observations(9, 3))
+    assert info["planner_called"].all(1).tolist() == [t % 4 == 0 for t in range(9)]
+    assert not info["planner_called"][[1, 2, 3, 5, 6, 7]].any() and not info["fallback"].any()
+
+
+# --------------------------------------------------------------------------------- what is executed and predicted
+
+
+def test_the_corrector_acts_at_depths_from_one():
+    planner, corrector = NotingPlanner(tiny_model(), BUDGET), PushCorrector()
+    controller = SpeculativeController(planner, corrector, execution_horizon=3)
+    actions, info = play(controller, observations(6, 2))
+    assert corrector.depths == [[1, 1], [2, 2]] * 2
+    plans = torch.cat([plan.actions.transpose(0, 1) for _, _, plan in planner.calls])  # (6, B, A)
+    pushed = (plans + 0.3).clamp(-1, 1)
+    fresh = info["depth"] == 0
+    assert torch.equal(actions, torch.where(fresh.unsqueeze(-1), plans, pushed))
+    torch.testing.assert_close(info["delta_abs"], (actions - plans).abs().mean(-1))
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_the_prediction_follows_what_was_executed(override):
+    controller = SpeculativeController(MPPI(tiny_model(), BUDGET), PushCorrector(), execution_horizon=6)
+    controller.reset(2)
+    expected = None
+    for step, obs in enumerate(observations(6, 2)):
+        proposal = controller.propose(obs)
+        if expected is None:
+            expected = proposal.z
+        assert torch.equal(proposal.z_pred, expected), step
+        executed = -proposal.action if override else proposal.action
+        controller.commit(executed)
+        expected = controller.wm.next(expected, executed)
+
+
+def test_beyond_the_plan_the_prior_goes_on_or_the_last_action_is_held():
+    wm = tiny_model()
+    for tail in ("policy", "hold"):
+        planner = NotingPlanner(wm, BUDGET)
+        controller = SpeculativeController(planner, execution_horizon=6, tail=tail)
+        controller.reset(2)
+        for depth, obs in enumerate(observations(6, 2)):
+            proposal = controller.propose(obs)
+            plan = planner.calls[0][2].actions
+            if depth < 3:
+                expected = plan[:, depth]
+            else:
+                expected = wm.policy(proposal.z_pred)[0] if tail == "policy" else plan[:, -1]
+            assert torch.equal(proposal.a_plan, expected)
+            controller.commit(proposal.action)
+        assert len(planner.calls) == 1
+
+
+# ------------------------------------------------------------------------------------------------ rows of a batch
+
+
+def test_rows_ignore_their_neighbours():
+    def gate(z, z_pred, depth):
+        return (z - z_pred).abs().sum(-1) > 1.6
+
+    controller = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), gate, 4)
+    obs = observations(10, 3)
+    actions, info = play(controller, obs)
+    other = observations(10, 3, seed=9)
+    other[:, 1] = obs[:, 1]
+    others, other_info = play(controller, other, seeds=[7, 1, 8])
+    torch.testing.assert_close(others[:, 1], actions[:, 1], rtol=0, atol=1e-4)
+    assert torch.equal(other_info["depth"][:, 1], info["depth"][:, 1])
+    assert not torch.equal(other_info["depth"], info["depth"])
+
+
+def test_kept_rows_go_on_as_if_they_had_been_alone():
+    def gate(z, z_pred, depth):
+        return (z - z_pred).abs().sum(-1) > 1.6
+
+    obs = observations(10, 3)
+    controller = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), gate, 4)
+    alone, _ = play(controller, obs[:, [0, 2]], seeds=[0, 2])
+    controller.reset(3, streams(0, 1, 2))
+    for o in obs[:5]:
+        controller.act(o)
+    controller.keep([0, 2])
+    kept = torch.stack([controller.act(o)[0] for o in obs[5:, [0, 2]]])
+    torch.testing.assert_close(kept, alone[5:], rtol=0, atol=1e-4)
+
+
+def test_a_run_can_be_repeated():
+    controller = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), None, 2)
+    assert torch.equal(play(controller, observations(5, 2))[0], play(controller, observations(5, 2))[0])
+
+
+# --------------------------------------------------------------------------------------------------------- errors
+
+
+def test_what_cannot_be_controlled_is_refused():
+    planner = MPPI(tiny_model(), BUDGET)
+    with pytest.raises(ConfigError, match="execution_horizon=0 must be at least 1"):
+        SpeculativeController(planner, execution_horizon=0)
+    with pytest.raises(ConfigError, match="tail='last' is not known"):
+        SpeculativeController(planner, tail="last")
+    controller = SpeculativeController(planner)
+    with pytest.raises(ValueError, match=r"call reset\(batch_size=2\) first"):
+        controller.act(torch.zeros(2, OBS))
+    with pytest.raises(ConfigError, match="1 generators .* 2 episodes"):
+        controller.reset(2, streams(0))
+    controller.reset(3)
+    with pytest.raises(ValueError, match="2 observations for 3 episodes"):
+        controller.act(torch.zeros(2, OBS))
+    broken = torch.zeros(3, OBS)
+    broken[1, 2], broken[2, 0] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match=r"rows \[1, 2\] are not finite"):
+        controller.act(broken)
+    assert planner.solves == 0
+    with pytest.raises(ValueError, match="takes observations 5 wide"):
+        controller.act(torch.zeros(3, OBS + 1))
+
+
+def test_the_policy_arm_is_the_mean_of_the_prior():
+    wm = tiny_model()
+    controller, obs = PolicyController(wm), observations(1, 3)[0]
+    action, info = controller.act(obs)
+    assert torch.equal(action, wm.policy(wm.encode(obs))[0])
+    assert not info["planner_called"].any() and info["mismatch"].isnan().all()
+    with pytest.raises(ValueError, match="not finite"):
+        controller.act(obs * torch.nan)
