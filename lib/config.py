@@ -204,7 +204,7 @@ class Cell:
 
     @classmethod
     def parse(cls, text: str) -> Cell:
-        match = re.fullmatch(r"([a-z0-9-]+)-(\d+m)-(\d+)", text)
+        match = re.fullmatch(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)", text)
         if not match:
             raise ConfigError(f"{text!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
         return cls(match[1], match[2], int(match[3]))
@@ -226,7 +226,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 2, 2, 12, PlannerConfig.budget(32, 1)),
     "quick": Profile("quick", 3, 1, 60, 3, 500, None),
-    "paper": Profile("paper", 10, 2, 60, 20, 500, None),
+    "paper": Profile("paper", 8, 2, 60, 10, 500, None),
 }
 
 # Disjoint blocks of episode seeds: what was used to tune is never used to report (DESIGN §7).

@@ -6,7 +6,8 @@
 
 A run lives in `data/cache/training/<task>-<size>-<seed>/`: `state.pt` (weights, optimisers, RNG, counters),
 `train_buffer.safetensors`, `snapshots/<decisions>.safetensors`, `curve.csv`. Shipping writes `data/teachers/`: float16
-weights, the learning curve, held-out episodes, and a card whose returns were measured with exactly those weights.
+weights, the learning curve, and a card whose returns were measured with exactly those weights; the card's episodes are
+kept in the run's folder as `test_buffer.safetensors`, held-out data for the study of model error.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import torch
 from tqdm import tqdm
 
 from lib import paths
-from lib.checkpoints import load_world_model, save_world_model
+from lib.checkpoints import CheckpointError, load_world_model, save_world_model
 from lib.config import Cell, ConfigError, PlannerConfig, TeacherConfig, as_dict, discount_for, episode_seeds
 from lib.learner import Learner
 from lib.planner import MPPI
-from lib.replay import Episode, ReplayBuffer, load_episodes, save_episodes
+from lib.replay import Episode, EpisodeFileError, ReplayBuffer, load_episodes, save_episodes
 from lib.results import atomic_path, machine, versions, write_json, write_table
 from lib.tasks import ACTION_REPEAT, EPISODE_DECISIONS, make_env
 from lib.world_model import WorldModel
@@ -231,8 +232,8 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     seeds = episode_seeds("card", config.card_episodes, config.seed)
     episodes = play(planner, config.task, seeds, config.episode_decisions, what=f"{config.name} card")
     returns = [float(e.rewards.sum()) for e in episodes]
-    curve = torch.load(folder / "state.pt", weights_only=True)["curve"]
-    curve = [row for row in curve if row["decision"] <= decisions]
+    state = torch.load(folder / "state.pt", weights_only=True)
+    curve = [row for row in state["curve"] if row["decision"] <= decisions]
     card = {
         "task": config.task,
         "size": config.size,
@@ -247,7 +248,7 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
         "collect_samples": config.collect_samples,
         "collect_iterations": config.collect_iterations,
         "weights": "float16; the returns above were measured with these very weights cast to float32",
-        "minutes": curve[-1]["minutes"] if curve else None,
+        "minutes": state["counters"]["minutes"],
         "machine": machine(),
         "versions": versions(),
         "config": as_dict(config),
@@ -285,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
             run.snapshot() if given.action == "ship" else run.train()
             card = ship(config)
             print(f"{config.name}: {card['return_mean']:.1f} over {len(card['returns'])} episodes")
-    except ConfigError as error:
+    except (ConfigError, CheckpointError, EpisodeFileError) as error:
         print(f"teacher: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
