@@ -11,21 +11,26 @@ CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
 CELLS_paper = walker-walk-1m-1
 CELLS = $(CELLS_$(PROFILE))
+ifeq ($(filter $(PROFILE),smoke quick paper),)
+$(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
+endif
 
 # RUN_MODE is run, warn or status (see lib/run.py); `paper` and `status` set it for the graph below.
 RUN_MODE = run
 FIGURE_MODE = run
 STALE_LIST =
 PYTHON ?=
-PY = $(if $(PYTHON),$(PYTHON),.venv/bin/python)
+PY = "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
 R = data/results/$(PROFILE)
 T = data/teachers
 B = build/$(PROFILE)
 RUN = $(PY) -m lib.run
+# For scripts in folders of their own, where PYTHON= names an environment that has no `lib` installed.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
-.PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph pareto
+.PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
 .PHONY: $(CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
@@ -93,7 +98,7 @@ install:
 	@[ -x .venv/bin/pip ] || { \
 		found=; \
 		for python in python3.11 python3.12 python3 python; do \
-			$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+			$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>&- \
 				&& { found=$$python; break; }; \
 		done; \
 		[ -n "$$found" ] || { echo "error: no Python 3.11 or 3.12 with venv is on the PATH; install one, or name an" \
@@ -112,7 +117,7 @@ graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) pareto
 $(CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/teacher/$*.csv \
-		--needs $(T)/$*.safetensors $(T)/$*.json
+		--needs $(T)/$*.safetensors $(T)/$*.json $(T)/$*.csv
 
 $(CELLS:%=distillation-%): distillation-%: setup
 	@$(RUN) notebooks/02_collect_data.ipynb --cell $* $(OPTIONS) \
@@ -138,7 +143,12 @@ figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
 	--out figures/$(PROFILE)/$(1).svg --needs $(2)
 
 # ls and not $(wildcard): make remembers folders as they were before the notebooks ran.
-HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>/dev/null)
+HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>&-)
 
-pareto: setup $(CELLS:%=horizon-%)
-	@$(call figure,pareto,$(R)/horizon/summary.csv $(HORIZONS))
+summary: setup $(CELLS:%=horizon-%)
+	@$(RUN) paper/summary.py $(OPTIONS) \
+		--out $(R)/horizon/summary.csv --out $(R)/horizon/arms.json \
+		--needs $(if $(HORIZONS),$(HORIZONS),$(CELLS:%=$(R)/horizon/%.csv))
+
+pareto: summary
+	@$(call figure,pareto,$(R)/horizon/summary.csv)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from lib import official_weights, paths
 from lib.config import WorldModelConfig
 from lib.official_weights import CheckpointError, check_tensors
-from lib.results import file_hash
+from lib.results import combine, file_hash, module_key
 from lib.world_model import WorldModel
 
 FORMAT = "speculative-tdmpc2/1"
@@ -55,8 +55,11 @@ def teacher_path(name: str) -> Path:
 
 
 def teacher_key(name: str) -> str:
-    """sha256 of a teacher's weights file: the part of every later key that stands for the teacher."""
-    return file_hash(teacher_path(name))
+    """What stands for the teacher in every later key: sha256 of its file, and for official files how they are read."""
+    path = teacher_path(name)
+    if path.suffix == ".safetensors":
+        return file_hash(path)
+    return combine(file_hash(path), module_key("lib.official_weights", without=("lib.__init__", "lib.config")))
 
 
 def load_world_model(path_or_name: str | Path, task: str | None = None, device: str = "cpu") -> WorldModel:

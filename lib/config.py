@@ -236,7 +236,8 @@ SEED_BLOCKS = {
     "card": 200_000_000,
     "collect": 300_000_000,
     "calibrate": 400_000_000,
-    "report": 500_000_000,
+    "report": 500_000_000,  # the paper profile's evaluation, and nothing else
+    "trial": 700_000_000,  # the quick and smoke profiles' evaluation
     "buffer": 600_000_000,
 }
 SEED_BLOCK_SIZE = 1_000_000

@@ -2,8 +2,8 @@
 
     rows, depths, configurations = evaluate(cell, ["teacher", "open-loop-3"], episodes=50, profile="paper")
 
-An arm is one way to control (its whole configuration is in `arms.json` beside the results). All arms start from the
-same states. Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it was.
+An arm is one way to control; its whole configuration is in the results' sidecars. All arms start from the same states.
+Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def evaluate(
     decisions: int = 500,
     device: str = "cpu",
 ) -> tuple[list[dict], list[dict], dict[str, dict]]:
-    """Rows per episode, rows per depth, and arm → configuration, for `episodes` report episodes of every arm.
+    """Rows per episode, rows per depth, and arm → configuration, for `episodes` episodes of every arm.
+
+    Start states that the paper reports are played under the paper profile alone: whoever tunes on quick sees others.
 
     Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
     """
@@ -145,7 +147,7 @@ def evaluate(
                 f"arm {arm.name} needs a {arm.corrector} corrector; train it with 03_train_corrector first."
             )
     correctors = {arch: load_corrector(f, teacher_key(teacher)).to(wm.device) for arch, f in corrector_files.items()}
-    seeds = episode_seeds("report", episodes)
+    seeds = episode_seeds("report" if profile == "paper" else "trial", episodes)
     all_episodes, all_depths, configurations = [], [], {}
     for arm in chosen:
         key = arm_key(arm, cell, teacher, corrector_files.get(arm.corrector), decisions)
@@ -189,7 +191,8 @@ def _recorded(cell: Cell, profile: str, arm: str, key: str) -> tuple[list[dict],
     found = []
     for name in (f"{cell}.csv", f"{cell}-depth.csv"):
         file = paths.results(profile) / "horizon" / name
-        if not intact(file) or read_sidecar(file).get("keys", {}).get(arm) != key:  # edited by hand, or of other code
+        arms = read_sidecar(file).get("arms", {}) if intact(file) else {}  # not when edited by hand
+        if arms.get(arm, {}).get("key") != key:
             return [], []
         table = read_table(file)
         table = table[table["arm"] == arm].drop(
@@ -200,11 +203,16 @@ def _recorded(cell: Cell, profile: str, arm: str, key: str) -> tuple[list[dict],
 
 
 def write_results(cell: Cell, profile: str, episodes: list, depths: list, configurations: dict, **provenance) -> None:
-    """Write a cell's episode and depth tables and its part of `arms.json` under `data/results/<profile>/horizon/`."""
+    """Write a cell's episode and depth tables under `data/results/<profile>/horizon/`; their sidecars keep the arms."""
     folder = paths.results(profile) / "horizon"
-    arms_file = folder / "arms.json"
-    known = json.loads(arms_file.read_text(encoding="utf-8")) if arms_file.is_file() else {}
-    provenance["keys"] = {name: configuration["key"] for name, configuration in configurations.items()}
-    write_table(folder / f"{cell}-depth.csv", depths, **provenance)
-    write_table(folder / f"{cell}.csv", episodes, **provenance)
-    write_json(arms_file, dict(sorted((known | {str(cell): configurations}).items())))
+    write_table(folder / f"{cell}-depth.csv", depths, arms=configurations, **provenance)
+    write_table(folder / f"{cell}.csv", episodes, arms=configurations, **provenance)
+
+
+def evaluated_cells(profile: str) -> list[str]:
+    """Names of the cells that have been evaluated under a profile; `ConfigError` when there are none."""
+    tables = (paths.results(profile) / "horizon").glob("*.csv")
+    cells = sorted(p.stem for p in tables if p.stem != "summary" and not p.stem.endswith("-depth"))
+    if not cells:
+        raise ConfigError(f"profile {profile} has no evaluated cell; run make all PROFILE={profile} first.")
+    return cells

@@ -5,6 +5,10 @@ H is the training horizon, B the batch, L the latent width, A the action dimensi
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,8 +49,10 @@ class Learner:
         self.optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self._policy_parameters, lr=config.lr, eps=1e-5, fused=True)
         self._model_loss, self._policy_terms = self.model_loss, self.policy_terms
-        if config.compile:
+        if config.compile and shutil.which(os.environ.get("CXX", "c++")):
             self._compile()
+        elif config.compile:
+            print("learner: no C++ compiler was found; updates run uncompiled, about 1.5 times slower", file=sys.stderr)
 
     def _compile(self) -> None:
         import torch._inductor.config as inductor

@@ -28,7 +28,7 @@ from lib.config import Cell, ConfigError, PlannerConfig, TeacherConfig, as_dict,
 from lib.learner import Learner
 from lib.planner import MPPI
 from lib.replay import Episode, EpisodeFileError, ReplayBuffer, load_episodes, save_episodes
-from lib.results import atomic_path, machine, versions, write_json, write_table
+from lib.results import atomic_path, machine, module_key, versions, write_json, write_table
 from lib.tasks import ACTION_REPEAT, EPISODE_DECISIONS, make_env
 from lib.world_model import WorldModel
 
@@ -251,6 +251,7 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
         "minutes": state["counters"]["minutes"],
         "machine": machine(),
         "versions": versions(),
+        "code": module_key("lib.teacher"),
         "config": as_dict(config),
     }
     target = paths.TEACHERS / f"{config.name}.safetensors"

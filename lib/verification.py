@@ -6,7 +6,6 @@ python -m lib.verification --profile paper
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 import numpy as np
@@ -16,8 +15,8 @@ from lib.arms import Arm, make_controller
 from lib.checkpoints import CheckpointError, load_world_model, teacher_key
 from lib.config import Cell, ConfigError, PlannerConfig
 from lib.correctors import CorrectorError, load_corrector
-from lib.evaluation import run_episodes
-from lib.results import ResultError, intact, read_table
+from lib.evaluation import evaluated_cells, run_episodes
+from lib.results import ResultError, intact, read_sidecar, read_table
 
 
 def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
@@ -28,17 +27,14 @@ def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
     describes does not hold either. Returns a sentence per episode or table that does not hold.
     """
     folder, wrong = paths.results(profile) / "horizon", []
-    arms_file = folder / "arms.json"
-    if not arms_file.is_file():
-        raise ConfigError(f"{arms_file} does not exist; run make all PROFILE={profile} first.")
     random = np.random.default_rng(seed)
-    for name, arms in json.loads(arms_file.read_text(encoding="utf-8")).items():
+    for name in evaluated_cells(profile):
         cell, table = Cell.parse(name), read_table(folder / f"{name}.csv")
         if not intact(folder / f"{name}.csv"):
             wrong.append(f"{name}.csv is not the file that its sidecar describes")
             print(f"WRONG {wrong[-1]}")
         wm = load_world_model(name, task=cell.task)
-        for arm_name, settings in arms.items():
+        for arm_name, settings in read_sidecar(folder / f"{name}.csv")["arms"].items():
             budget = settings["planner"] and PlannerConfig(**settings["planner"])
             arm = Arm(arm_name, budget, settings["execution_horizon"], settings["corrector"], settings["tail"])
             committed = table[table["arm"] == arm_name].set_index("episode_seed")["return"]

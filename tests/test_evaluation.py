@@ -18,7 +18,7 @@ from lib.speculation import PolicyController
 
 CELL = Cell("tiny-task", "1m", 1)
 ARMS = ["teacher", "policy", "open-loop-3", "two-tower-3", "hold-last-5", "budget-8x2"]
-FIRST = 500_000_000  # the first report seed
+FIRST = 700_000_000  # the first trial seed: what smoke plays
 code_key = functools.cache(module_key)  # the code does not change while the tests run
 
 
@@ -298,6 +298,14 @@ def test_committed_episodes_are_not_run_again(home, blocks):
     assert [r for r in more if r["episode_seed"] < FIRST + 2] == rows
 
 
+def test_only_the_paper_profile_plays_the_reported_start_states(home):
+    seeds = {}
+    for profile in ("smoke", "quick", "paper"):
+        rows, _, _ = evaluate(CELL, ["policy"], 2, profile, planner=BUDGET, decisions=4)
+        seeds[profile] = [row["episode_seed"] for row in rows]
+    assert seeds == {"smoke": [FIRST, FIRST + 1], "quick": [FIRST, FIRST + 1], "paper": [500_000_000, 500_000_001]}
+
+
 @pytest.mark.parametrize("how", ["edited", "gone", "depths gone", "sidecar gone", "older sidecar"])
 def test_committed_episodes_that_cannot_be_trusted_are_run_again(home, blocks, how):
     rows, _, _ = commit(["policy"])
@@ -312,6 +320,6 @@ def test_committed_episodes_that_cannot_be_trusted_are_run_again(home, blocks, h
             file.with_name(f"{CELL}-depth.csv").unlink()
         case "sidecar gone":
             file.with_name(f"{CELL}.csv.meta.json").unlink()
-        case "older sidecar":  # the rows of earlier code, put back after a failed run that had written arms.json
-            describe(file, keys={"policy": "another key"})
+        case "older sidecar":  # the rows of earlier code
+            describe(file, arms={"policy": {"key": "another key"}})
     assert score(["policy"])[0] == rows and blocks == [("policy", [0, 1])]

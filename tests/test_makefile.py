@@ -63,6 +63,7 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "notebooks/02_collect_data.ipynb",
         "notebooks/03_train_corrector.ipynb",
         "notebooks/04_horizon_evaluation.ipynb",
+        "paper/summary.py",
         "figures/pareto.py",
     ]
     assert calls(repo / "log")[-1] == "python paper/build.py --profile smoke"
@@ -94,6 +95,7 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper")
+    assert len(calls(repo / "log")) == 6
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
 
 
@@ -103,6 +105,19 @@ def test_the_graph_agrees_with_the_parameters_of_the_notebooks(profile):
     options = ("graph", f"PYTHON={sys.executable}", f"PROFILE={profile}", "RUN_MODE=status", "FIGURE_MODE=status")
     text = make(ROOT, *options)
     assert f"data/results/{profile}/horizon/" in text and "error" not in text
+
+
+def test_an_unknown_profile_is_named(repo):
+    assert "PROFILE=qick is not known; use smoke, quick or paper" in make(repo, "PROFILE=qick", code=2)
+
+
+def test_a_folder_with_a_space_in_its_name(tmp_path):
+    folder = tmp_path / "my work"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    python = stand_in(folder / "bin/python", tmp_path / "log")
+    make(folder, f"PYTHON={python}", "PROFILE=smoke")
+    assert len(calls(tmp_path / "log")) == 7
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

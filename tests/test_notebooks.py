@@ -134,8 +134,6 @@ def test_04_compares_the_arms(copy, run_all):
     depths = copy.table(f"horizon/{CELL}-depth.csv")
     assert {"arm", "episode_seed", "depth", "mismatch", "delta_abs", "reward", "count"} <= set(depths)
     assert depths["count"].sum() == rows["length"].sum() == 4 * 2 * 12
-    assert copy.table("horizon/summary.csv")["arm"].tolist() == rows["arm"].drop_duplicates().tolist()
-    assert set(json.loads((copy.root / SMOKE / "horizon" / "arms.json").read_text())[CELL]) == set(rows["arm"])
 
 
 # In these two the cells run here: a kernel would cost ten seconds each, and what it adds is tested above.

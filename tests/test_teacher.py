@@ -67,6 +67,15 @@ def test_a_run_counts_decisions_episodes_and_updates(whole):
     assert wm.q_heads.layers[-1].weight.abs().max() > 0
 
 
+def test_every_plan_of_a_run_is_made_in_eval_mode(monkeypatch, tmp_path):
+    modes, solve = [], MPPI.__call__
+    monkeypatch.setattr(MPPI, "__call__", lambda self, *a, **k: modes.append(self.wm.training) or solve(self, *a, **k))
+    run = TrainingRun(CONFIG, tmp_path)
+    run.train()
+    assert len(modes) >= 40 and not any(modes)
+    assert run.learner.wm.training  # and every update in train mode
+
+
 def test_the_learning_curve(whole):
     folder, run, _ = whole
     table = read_table(folder / "curve.csv")
