@@ -33,8 +33,10 @@ def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
         if not intact(folder / f"{name}.csv"):
             wrong.append(f"{name}.csv is not the file that its sidecar describes")
             print(f"WRONG {wrong[-1]}")
-        wm = load_world_model(name, task=cell.task)
-        for arm_name, settings in read_sidecar(folder / f"{name}.csv")["arms"].items():
+        wm, arms = load_world_model(name, task=cell.task), read_sidecar(folder / f"{name}.csv").get("arms")
+        if not arms:
+            raise ConfigError(f"the sidecar of {name}.csv names no arms; run make all PROFILE={profile} again.")
+        for arm_name, settings in arms.items():
             budget = settings["planner"] and PlannerConfig(**settings["planner"])
             arm = Arm(arm_name, budget, settings["execution_horizon"], settings["corrector"], settings["tail"])
             committed = table[table["arm"] == arm_name].set_index("episode_seed")["return"]

@@ -4,7 +4,7 @@ import pytest
 from test_evaluation import ARMS, CELL, FIRST, commit, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 
 from lib import paths
-from lib.results import describe, read_table
+from lib.results import describe, read_sidecar, read_table
 from lib.verification import main, verify
 
 
@@ -15,7 +15,7 @@ def falsify(arm, change, signed=True):
     table.loc[(table["arm"] == arm) & (table["episode_seed"] == FIRST), "return"] += change
     table.to_csv(file, index=False)
     if signed:
-        describe(file)
+        describe(file, arms=read_sidecar(file)["arms"])
 
 
 def test_verify_passes_on_what_was_just_written(home, capsys):
