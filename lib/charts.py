@@ -78,12 +78,13 @@ def _theme() -> alt.theme.ThemeConfig:
             "padding": 2,
             "view": {"stroke": None},
             "axis": axis,
+            "axisX": {"labelAngle": 0},
             "legend": legend,
             "title": dict(fontSize=FONT_SIZE + 1, fontWeight="normal", color=INK, anchor="start", offset=6),
             "header": dict(labelFontSize=FONT_SIZE, titleFontSize=FONT_SIZE),
             "text": dict(fontSize=FONT_SIZE, color=INK),
             "line": dict(strokeWidth=1.4),
-            "range": {"category": [f.colour for f in FAMILIES.values()]},
+            "range": {"category": list(dict.fromkeys(f.colour for f in FAMILIES.values()))},
         }
     }
 
