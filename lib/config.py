@@ -78,8 +78,9 @@ class PlannerConfig:
     """Budget and constants of MPPI (TD-MPC2 paper, section 3 and table of hyper-parameters).
 
     `action_selection`: "mean" executes the weighted mean of the elites (labels, evaluation); "sample" executes one
-    elite drawn by its weight, as the official code does. `mode`: how the same algorithm is executed; "auto" compiles
-    large budgets where a C++ compiler is found.
+    elite drawn by its weight, as the official code does. `mode` and `dtype` are how the same algorithm is executed:
+    "eager", "compiled", "cudagraph", or "auto" (CUDA graphs on a GPU, compiled on a CPU where a C++ compiler is found);
+    matrix products in "float32" or "bfloat16", sums and norms always in float32.
     """
 
     horizon: int = 3
@@ -92,10 +93,12 @@ class PlannerConfig:
     max_std: float = 2.0
     action_selection: str = "mean"
     mode: str = "auto"
+    dtype: str = "float32"
 
     def __post_init__(self):
         one_of("action_selection", self.action_selection, ("mean", "sample"))
-        one_of("mode", self.mode, ("auto", "eager", "compiled"))
+        one_of("mode", self.mode, ("auto", "eager", "compiled", "cudagraph"))
+        one_of("dtype", self.dtype, ("float32", "bfloat16"))
         for name in ("horizon", "samples", "iterations", "elites"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"PlannerConfig.{name}={getattr(self, name)} must be at least 1.")

@@ -10,8 +10,11 @@ What is left is a single-task model whose layers take padded observations and ac
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,17 +51,21 @@ MT80 = MT30 + [  # and the 50 of Meta-World
     ).split()
 ]
 TASK_SETS = {len(tasks): tasks for tasks in (MT30, MT80)}
+SINGLE = (  # tasks that only single-task weights know: with MT30, the 39 of DMControl
+    "dog-run dog-stand dog-trot dog-walk humanoid-run humanoid-stand humanoid-walk quadruped-run quadruped-walk"
+).split()
 
-# (observation, action) dimensions by the longest prefix of the task's name.
+# (observation, action) dimensions by the longest prefix of the task's name. The three-link reacher has three joints, so
+# three actions and 3 + 2 + 3 observations: angles, vector to the target, velocities.
 DIMENSIONS = {
-    "acrobot": (6, 1), "cartpole": (5, 1), "cheetah": (17, 6), "cup": (8, 2), "finger-spin": (9, 2),
-    "finger-turn": (12, 2), "fish-swim": (24, 5), "hopper": (15, 4), "mw": (39, 4), "pendulum": (3, 1),
-    "reacher": (6, 2), "reacher-three": (8, 3), "walker": (24, 6),
+    "acrobot": (6, 1), "cartpole": (5, 1), "cheetah": (17, 6), "cup": (8, 2), "dog": (223, 38), "finger-spin": (9, 2),
+    "finger-turn": (12, 2), "fish-swim": (24, 5), "hopper": (15, 4), "humanoid": (67, 21), "mw": (39, 4),
+    "pendulum": (3, 1), "quadruped": (78, 12), "reacher": (6, 2), "reacher-three": (8, 3), "walker": (24, 6),
 }  # fmt: skip
 
 
 def task_dimensions(task: str) -> tuple[int, int]:
-    """Native (observation, action) dimensions of a task of MT80."""
+    """Native (observation, action) dimensions of a task of MT80 or SINGLE."""
     return DIMENSIONS[max((p for p in DIMENSIONS if f"{task}-".startswith(f"{p}-")), key=len)]
 
 
@@ -71,13 +78,16 @@ Q_NEW = re.compile(r"(_Qs\.params|_target_Qs_params)\.(\d+)\.(weight|bias|ln\.we
 Q_OLD = re.compile(r"(_Qs|_target_Qs)\.params\.(\d+)")
 # Aliases of the live heads, placeholder modules and tensordict bookkeeping: none holds weights of its own.
 BOOKKEEPING = re.compile(r"_detach_Qs.*|_(target_)?Qs\.module\..*|_target_Qs\.params\.\d\.\D.*|.*__(batch_size|device)")
+BUFFERS = ("_action_masks", "log_std_min", "log_std_dif")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict of an official `.pt` file; `CheckpointError` for anything but tensors in plain containers.
+    """The state dict of an official `.pt` file; `CheckpointError` for anything but plain tensors in plain containers.
 
     Only `weights_only` loading is used: a file that would have to run code to be read is refused, not run.
     """
+    _check_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -94,11 +104,35 @@ def read(path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor.")
+        _check_plain(key, value, path)
     return state
 
 
+def _check_archive(path: Path) -> None:
+    """torch saves whole, uncompressed zip archives; a compressed one could hide any number of bytes in a few."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise CheckpointError(f"{path} cannot be read as a torch file: it is no zip archive, or cut short.") from None
+    size = sum(e.file_size for e in entries)
+    if size > path.stat().st_size or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise CheckpointError(f"{path} is a compressed or overlapping archive, which torch never writes; refused.")
+
+
+def _check_plain(key: str, value: Tensor, path: Path) -> None:
+    """`CheckpointError` unless the tensor is dense, on the CPU and backed by as many bytes as it says."""
+    if value.is_quantized:
+        raise CheckpointError(f"{path}: {key!r} is quantised ({value.dtype}); save it as floating point first.")
+    if value.layout is not torch.strided or value.is_nested or value.device.type != "cpu":
+        kind = "nested" if value.is_nested else f"{value.layout} on {value.device.type}".removeprefix("torch.")
+        raise CheckpointError(f"{path}: {key!r} is not a plain tensor ({kind}); save it as a dense one first.")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise CheckpointError(f"{path}: {key!r} declares {value.numel():,} numbers but does not hold as many.")
+
+
 def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple], path: Path) -> None:
-    """`CheckpointError` for the first key that is missing, extra, ill-shaped, not a float or not finite."""
+    """`CheckpointError` for the first key that is missing, extra, ill-shaped, not a float or not finite in float32."""
     for key in sorted(shapes.keys() - tensors.keys()):
         raise CheckpointError(f"{path} has no tensor {key!r}.")
     for key in sorted(tensors.keys() - shapes.keys()):
@@ -106,10 +140,10 @@ def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple], pa
     for key, value in tensors.items():
         if tuple(value.shape) != tuple(shapes[key]):
             raise CheckpointError(f"{path}: {key!r} has shape {tuple(value.shape)}, expected {tuple(shapes[key])}.")
-        if not value.is_floating_point():
-            raise CheckpointError(f"{path}: {key!r} is {value.dtype}; quantised weights are not supported.")
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {key!r} holds values that are not finite.")
+        if value.dtype not in FLOATS:
+            raise CheckpointError(f"{path}: {key!r} is {value.dtype}; save weights as floating point of 16 to 64 bits.")
+        if not torch.isfinite(value.float()).all():
+            raise CheckpointError(f"{path}: {key!r} holds values that are not finite in float32.")
 
 
 def _layers(prefix: str, dims: list[int], normed_last: bool, heads: tuple = ()) -> dict[str, tuple]:
@@ -125,15 +159,18 @@ def _layers(prefix: str, dims: list[int], normed_last: bool, heads: tuple = ()) 
 # ----------------------------------------------------------------------------------------------------- converting
 
 
-def convert(
-    state: Mapping[str, Tensor], path: Path, task: str | None = None
-) -> tuple[WorldModelConfig, dict[str, Tensor]]:
-    """Configuration and float32 tensors under this project's names, for weights of one task or bound to `task`.
+def infer(state: Mapping[str, Tensor], path: Path) -> tuple[WorldModelConfig, int, int]:
+    """Configuration with full (padded) widths, number of tasks and width of their embedding (0, 0 for one task).
 
     Every dimension is inferred from the tensors and checked against all others. Raises `CheckpointError`.
     """
     if any(k.startswith("_encoder.rgb.") for k in state):
         raise CheckpointError(f"{path} has a pixel encoder ('_encoder.rgb'); only state observations are supported.")
+    if "_dynamics.0.0.weight" in state:
+        raise CheckpointError(
+            f"{path} has the layout from before the release of TD-MPC2 ('_dynamics.0.0.weight'), which is not "
+            "supported; use the weights of another seed."
+        )
 
     def size(key: str, axis: int) -> int:
         if key not in state:
@@ -150,18 +187,11 @@ def convert(
     mlp_dim, actions = size("_dynamics.0.weight", 0), size("_pi.2.weight", 0) // 2
     num_tasks, task_dim = (size(EMBEDDING, 0), size(EMBEDDING, 1)) if EMBEDDING in state else (0, 0)
     obs = size("_encoder.state.0.weight", 1) - task_dim
-    if obs < 1 or actions < 1 or num_q < 2 or num_bins < 2 or latent % 8:
+    if obs < 1 or actions < 1 or num_q < 2 or num_bins < 2 or latent < 8 or latent % 8 or enc_dim < 1 or mlp_dim < 1:
         raise CheckpointError(
-            f"{path}: {obs} observations, {actions} actions, latent {latent}, {num_q} Q heads and {num_bins} bins "
-            "are not the dimensions of a TD-MPC2 model."
+            f"{path}: {obs} observations, {actions} actions, widths {enc_dim} and {mlp_dim}, latent {latent}, {num_q} "
+            f"Q heads and {num_bins} bins are not the dimensions of a TD-MPC2 model."
         )
-    buffers = {k: state[k] for k in ("_action_masks", "log_std_min", "log_std_dif") if k in state}
-    state = {k: v for k, v in state.items() if k not in buffers}
-    for key in buffers.keys() - {"_action_masks"}:
-        if buffers[key].numel() != 1:
-            raise CheckpointError(f"{path}: {key!r} has shape {tuple(buffers[key].shape)}, expected one number.")
-    low = float(buffers.get("log_std_min", torch.tensor(-10.0)))
-    span = float(buffers.get("log_std_dif", torch.tensor(12.0)))
 
     z, hidden = latent + task_dim, [mlp_dim, mlp_dim]
     shapes = _layers("_encoder.state", [obs + task_dim, *[enc_dim] * (encoder_layers - 1), latent], True)
@@ -172,38 +202,70 @@ def convert(
         q = _layers(prefix, [z + actions, *hidden, num_bins], False, (num_q,))
         # The old layout numbers the tensors of all layers in one sequence.
         shapes |= {f"{prefix}.{i}": shape for i, shape in enumerate(q.values())} if old else q
-    if task_dim:
+    if EMBEDDING in state:
         shapes[EMBEDDING] = (num_tasks, task_dim)
-    check_tensors(state, shapes, path)
-
-    tensors = {_our_name(k): v.float() for k, v in state.items() if k != EMBEDDING}
-    native_obs, native_actions = obs, actions
-    if task_dim:
-        tasks, dims = _tasks_and_dims(num_tasks, buffers.get("_action_masks"), obs, actions, path)
-        index = tasks.index(_choose(task, tasks, path))
-        native_obs, native_actions = dims[index]
-        _fold(tensors, state[EMBEDDING][index].double(), obs, latent)
-        rows = torch.arange(2 * actions).view(2, actions)[:, :native_actions].flatten()  # means, then log-stds
-        tensors["pi.2.weight"], tensors["pi.2.bias"] = tensors["pi.2.weight"][rows], tensors["pi.2.bias"][rows]
-    elif task in MT80 and task_dimensions(task) != (obs, actions):
-        theirs = "{} and {}".format(*task_dimensions(task))
-        raise CheckpointError(f"{path} takes {obs} observations and {actions} actions, but {task} has {theirs}.")
+    check_tensors({k: v for k, v in state.items() if k not in BUFFERS}, shapes, path)
+    if EMBEDDING in state and (num_tasks not in TASK_SETS or not task_dim):
+        known = " or ".join(map(str, TASK_SETS))
+        raise CheckpointError(
+            f"{path}: {EMBEDDING!r} has {num_tasks} tasks in {task_dim} columns; known task sets have {known} tasks."
+        )
+    low, span = _scalar(state, "log_std_min", -10.0, path), _scalar(state, "log_std_dif", 12.0, path)
+    if span <= 0:
+        raise CheckpointError(f"{path}: 'log_std_dif' is {span}, but it has to be positive.")
     config = WorldModelConfig(
-        obs_dim=native_obs,
-        action_dim=native_actions,
+        obs_dim=obs,
+        action_dim=actions,
         enc_dim=enc_dim,
         mlp_dim=mlp_dim,
         latent_dim=latent,
         num_enc_layers=encoder_layers,
         num_q=num_q,
         num_bins=num_bins,
-        obs_padding=obs - native_obs,
-        action_padding=actions - native_actions,
         log_std_min=low,
         log_std_max=low + span,
+    )
+    return config, num_tasks, task_dim
+
+
+def convert(
+    state: Mapping[str, Tensor], path: Path, task: str | None = None
+) -> tuple[WorldModelConfig, dict[str, Tensor]]:
+    """Configuration and float32 tensors under this project's names, for weights of one task or bound to `task`.
+
+    Raises `CheckpointError` for what `infer` refuses, and for a task that is missing, unknown or of other dimensions.
+    """
+    full, num_tasks, task_dim = infer(state, path)
+    obs, actions = full.obs_dim, full.action_dim
+    tensors = {_our_name(k): v.float() for k, v in state.items() if k != EMBEDDING and k not in BUFFERS}
+    native_obs, native_actions = obs, actions
+    if task_dim:
+        tasks, dims = _tasks_and_dims(num_tasks, state.get("_action_masks"), obs, actions, path)
+        index = tasks.index(_choose(task, tasks, path))
+        native_obs, native_actions = dims[index]
+        _fold(tensors, state[EMBEDDING][index].double(), obs, full.latent_dim)
+        rows = torch.arange(2 * actions).view(2, actions)[:, :native_actions].flatten()  # means, then log-stds
+        tensors["pi.2.weight"], tensors["pi.2.bias"] = tensors["pi.2.weight"][rows], tensors["pi.2.bias"][rows]
+    elif task in (*MT80, *SINGLE) and task_dimensions(task) != (obs, actions):
+        theirs = "{} and {}".format(*task_dimensions(task))
+        raise CheckpointError(f"{path} takes {obs} observations and {actions} actions, but {task} has {theirs}.")
+    config = dataclasses.replace(
+        full,
+        obs_dim=native_obs,
+        action_dim=native_actions,
+        obs_padding=obs - native_obs,
+        action_padding=actions - native_actions,
         discount=discount_for(100 if task and task.startswith("mw-") else 500),  # decisions of an episode
     )
     return config, tensors
+
+
+def _scalar(state: Mapping[str, Tensor], key: str, default: float, path: Path) -> float:
+    """A one-number buffer, or its official value where older files lack it."""
+    value = state.get(key, torch.tensor(default))
+    if value.numel() != 1 or value.is_complex() or not math.isfinite(value.item()):
+        raise CheckpointError(f"{path}: {key!r} is {value.dtype} of shape {tuple(value.shape)}, not one finite number.")
+    return float(value)
 
 
 def _our_name(key: str) -> str:
@@ -221,16 +283,14 @@ def _our_name(key: str) -> str:
 
 def _tasks_and_dims(count: int, masks: Tensor | None, obs: int, actions: int, path: Path) -> tuple[list, list]:
     """The task list of a multi-task model and each task's native dimensions; the file's own action masks come first."""
-    if count not in TASK_SETS:
-        known = " or ".join(map(str, TASK_SETS))
-        raise CheckpointError(f"{path}: {EMBEDDING!r} has {count} tasks; known task sets have {known}.")
     tasks = TASK_SETS[count]
     dims = [task_dimensions(t) for t in tasks]
     if masks is not None:
-        prefix = (masks.sort(-1, descending=True)[0] > 0).to(masks)
-        if tuple(masks.shape) != (count, actions) or not torch.equal(masks, prefix):
+        whole = tuple(masks.shape) == (count, actions) and masks.dtype in FLOATS
+        ones = (masks > 0).sum(-1) if whole else []
+        if not whole or not torch.equal(masks, (torch.arange(actions) < ones.unsqueeze(-1)).to(masks)):
             raise CheckpointError(f"{path}: '_action_masks' is not {count} rows of {actions} ones followed by zeros.")
-        dims = [(o, int(n)) for (o, _), n in zip(dims, masks.sum(-1), strict=True)]
+        dims = [(o, int(n)) for (o, _), n in zip(dims, ones, strict=True)]
     for task, (o, a) in zip(tasks, dims, strict=True):
         if o > obs or not 0 < a <= actions:
             raise CheckpointError(f"{path} takes {obs} observations and {actions} actions, but {task} has {o} and {a}.")

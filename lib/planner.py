@@ -11,18 +11,19 @@ the tests can be given the same noise.
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode, why_not_compiled
 from lib.config import ConfigError, PlannerConfig
+from lib.planning_networks import PlanningNetworks
 from lib.world_model import WorldModel
 
 __all__ = ["MPPI", "Plan", "PlanNoise", "PlannerConfig", "shift"]
+
+WORTH_COMPILING = 64  # samples in all iterations: below, a solve takes less than the half minute would ever give back
 
 
 @dataclass
@@ -69,35 +70,30 @@ class PlanNoise:
 
 
 class MPPI:
-    """Model predictive path integral control over a world model's latents."""
+    """Model predictive path integral control over a world model's latents.
 
-    def __init__(self, world_model: WorldModel, config: PlannerConfig | None = None):
+    `networks` are the model's functions as planning needs them; packed from `world_model` unless they are given.
+    Raises `ConfigError` for CUDA graphs without a CUDA device, `ValueError` for weights that are not finite.
+    """
+
+    def __init__(self, world_model: WorldModel, config: PlannerConfig | None = None, networks=None):
         self.wm = world_model
-        self.config = config or PlannerConfig.standard(world_model.action_dim)
+        c = self.config = config or PlannerConfig.standard(world_model.action_dim)
+        self.networks = networks or PlanningNetworks(world_model, getattr(torch, c.dtype))
         self.solves = 0  # plans made so far, one per row: every call is counted, wherever it happens
         self.head_stream = torch.Generator().manual_seed(0)
-        self._estimate = self._compiled_value() if self._wants_compiled() else self._value
+        device = self.wm.device
+        self.mode = resolve_mode(c.mode, device, worthwhile=c.samples * c.iterations >= WORTH_COMPILING)
+        self._parts = [_roll_prior, _improve, _evaluate]
+        if self.mode != "eager" and (device.type == "cpu" or not why_not_compiled(device)):
+            options = CPU_OPTIONS if device.type == "cpu" else None
+            self._parts = [Compiled(part, "planner", options) for part in self._parts]
+        self._run = Captured(self._solve) if self.mode == "cudagraph" else self._solve
 
-    def _wants_compiled(self) -> bool:
-        c = self.config
-        if c.mode == "auto":  # small budgets gain nothing, and compiling takes half a minute
-            return c.samples * c.iterations >= 1024 and bool(shutil.which(os.environ.get("CXX", "c++")))
-        return c.mode == "compiled"
-
-    def _compiled_value(self):
-        """`_value`, compiled at its first call for each batch size; the eager one when compilation is not possible."""
-        compiled = torch.compile(self._value, dynamic=False)
-
-        def estimate(*inputs):
-            try:
-                return compiled(*inputs)
-            except RuntimeError as error:  # what inductor raises for a missing compiler, header or operator
-                reason = str(error).strip().splitlines()[0]
-                print(f"planner: compilation is not possible here, going on without it ({reason})", file=sys.stderr)
-                self._estimate = self._value
-                return self._value(*inputs)
-
-        return estimate
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling has cost so far."""
+        return sum(getattr(part, "seconds", 0.0) for part in self._parts)
 
     def reset_streams(self, seed: int = 0) -> None:
         """Restart the stream that draws Q heads, so that a whole evaluation can be repeated."""
@@ -105,28 +101,29 @@ class MPPI:
 
     def draw_noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None = None) -> PlanNoise:
         """Noise for `batch` rows: from one generator, or one per row (then a row ignores its neighbours)."""
-        c, a, device = self.config, self.wm.action_dim, self.wm.device
+        c, device = self.config, self.wm.device
         if isinstance(generator, (list, tuple)):
             if len(generator) != batch:
                 raise ConfigError(f"{len(generator)} generators were given for a batch of {batch}; give one per row.")
-            rows = [self._draw(1, g, c, a) for g in generator]
+            rows = [self._draw(1, g) for g in generator]
             samples, terminal = (torch.cat([r[i] for r in rows], 1) for i in (0, 2))
             prior, choice = (torch.cat([r[i] for r in rows], 0) for i in (1, 3))
         else:
-            samples, prior, terminal, choice = self._draw(batch, generator, c, a)
+            samples, prior, terminal, choice = self._draw(batch, generator)
         num_q = self.wm.config.num_q
         heads = torch.stack([torch.randperm(num_q, generator=self.head_stream)[:2] for _ in range(c.iterations)])
         return PlanNoise(*(t.to(device) for t in (samples, prior, terminal, heads, choice)))
 
-    @staticmethod
-    def _draw(batch: int, generator, c: PlannerConfig, a: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw(self, batch: int, generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        c, a, device = self.config, self.wm.action_dim, generator.device if generator else self.wm.device
+
         def normal(*shape):
-            return torch.randn(shape, generator=generator, device=generator.device if generator else None)
+            return torch.randn(shape, generator=generator, device=device)
 
         samples = normal(c.iterations, batch, c.horizon, c.samples - c.policy_samples, a)
         prior = normal(batch, c.horizon, c.policy_samples, a)
         terminal = normal(c.iterations, batch, c.samples, a)
-        uniform = torch.rand(batch, c.elites, generator=generator, device=generator.device if generator else None)
+        uniform = torch.rand(batch, c.elites, generator=generator, device=device)
         gumbel = -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
         return samples, prior, terminal, gumbel
 
@@ -140,68 +137,97 @@ class MPPI:
     ) -> Plan:
         """Plan from latents z (B, L). `warm_start` (B, H, A) is `Plan.shifted`; None or a zero row starts an episode.
 
-        Raises `ValueError` when a latent or the warm start is not finite: a plan from NaN would look like a plan.
+        A sample whose value is NaN counts as worth 0, as in the official code. Raises `ValueError` when a latent, the
+        warm start, a weight, or the value of the plan is not finite: a plan from NaN would look like a plan.
         """
-        c, wm = self.config, self.wm
-        batch, horizon = z.shape[0], c.horizon
         if not torch.isfinite(z).all() or (warm_start is not None and not torch.isfinite(warm_start).all()):
             raise ValueError("the planner was given a non-finite latent or warm start; check observations and weights.")
-        noise = noise or self.draw_noise(batch, generator)
-        self.solves += batch
+        self.networks.refresh()
+        noise = noise or self.draw_noise(len(z), generator)
+        self.solves += len(z)
+        if warm_start is None:
+            warm_start = torch.zeros(len(z), self.config.horizon, self.wm.action_dim, device=z.device)
+        fields = (noise.samples, noise.prior, noise.terminal, noise.heads, noise.choice)
+        plan = Plan(*self._run(z.float(), warm_start, *fields))
+        if not torch.isfinite(plan.value).all():
+            raise ValueError("the world model gives the plan a value that is not finite; check its weights.")
+        return plan
 
-        actions = torch.empty(batch, horizon, c.samples, wm.action_dim, device=z.device)
-        if c.policy_samples:
-            actions[:, :, : c.policy_samples] = self._prior_actions(z, noise.prior)
-        mean = torch.zeros(batch, horizon, wm.action_dim, device=z.device) if warm_start is None else warm_start
+    def _solve(self, z: Tensor, mean: Tensor, samples, prior, terminal, heads, choice) -> tuple[Tensor, ...]:
+        """The fields of `Plan`, for latents (B, L), a first mean (B, H, A) and the fields of `PlanNoise`."""
+        c, nets = self.config, self.networks
+        discount = self.wm.config.discount
+        roll_prior, improve, evaluate = self._parts
+        start = nets.enter(z).unsqueeze(1)  # (B, 1, L)
+        rolled = roll_prior(nets, discount, start, prior) if c.policy_samples else None
         std = torch.full_like(mean, c.max_std)
         for i in range(c.iterations):
-            drawn = mean.unsqueeze(2) + std.unsqueeze(2) * noise.samples[i]
-            actions[:, :, c.policy_samples :] = drawn.clamp_(-1, 1)
-            value = self._estimate(z, actions, noise.terminal[i], noise.heads[i]).nan_to_num(0.0)  # (B, N)
-            elite_value, elite = value.topk(c.elites, dim=1)  # (B, E)
-            elite_actions = actions.gather(2, elite[:, None, :, None].expand(-1, horizon, -1, wm.action_dim))
-            score = (c.temperature * (elite_value - elite_value[:, :1])).exp()
-            score = score / score.sum(1, keepdim=True)
-            weight = score[:, None, :, None]  # (B, 1, E, 1)
-            mean = (weight * elite_actions).sum(2)  # (B, H, A)
-            std = (weight * (elite_actions - mean.unsqueeze(2)).square()).sum(2).sqrt().clamp(c.min_std, c.max_std)
-
+            mean, std, score, elites = improve(
+                nets, c, discount, start, mean, std, rolled, samples[i], terminal[i], heads[i]
+            )
         if c.action_selection == "mean":
             chosen = mean.clamp(-1, 1)
         else:
-            pick = (score.log() + noise.choice).argmax(1)  # Gumbel-max: an elite drawn by its weight
-            chosen = elite_actions[torch.arange(batch, device=z.device), :, pick]
-        latents, value = self._roll(z, chosen)
-        return Plan(chosen, mean, std, latents, value)
+            pick = (score.log() + choice).argmax(1)  # Gumbel-max: an elite drawn by its weight
+            chosen = elites.gather(2, pick.view(-1, 1, 1, 1).expand(-1, c.horizon, 1, mean.shape[2])).squeeze(2)
+        latents, value = evaluate(nets, discount, start, chosen)
+        return chosen, mean, std, nets.leave(latents), value
 
-    def _prior_actions(self, z: Tensor, noise: Tensor) -> Tensor:
-        """Sampled policy trajectories: z (B, L), noise (B, H, P, A) -> (B, H, P, A)."""
-        z = z.unsqueeze(1).expand(-1, noise.shape[2], -1)
-        actions = []
-        for t in range(noise.shape[1]):
-            actions.append(self.wm.policy_sample(z, noise[:, t]))
-            if t + 1 < noise.shape[1]:
-                z = self.wm.next(z, actions[-1])
-        return torch.stack(actions, 1)
 
-    def _value(self, z: Tensor, actions: Tensor, noise: Tensor, heads: Tensor) -> Tensor:
-        """Estimated return of action sequences: z (B, L), actions (B, H, N, A), noise (B, N, A) -> (B, N)."""
-        wm = self.wm
-        z = z.unsqueeze(1).expand(-1, actions.shape[2], -1)
-        total, discount = 0.0, 1.0
-        for t in range(actions.shape[1]):
-            total = total + discount * wm.reward(z, actions[:, t])
-            z = wm.next(z, actions[:, t])
-            discount *= wm.config.discount
-        return total + discount * wm.q(z, wm.policy_sample(z, noise), heads=heads).mean(0)
+# The three parts of a solve. `nets` is `PlanningNetworks`, or anything with its functions; z (B, 1, L) is the latent
+# that all samples of a row start from. They are functions so that planners of one shape share what is compiled.
 
-    def _roll(self, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B, H+1, L) under actions (B, H, A), and their return with the mean Q of the prior's mean action."""
-        latents, total, discount = [z], 0.0, 1.0
-        for t in range(actions.shape[1]):
-            total = total + discount * self.wm.reward(latents[-1], actions[:, t])
-            latents.append(self.wm.next(latents[-1], actions[:, t]))
-            discount *= self.wm.config.discount
-        last = latents[-1]
-        value = total + discount * self.wm.q(last, self.wm.policy(last)[0]).mean(0)
-        return torch.stack(latents, 1), value
+
+def _roll_prior(nets, discount: float, z: Tensor, noise: Tensor):
+    """Sampled policy trajectories for noise (B, H, P, A), which are the same in every iteration.
+
+    Returns their actions (B, H, P, A), sums of rewards (B, P), last latents (B, P, L), and the prior's mean and log_std
+    at these.
+    """
+    total, actions = 0.0, []
+    for t in range(noise.shape[1]):
+        mean, log_std = nets.policy(z)
+        actions.append((mean + noise[:, t] * log_std.exp()).tanh())
+        reward, z = nets.step(z, actions[-1])
+        total = total + discount**t * reward
+    return torch.stack(actions, 1), total, z, *nets.policy(z)
+
+
+def _improve(nets, c: PlannerConfig, discount: float, z, mean, std, prior, noise, terminal, heads):
+    """One iteration: sample around mean and std (B, H, A), estimate returns, refit to the elites.
+
+    noise (B, H, S, A), terminal (B, N, A), heads (2,), prior from `_roll_prior` or None. Returns the new mean and std,
+    the elites' weights (B, E), best first, and the elites (B, H, E, A).
+    """
+    horizon, action_dim = mean.shape[1:]
+    actions = (mean.unsqueeze(2) + std.unsqueeze(2) * noise).clamp(-1, 1)  # (B, H, S, A)
+    total = 0.0
+    for t in range(horizon):
+        reward, z = nets.step(z, actions[:, t])
+        total = total + discount**t * reward
+    ahead = nets.policy(z)
+    if prior is not None:
+        actions = torch.cat([prior[0], actions], 2)
+        total, z = torch.cat([prior[1], total], 1), torch.cat([prior[2], z], 1)
+        ahead = [torch.cat(pair, 1) for pair in zip(prior[3:], ahead, strict=True)]
+    last = (ahead[0] + terminal * ahead[1].exp()).tanh()  # (B, N, A)
+    value = (total + discount**horizon * nets.q(z, last, heads)).nan_to_num(0.0)
+    elite_value, elite = value.topk(c.elites, dim=1)  # (B, E)
+    elites = actions.gather(2, elite[:, None, :, None].expand(-1, horizon, -1, action_dim))
+    score = (c.temperature * (elite_value - elite_value[:, :1])).exp()
+    score = score / score.sum(1, keepdim=True)
+    weight = score[:, None, :, None]  # (B, 1, E, 1)
+    mean = (weight * elites).sum(2)
+    std = (weight * (elites - mean.unsqueeze(2)).square()).sum(2).sqrt().clamp(c.min_std, c.max_std)
+    return mean, std, score, elites
+
+
+def _evaluate(nets, discount: float, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents (B, H+1, L) under actions (B, H, A), and their return with the mean Q of the prior's mean action."""
+    latents, total, horizon = [z], 0.0, actions.shape[1]
+    for t in range(horizon):
+        reward, z = nets.step(z, actions[:, t : t + 1])
+        total = total + discount**t * reward
+        latents.append(z)
+    q = nets.q(z, nets.policy(z)[0].tanh(), torch.arange(nets.num_q, device=z.device))
+    return torch.cat(latents, 1), (total + discount**horizon * q).squeeze(1)

@@ -6,16 +6,19 @@
 
 One controller drives a batch of parallel episodes; rows that need a plan are planned together in one call. Per row it
 keeps the plan, the depth k, and the predicted latent ẑ_k, which is re-rolled with the action actually executed:
-ẑ_{k+1} = d(ẑ_k, a_k), so that a correction does not itself look like drift.
+ẑ_{k+1} = d(ẑ_k, a_k), so that a correction does not itself look like drift. All that a decision without planning needs
+(encode, re-roll, mismatch, planned action, correction) is one function, compiled or captured as the planner is.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lib.compilation import CPU_OPTIONS, Captured, Compiled
 from lib.config import ConfigError, one_of
 from lib.planner import MPPI, shift
 from lib.world_model import WorldModel, total_variation
@@ -69,6 +72,8 @@ class SpeculativeController:
             )
         self.planner, self.corrector, self.gate = planner, corrector, gate
         self.execution_horizon, self.tail = execution_horizon, one_of("tail", tail, ("policy", "hold"))
+        beyond = self.tail == "policy" and execution_horizon > planner.config.horizon
+        self._look = _prepared(planner, functools.partial(_look, planner.wm, corrector, beyond))
         self._batch = 0
 
     @property
@@ -85,12 +90,13 @@ class SpeculativeController:
         self._batch, self._generators = batch_size, generators
         self._plan = torch.zeros(batch_size, c.horizon, wm.action_dim, device=wm.device)
         self._mean = torch.zeros_like(self._plan)
-        self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)
+        self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # at the last decision
+        self._executed = torch.zeros(batch_size, wm.action_dim, device=wm.device)
         self._depth = torch.full((batch_size,), -1, device=wm.device)  # −1: nothing planned yet
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
-        for name in ("_plan", "_mean", "_z_pred", "_depth"):
+        for name in ("_plan", "_mean", "_z_pred", "_executed", "_depth"):
             setattr(self, name, getattr(self, name)[rows])
         self._generators = self._generators and [self._generators[i] for i in rows]
         self._batch = len(rows)
@@ -119,23 +125,27 @@ class SpeculativeController:
             raise ValueError(
                 f"observations of rows {(~torch.isfinite(obs)).any(-1).nonzero().flatten().tolist()} are not finite."
             )
-        z = self.wm.encode(obs.to(self.wm.device))
+        obs = obs.to(self.wm.device)
         due = (self._depth < 0) | (self._depth >= self.execution_horizon)
-        mismatch = total_variation(z, self._z_pred, self.wm.config.simnorm_dim)
+        if due.all():  # nothing to look at
+            z = z_pred = self.wm.encode(obs)
+            a_plan = action = torch.zeros_like(self._executed)
+            mismatch = torch.zeros(len(obs), device=z.device)
+        else:
+            z, z_pred, mismatch, a_plan, action = self._look(obs, self._plan, self._z_pred, self._executed, self._depth)
         fallback = torch.zeros_like(due)
         if self.gate is not None and not due.all():
-            fallback = self.gate(z, self._z_pred, self._depth) & ~due
+            fallback = self.gate(z, z_pred, self._depth) & ~due
         called = due | fallback
         if called.any():
-            self._replan(z, called)
-        a_plan = self._planned_action()
-        action = a_plan
-        if self.corrector is not None and not called.all():
-            corrected = self.corrector(z, self._z_pred, a_plan, self._depth)
-            action = torch.where(called.unsqueeze(-1), a_plan, corrected)  # a fresh plan needs no correction
+            first = self._replan(z, called)
+            row = called.unsqueeze(-1)
+            z_pred = torch.where(row, z, z_pred)
+            a_plan, action = torch.where(row, first, a_plan), torch.where(row, first, action)
+        self._z_pred = z_pred
         return Proposal(
             z=z,
-            z_pred=self._z_pred.clone(),
+            z_pred=z_pred,
             a_plan=a_plan,
             action=action,
             depth=self._depth.clone(),
@@ -144,27 +154,43 @@ class SpeculativeController:
             mismatch=mismatch.masked_fill(called, torch.nan),
         )
 
-    @torch.no_grad()
     def commit(self, actions: Tensor) -> None:
-        """Record the executed actions (B, A): ẑ is re-rolled with them, and every row is one step deeper."""
-        self._z_pred = self.wm.next(self._z_pred, actions)
+        """Record the executed actions (B, A), with which ẑ is re-rolled; every row is one step deeper."""
+        self._executed = actions
         self._depth = self._depth + 1
 
-    def _replan(self, z: Tensor, called: Tensor) -> None:
+    def _replan(self, z: Tensor, called: Tensor) -> Tensor:
+        """New plans for the called rows; the first actions of all rows' plans (B, A)."""
         rows = called.nonzero().flatten()
         generators = self._generators and [self._generators[i] for i in rows.tolist()]
         plan = self.planner(z[rows], self.warm_start()[rows], generators)
-        self._plan[rows], self._mean[rows], self._z_pred[rows], self._depth[rows] = plan.actions, plan.mean, z[rows], 0
+        self._plan[rows], self._mean[rows], self._depth[rows] = plan.actions, plan.mean, 0
+        return self._plan[:, 0]
 
-    def _planned_action(self) -> Tensor:
-        """The plan's action at each row's depth, and the tail beyond its last one. -> (B, A)"""
-        horizon = self._plan.shape[1]
-        index = self._depth.clamp(max=horizon - 1).view(-1, 1, 1).expand(-1, 1, self._plan.shape[2])
-        action = self._plan.gather(1, index).squeeze(1)
-        beyond = self._depth >= horizon
-        if self.tail == "policy" and beyond.any():
-            action = torch.where(beyond.unsqueeze(-1), self.wm.policy(self._z_pred)[0], action)
-        return action
+
+def _prepared(planner: MPPI, look):
+    """`look` run as the planner runs: as it is, compiled, or captured."""
+    if planner.mode == "eager":
+        return look
+    if planner.mode == "compiled":
+        return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None)
+    return Captured(look)
+
+
+def _look(wm: WorldModel, corrector: nn.Module | None, beyond: bool, obs, plan, z_pred, executed, depth):
+    """What a decision without planning takes. obs (B, obs_dim), plan (B, H, A), and, at the decision before, the
+    predicted latent (B, L) and the action (B, A); depth (B,), which is now.
+
+    Returns z, z_pred (B, L), mismatch (B,), the planned and the corrected action (B, A). `beyond`: past the plan's last
+    action the policy prior goes on inside the model; else the last action is held.
+    """
+    z, z_pred = wm.encode(obs), wm.next(z_pred, executed)
+    index = depth.clamp(0, plan.shape[1] - 1).view(-1, 1, 1).expand(-1, 1, plan.shape[2])
+    a_plan = plan.gather(1, index).squeeze(1)
+    if beyond:
+        a_plan = torch.where((depth >= plan.shape[1]).unsqueeze(-1), wm.policy(z_pred)[0], a_plan)
+    action = a_plan if corrector is None else corrector(z, z_pred, a_plan, depth)
+    return z, z_pred, total_variation(z, z_pred, wm.config.simnorm_dim), a_plan, action
 
 
 class PolicyController:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from lib.checkpoints import load_world_model
+from lib.compilation import say_once
 from lib.config import ConfigError, WorldModelConfig
 from lib.paths import ROOT
-from lib.planner import MPPI, Plan, PlannerConfig
+from lib.planner import MPPI, Plan, PlannerConfig, _evaluate
+from lib.planning_networks import PlanningNetworks
 from lib.world_model import WorldModel
 
 TINY_MT30 = ROOT / "tests" / "fixtures" / "official_tiny_mt30_new.pt"
@@ -27,7 +29,7 @@ def random_model(action_dim=6, seed=0):
 
 def model(kind):
     if kind.startswith("single"):
-        return random_model(int(kind[-1]))
+        return random_model(int(kind.split("-")[1]))
     return load_world_model(TINY_MT30, task=kind)
 
 
@@ -95,7 +97,7 @@ def reference(wm, c, z0, warm_start, noise, row):
 
 @pytest.mark.parametrize("selection", ["mean", "sample"])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("kind", ["single-1", "single-6", "walker-walk", "cartpole-swingup"])
+@pytest.mark.parametrize("kind", ["single-1", "single-6", "single-21", "walker-walk", "cartpole-swingup"])
 def test_equals_the_slow_twin(kind, batch, selection):
     wm, c = model(kind), config(action_selection=selection)
     planner, z = MPPI(wm, c), latents(model(kind), batch)
@@ -243,12 +245,46 @@ def test_non_finite_inputs_are_refused():
     assert planner.solves == 0
 
 
-def test_a_reward_head_that_returns_nan_counts_as_worthless(monkeypatch):
+class PartlyBroken(PlanningNetworks):
+    """Networks whose reward is NaN for some actions."""
+
+    def broken(self, a):
+        return a[..., 0] > 0
+
+    def step(self, z, a):
+        return torch.where(self.broken(a), torch.nan, 5.0), super().step(z, a)[1]
+
+
+def test_a_sample_without_a_value_counts_as_worthless():
     """As in the official code: a NaN value becomes 0, so that one bad sample cannot spoil a plan."""
     wm = random_model(1)
-    monkeypatch.setattr(wm, "reward", lambda z, a: torch.where(a[..., 0] > 0, torch.nan, 5.0))
-    plan = MPPI(wm, config(policy_samples=0, samples=200, iterations=6))(latents(wm, 2))
+    c = config(policy_samples=0, samples=200, iterations=6)
+    plan = MPPI(wm, c, PartlyBroken(wm))(latents(wm, 2))
     assert torch.isfinite(plan.mean).all() and (plan.mean < 0).all() and torch.isfinite(plan.value).all()
+
+
+def test_a_plan_without_a_value_is_refused(monkeypatch):
+    wm = random_model(1)
+    monkeypatch.setattr(PartlyBroken, "broken", lambda self, a: a[..., 0] < 2)
+    with pytest.raises(ValueError, match="a value that is not finite"):
+        MPPI(wm, config(), PartlyBroken(wm))(latents(wm, 2))
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.0.weight", "dynamics.1.bias", "reward_head.2.weight", "q_heads.layers.0.weight"]
+)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_whenever_they_turn_so(name, bad):
+    wm = random_model(2)
+    planner, z = MPPI(wm, config()), latents(wm, 1)
+    planner(z)
+    with torch.no_grad():
+        wm.get_parameter(name).view(-1)[3] = bad
+    with pytest.raises(ValueError, match=f"not finite in {name}"):
+        planner(z)
+    with pytest.raises(ValueError, match=f"not finite in {name}"):
+        MPPI(wm, config())
+    assert planner.solves == 1
 
 
 @pytest.mark.parametrize(
@@ -280,7 +316,10 @@ def test_small_budgets_keep_the_official_proportions():
 
 
 class LinearQuadratic:
-    """z' = Az + Ba, reward −(zᵀQz + aᵀRa), and the exact value of the optimal linear policy behind the horizon."""
+    """z' = Az + Ba, reward −(zᵀQz + aᵀRa), and the exact value of the optimal linear policy behind the horizon.
+
+    It is both the world model and, with a sample axis in every shape, the planner's networks.
+    """
 
     def __init__(self, gamma=0.95):
         self.A = torch.tensor([[1.0, 0.2], [0.0, 1.0]])
@@ -292,7 +331,15 @@ class LinearQuadratic:
             P = self.Q + gamma * self.A.T @ P @ (self.A - self.B @ gain)
         self.P, self.gain = P, gain
         self.config = SimpleNamespace(discount=gamma, num_q=2)
-        self.action_dim, self.device = 1, torch.device("cpu")
+        self.action_dim, self.device, self.num_q = 1, torch.device("cpu"), 2
+
+    def refresh(self):
+        """Nothing is packed."""
+
+    def enter(self, z):
+        return z
+
+    leave = enter
 
     def next(self, z, a):
         return z @ self.A.T + a @ self.B.T
@@ -300,16 +347,19 @@ class LinearQuadratic:
     def reward(self, z, a):
         return -((z @ self.Q * z).sum(-1) + (a @ self.R * a).sum(-1))
 
-    def q(self, z, a, heads=None):
+    def step(self, z, a):
+        return self.reward(z, a), self.next(z, a)
+
+    def q(self, z, a, heads):
         after = self.next(z, a)
-        value = self.reward(z, a) - self.config.discount * (after @ self.P * after).sum(-1)
-        return value.expand(2, *value.shape)
+        return self.reward(z, a) - self.config.discount * (after @ self.P * after).sum(-1)
 
     def policy(self, z):
-        return -z @ self.gain.T, None
+        """The optimal action, unsquashed as the planner expects it, and hardly any spread."""
+        return self.control(z).clamp(-0.999, 0.999).atanh(), torch.full_like(z[..., :1], -20.0)
 
-    def policy_sample(self, z, noise):
-        return self.policy(z)[0]
+    def control(self, z):
+        return -z @ self.gain.T
 
     def optimal_value(self, z):
         return -(z @ self.P * z).sum(-1)
@@ -319,18 +369,18 @@ def test_a_linear_quadratic_system_is_controlled_optimally():
     system = LinearQuadratic()
     z = torch.tensor([[0.3, 0.0], [-0.35, 0.1], [0.0, 0.4]])
     best = system.optimal_value(z)
-    assert system.policy(z)[0].abs().max() < 1  # else the bounds on actions would bind, and LQR not be the optimum
+    assert system.control(z).abs().max() < 1  # else the bounds on actions would bind, and LQR not be the optimum
     c = PlannerConfig(
         samples=512, iterations=12, elites=32, policy_samples=0, temperature=20.0, min_std=0.01, mode="eager"
     )
-    plan = MPPI(system, c)(z, generator=torch.Generator().manual_seed(0))
+    plan = MPPI(system, c, system)(z, generator=torch.Generator().manual_seed(0))
     assert (plan.value <= best + 1e-4).all()  # nothing is better than the optimum
     assert (plan.value >= best * 1.02).all()  # values are negative: within 2 %
-    torch.testing.assert_close(plan.actions[:, 0], system.policy(z)[0], rtol=0, atol=0.05)
-    idle = MPPI(system, c)._roll(z, torch.zeros(3, 3, 1))[1]
+    torch.testing.assert_close(plan.actions[:, 0], system.control(z), rtol=0, atol=0.05)
+    idle = _evaluate(system, system.config.discount, z.unsqueeze(1), torch.zeros(3, 3, 1))[1]
     assert (idle < best * 1.1).all()  # so that 2 % means something
     # Closed loop, replanning with the warm start moved by one step, costs what LQR costs.
-    planner, warm, total = MPPI(system, c), None, torch.zeros(3)
+    planner, warm, total = MPPI(system, c, system), None, torch.zeros(3)
     state = z
     for t in range(40):
         plan = planner(state, warm, torch.Generator().manual_seed(t))
@@ -340,13 +390,108 @@ def test_a_linear_quadratic_system_is_controlled_optimally():
     assert (total >= best * 1.02).all() and (total <= best + 1e-4).all()
 
 
-@pytest.mark.slow
-def test_the_compiled_planner_equals_the_eager_one():
+# -------------------------------------------------------------------------------------------------- modes and dtypes
+
+
+def test_a_large_batch_equals_the_slow_twin():
+    wm, c = random_model(6), config()
+    planner, z = MPPI(wm, c), latents(wm, 32)
+    noise = planner.draw_noise(32, torch.Generator().manual_seed(4))
+    plan = planner(z, noise=noise)
+    for row in (0, 7, 31):
+        torch.testing.assert_close(plan.mean[row], reference(wm, c, z[row], None, noise, row)[1], rtol=1e-5, atol=1e-5)
+
+
+def test_changed_weights_change_the_plan():
+    """A planner follows a model in training, and one whose weights are loaded anew, without being told."""
+    wm = random_model(2)
+    planner, z = MPPI(wm, config()), latents(wm, 1)
+    noise = planner.draw_noise(1, torch.Generator().manual_seed(0))
+    before = planner(z, noise=noise)
+    assert torch.equal(planner(z, noise=noise).mean, before.mean)
+    other = random_model(2, seed=5)
+    wm.load_state_dict(other.state_dict())
+    after = planner(z, noise=noise)
+    assert not torch.allclose(after.mean, before.mean, atol=1e-3)
+    torch.testing.assert_close(after.mean, MPPI(other, config())(z, noise=noise).mean)
+
+
+def test_bfloat16_stays_close_and_float32_outside():
+    """Matrix products in bfloat16 carry 8 bits: values agree to about one percent of their range over the samples."""
     wm = random_model(3)
-    z, noise = latents(wm, 2), None
+    z = latents(wm, 2)
+    fine, coarse = MPPI(wm, config()), MPPI(wm, config(dtype="bfloat16"))
+    noise = fine.draw_noise(2, torch.Generator().manual_seed(0))
+    a, b = fine(z, noise=noise), coarse(z, noise=noise)
+    for name in ("actions", "mean", "std", "latents", "value"):
+        assert getattr(b, name).dtype == torch.float32, name
+    actions = torch.rand(1, 3, 200, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    values = [
+        torch.stack([_evaluate(p.networks, 0.9, p.networks.enter(z[:1])[:, None], x)[1] for x in actions.unbind(2)])
+        for p in (fine, coarse)
+    ]
+    spread = values[0].std()
+    assert 0 < (values[0] - values[1]).abs().max() < 0.1 * spread
+    assert (a.latents[:, 1] - b.latents[:, 1]).abs().max() < 0.02
+
+
+def test_modes_are_resolved_by_device_and_compiler(monkeypatch, capsys):
+    wm = random_model(1)
+    with pytest.raises(ConfigError, match="mode='cudagraph' needs a CUDA device, but the world model is on cpu"):
+        MPPI(wm, config(mode="cudagraph"))
+    large = dict(samples=64, elites=8, iterations=6, mode="auto")
+    assert MPPI(wm, config(**large)).mode == "compiled"
+    assert MPPI(wm, config(**large | {"samples": 8, "policy_samples": 2})).mode == "eager"  # not worth half a minute
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    say_once.cache_clear()
+    planner = MPPI(wm, config(**large))
+    assert planner.mode == "eager" and "no C++ compiler was found" in capsys.readouterr().err
+    MPPI(wm, config(**large))
+    assert capsys.readouterr().err == ""  # said once
+
+
+def test_a_failing_compiler_costs_a_line_and_no_plan(monkeypatch, capsys):
+    """An inductor that raises (a missing header, an unsupported operator) leaves the eager planner."""
+
+    def no_compiler(*_, **__):
+        def fail(*inputs):
+            raise RuntimeError("CppCompileError: math.h is missing\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    say_once.cache_clear()
+    wm = random_model(3)
+    z = latents(wm, 2)
+    planner, eager = MPPI(wm, config(mode="compiled")), MPPI(wm, config())
+    noise = eager.draw_noise(2, torch.Generator().manual_seed(0))
+    assert torch.equal(planner(z, noise=noise).mean, eager(z, noise=noise).mean)
+    planner(z)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "going on without it (CppCompileError: math.h is missing)" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_compiled_planner_equals_the_eager_one(batch):
+    wm = random_model(3)
+    z, noise = latents(wm, batch), None
     plans = []
     for mode in ("eager", "compiled"):
         planner = MPPI(wm, config(mode=mode))
-        noise = noise or planner.draw_noise(2, torch.Generator().manual_seed(0))
+        noise = noise or planner.draw_noise(batch, torch.Generator().manual_seed(0))
         plans.append(planner(z, noise=noise))
     torch.testing.assert_close(plans[0].mean, plans[1].mean, rtol=1e-4, atol=1e-4)
+    assert planner.mode == "compiled" and planner.compile_seconds > 0
+    torch.testing.assert_close(plans[0].value, plans[1].value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plans[0].latents, plans[1].latents, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_captured_solve_equals_the_eager_one():
+    wm = random_model(3).to("cuda")
+    z = latents(random_model(3), 2).to("cuda")
+    eager, captured = MPPI(wm, config()), MPPI(wm, config(mode="cudagraph"))
+    for seed in range(2):  # the second replays what the first captured
+        noise = eager.draw_noise(2, torch.Generator("cuda").manual_seed(seed))
+        torch.testing.assert_close(captured(z, noise=noise).mean, eager(z, noise=noise).mean, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,137 @@
+"""One function, several ways to run it: as it is, compiled, or captured in a CUDA graph.
+
+    mode = resolve_mode("auto", device)                  # eager, compiled or cudagraph
+    fast = Compiled(function, "planner")                 # falls back to `function` where compiling is not possible
+    replay = Captured(function)                          # one CUDA graph for each set of shapes
+
+Compiled code is kept in `data/cache/inductor`, so that only the first run on a machine waits for the C++ compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from lib import paths
+from lib.config import ConfigError
+
+MODES = ("eager", "compiled", "cudagraph")
+SLOW_START = 5.0  # seconds of compilation that are worth a line on the terminal
+# Norm and activation of a layer are one pass over memory only if the compiler may recompute what is read twice.
+CPU_OPTIONS = {
+    "realize_reads_threshold": 30,
+    "realize_opcount_threshold": 200,
+    "cpp.enable_floating_point_contract_flag": "fast",
+    "cpp_wrapper": True,
+}
+
+
+def why_not_compiled(device: torch.device) -> str:
+    """The reason why nothing can be compiled here, or an empty string."""
+    if device.type == "cuda":
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return "triton is not installed"
+        return ""
+    return "" if shutil.which(os.environ.get("CXX", "c++")) else "no C++ compiler was found"
+
+
+def resolve_mode(mode: str, device: torch.device, what: str = "planner", worthwhile: bool = True) -> str:
+    """What "auto" means on this device; any other mode is returned as it is.
+
+    auto captures on a GPU, compiles on a CPU if that is `worthwhile`, and says once why it cannot.
+    Raises `ConfigError` for CUDA graphs without a CUDA device.
+    """
+    if mode == "cudagraph" and device.type != "cuda":
+        raise ConfigError(f"mode='cudagraph' needs a CUDA device, but the world model is on {device}; use auto.")
+    if mode != "auto":
+        return mode
+    if device.type == "cuda":
+        return "cudagraph"
+    if not worthwhile:
+        return "eager"
+    if reason := why_not_compiled(device):
+        say_once(f"{what}: {reason}; going on uncompiled, at about half the speed")
+        return "eager"
+    return "compiled"
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """A line on stderr, the first time only."""
+    print(line, file=sys.stderr)
+
+
+class Compiled:
+    """`function` through torch.compile, and as it is from the first failure of the compiler on.
+
+    `seconds` is what compiling has cost so far. Tensors must not be modified by `function`.
+    """
+
+    def __init__(self, function, what: str, options: dict | None = None):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
+        self.function, self.what, self.seconds = function, what, 0.0
+        # Every budget, batch and model size is compiled for itself; the default of 8 would silently stop that.
+        torch._dynamo.config.recompile_limit = 256
+        torch._dynamo.config.accumulated_recompile_limit = 1024
+        self._compiled = torch.compile(function, dynamic=False, options=options)
+
+    def __call__(self, *inputs):
+        if self._compiled is None:
+            return self.function(*inputs)
+        compilations = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        started = time.perf_counter()
+        try:
+            result = self._compiled(*inputs)
+        except RuntimeError as error:  # what inductor raises for a missing compiler, header or operator
+            reason = str(error).strip().splitlines()[0]
+            say_once(f"{self.what}: compilation is not possible here, going on without it ({reason})")
+            self._compiled = None
+            return self.function(*inputs)
+        if torch._dynamo.utils.counters["stats"]["unique_graphs"] > compilations:
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            if seconds > SLOW_START:
+                print(f"{self.what}: compiled in {seconds:.0f} s, kept for later runs", file=sys.stderr)
+        return result
+
+
+class Captured:
+    """`function` of tensors (and None) as one CUDA graph for each set of shapes: no launches, no Python.
+
+    The tensors that `function` reads beside its arguments must stay where they are. Results are copies.
+    """
+
+    def __init__(self, function):
+        self.function, self._graphs = function, {}
+
+    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        key = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(inputs)
+        graph, static, results = self._graphs[key]
+        for held, given in zip(static, inputs, strict=True):
+            if held is not None:
+                held.copy_(given)
+        graph.replay()
+        return tuple(r.clone() for r in results)
+
+    def _capture(self, inputs):
+        static = [None if x is None else x.clone() for x in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what is set up lazily (cuBLAS, Triton) must be there before the capture
+            for _ in range(3):
+                self.function(*static)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = self.function(*static)
+        return graph, static, results
