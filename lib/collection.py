@@ -142,7 +142,7 @@ def collect(
             teach = torch.from_numpy(coin.random(len(alive)) < beta).to(label.device)
             executed = torch.where(teach.unsqueeze(-1), label, executed)
         controller.commit(executed)
-        obs, alive = _step(envs, alive, executed.cpu().numpy()[:, : wm.native_action_dim], controller)
+        obs, alive = _step(envs, alive, executed.cpu().numpy(), controller)
         if not alive:
             break
     if not records:

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -72,13 +73,14 @@ def say_once(line: str) -> None:
 class Compiled:
     """`function` through torch.compile, and as it is from the first failure of the compiler on.
 
-    `seconds` is what compiling has cost so far. Tensors must not be modified by `function`.
+    `batched` are the arguments (or tuples of them) that begin with the batch dimension: the function is compiled for
+    batch 1, and once for all larger batches. `seconds` is what compiling has cost so far.
     """
 
-    def __init__(self, function, what: str, options: dict | None = None):
+    def __init__(self, function, what: str, options: dict | None = None, batched: Sequence[int] = ()):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
-        self.function, self.what, self.seconds = function, what, 0.0
-        # Every budget, batch and model size is compiled for itself; the default of 8 would silently stop that.
+        self.function, self.what, self.batched, self.seconds = function, what, batched, 0.0
+        # Every budget and model size is compiled for itself; the default of 8 would silently stop that.
         torch._dynamo.config.recompile_limit = 256
         torch._dynamo.config.accumulated_recompile_limit = 1024
         self._compiled = torch.compile(function, dynamic=False, options=options)
@@ -86,6 +88,10 @@ class Compiled:
     def __call__(self, *inputs):
         if self._compiled is None:
             return self.function(*inputs)
+        for i in self.batched:
+            for x in inputs[i] if isinstance(inputs[i], (tuple, list)) else inputs[i : i + 1]:
+                if x is not None and len(x) > 1:
+                    torch._dynamo.maybe_mark_dynamic(x, 0)
         compilations = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         started = time.perf_counter()
         try:

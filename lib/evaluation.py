@@ -53,7 +53,7 @@ def run_episodes(
     for _ in tqdm(range(decisions), desc=what, unit="decision", disable=not what, mininterval=2):
         actions, info = controller.act(torch.from_numpy(obs))
         info = {k: v.cpu().numpy() for k, v in info.items()}
-        actions, kept_obs, still = actions.cpu().numpy()[:, : controller.wm.native_action_dim], [], []
+        actions, kept_obs, still = actions.cpu().numpy(), [], []
         for row, i in enumerate(alive):
             o, reward, terminated, truncated, _ = envs[i].step(actions[row])
             records.append({"episode": i, "reward": reward} | {k: v[row] for k, v in info.items()})

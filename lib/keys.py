@@ -23,7 +23,8 @@ TIMING = re.compile(r"minutes|seconds|.*(_ms|_minutes|_seconds|_per_s)")  # colu
 # Modules whose effect reaches a result only through values that are part of its key anyway (settings, weights): keys
 # of costly artefacts leave them out, so that a new profile or a new error message does not repeat hours of work.
 SETTINGS_MODULES = tuple(
-    f"lib.{name}" for name in ("__init__", "config", "paths", "keys", "results", "checkpoints", "official_weights")
+    f"lib.{name}"
+    for name in ("__init__", "config", "paths", "keys", "results", "checkpoints", "registry", "official_weights")
 )
 
 

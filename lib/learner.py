@@ -5,14 +5,11 @@ H is the training horizon, B the batch, L the latent width, A the action dimensi
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lib.compilation import Compiled, resolve_mode, why_not_compiled
 from lib.config import TeacherConfig
 from lib.replay import Batch
 from lib.world_model import WorldModel, gaussian_log_prob, two_hot
@@ -49,18 +46,12 @@ class Learner:
         self.optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self._policy_parameters, lr=config.lr, eps=1e-5, fused=True)
         self._model_loss, self._policy_terms = self.model_loss, self.policy_terms
-        if config.compile and shutil.which(os.environ.get("CXX", "c++")):
-            self._compile()
-        elif config.compile:
-            print("learner: no C++ compiler was found; updates run uncompiled, about 1.5 times slower", file=sys.stderr)
-
-    def _compile(self) -> None:
-        import torch._inductor.config as inductor
-
-        inductor.pattern_matcher = False  # torch 2.13's CPU pass fails on this update otherwise
-        inductor.fallback_random = True  # its own dropout draws one number at a time on a CPU: a quarter of the update
-        self._model_loss = torch.compile(self.model_loss, dynamic=False)
-        self._policy_terms = torch.compile(self.policy_terms, dynamic=False)
+        mode = resolve_mode("auto" if config.compile else "eager", wm.device, "learner")
+        if mode != "eager" and not why_not_compiled(wm.device):
+            # torch 2.13's pattern matcher fails on this update, and its own random numbers are slow on a CPU.
+            options = {"pattern_matcher": False, "fallback_random": True}
+            self._model_loss = Compiled(self.model_loss, "learner", options)
+            self._policy_terms = Compiled(self.policy_terms, "learner", options)
 
     def draw_heads(self) -> Tensor:
         """The two Q heads of one estimate."""

@@ -87,7 +87,8 @@ class MPPI:
         self._parts = [_roll_prior, _improve, _evaluate]
         if self.mode != "eager" and (device.type == "cpu" or not why_not_compiled(device)):
             options = CPU_OPTIONS if device.type == "cpu" else None
-            self._parts = [Compiled(part, "planner", options) for part in self._parts]
+            batched = (range(2, 4), range(3, 9), range(2, 4))
+            self._parts = [Compiled(f, "planner", options, b) for f, b in zip(self._parts, batched, strict=True)]
         self._run = Captured(self._solve) if self.mode == "cudagraph" else self._solve
 
     @property

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lib.world_model import WorldModel, symexp
+from lib.world_model import WorldModel, layer_norm, mish, symexp
 
 LANES = 16  # float32 numbers in an AVX-512 register; the bins are padded to a multiple
 
@@ -155,17 +154,8 @@ class PlanningNetworks:
 
 def _norm(x: Tensor, norm: Tensor) -> Tensor:
     """Bias and layer norm in float32: x (…, M), norm (3, …, M)."""
-    x = x.float() + norm[0]
-    if torch.compiler.is_compiling():  # plain sums are fused, and faster than the compiler's Welford
-        x = x - x.mean(-1, keepdim=True)
-        x = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
-    else:
-        x = F.layer_norm(x, x.shape[-1:])
-    return torch.addcmul(norm[2], x, norm[1])
+    return layer_norm(x.float() + norm[0], norm[1], norm[2])
 
 
 def _norm_mish(x: Tensor, norm: Tensor) -> Tensor:
-    """Mish of `_norm`: x − 2x / (e(e + 2) + 2) with e = exp(x), which is x where e overflows. Has no safe gradient."""
-    x = _norm(x, norm)
-    e = x.exp()
-    return torch.addcdiv(x, x, (e + 2).mul_(e).add_(2), value=-2)
+    return mish(_norm(x, norm))

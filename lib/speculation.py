@@ -173,7 +173,7 @@ def _prepared(planner: MPPI, look):
     if planner.mode == "eager":
         return look
     if planner.mode == "compiled":
-        return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None)
+        return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None, range(5))
     return Captured(look)
 
 

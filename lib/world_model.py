@@ -20,11 +20,45 @@ from lib.config import WorldModelConfig
 # ------------------------------------------------------------------------------------------------- small functions
 
 
+class _Mish(torch.autograd.Function):
+    """Mish whose gradient is written out: autograd's own would be 0 · ∞ where exp(x) overflows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        e = _bounded_exp(x)
+        n = e * (e + 2.0)
+        return x * (n / (n + 2.0))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        e = _bounded_exp(x)
+        n = e * (e + 2.0)
+        d = 1.0 / (n + 2.0)
+        return gradient * (n * d + 4.0 * x * (e * d) * ((e + 1.0) * d))
+
+
+def _bounded_exp(x: Tensor) -> Tensor:
+    """exp(x), bounded where Mish is x in float32. Bounding x itself would take twice the time."""
+    return x.exp().clamp(max=1e9)
+
+
 def mish(x: Tensor) -> Tensor:
     """x · tanh(softplus(x)) with one `exp`: tanh(log(1 + e)) = e(e + 2) / (e(e + 2) + 2) for e = exp(x)."""
-    e = x.clamp(max=20.0).exp()  # above 20 the factor is 1 in float32, and exp would overflow near 88
-    n = e * (e + 2.0)
-    return x * n / (n + 2.0)
+    return _Mish.apply(x)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Layer norm over the last dimension. x (…, M); weight, bias broadcast with it."""
+    if torch.compiler.is_compiling():  # plain sums are fused with what follows; the compiler's Welford is slower
+        x = x - x.mean(-1, keepdim=True)
+        x = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    elif weight.dim() == 1:
+        return F.layer_norm(x, x.shape[-1:], weight, bias)
+    else:
+        x = F.layer_norm(x, x.shape[-1:])
+    return torch.addcmul(bias, x, weight)
 
 
 def simnorm(x: Tensor, group: int = 8) -> Tensor:
@@ -33,6 +67,17 @@ def simnorm(x: Tensor, group: int = 8) -> Tensor:
     x = x.view(*shape[:-1], shape[-1] // group, group)
     e = (x - x.amax(-1, keepdim=True)).exp()
     return (e / e.sum(-1, keepdim=True)).view(shape)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Zero a share p of x and scale the rest by 1 / (1 − p); p is rounded to a multiple of 2⁻¹⁶.
+
+    Sixteen random bits decide on an element: on a CPU, drawing Bernoulli variables would be a tenth of a training step.
+    """
+    dropped = round(p * 2**16)
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),), device=x.device)
+    keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * keep * (2**16 / (2**16 - dropped))
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -75,7 +120,7 @@ class NormedLinear(nn.Linear):
         self.activation, self.group = activation, group
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.ln(F.linear(x, self.weight, self.bias))
+        x = layer_norm(F.linear(x, self.weight, self.bias), self.ln.weight, self.ln.bias)
         return mish(x) if self.activation == "mish" else simnorm(x, self.group)
 
 
@@ -110,9 +155,9 @@ class EnsembleLinear(nn.Module):
         x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))  # (k, N, out)
         if self.final:
             return x
-        x = F.dropout(x, self.dropout, self.training)
-        x = F.layer_norm(x, x.shape[-1:])
-        return mish(torch.addcmul(pick(self.ln_bias).unsqueeze(1), x, pick(self.ln_weight).unsqueeze(1)))
+        if self.training and self.dropout:
+            x = dropout(x, self.dropout)
+        return mish(layer_norm(x, pick(self.ln_weight).unsqueeze(1), pick(self.ln_bias).unsqueeze(1)))
 
 
 class QEnsemble(nn.Module):
@@ -173,11 +218,6 @@ class WorldModel(nn.Module):
     @property
     def action_dim(self) -> int:
         """A, the task's own action dimensions."""
-        return self.config.action_dim
-
-    @property
-    def native_action_dim(self) -> int:
-        """The same as `action_dim`: padding never leaves the model."""
         return self.config.action_dim
 
     @property

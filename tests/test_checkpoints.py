@@ -78,7 +78,7 @@ def test_multi_task_matches_the_official_code(layout, task):
     z, a = assert_matches(wm, want)
     torch.testing.assert_close(wm.q(z, a, target=True), want("q_target_values")[..., 0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(wm.policy(z)[1], want("pi_log_std")[:, : wm.action_dim], rtol=1e-5, atol=1e-5)
-    assert (wm.native_obs_dim, wm.native_action_dim) == TINY_TASKS[task] and wm.task == task
+    assert (wm.native_obs_dim, wm.action_dim) == TINY_TASKS[task] and wm.task == task
 
 
 @needs_real
@@ -140,7 +140,7 @@ def test_every_task_set_and_task_width_matches_the_unfolded_forward(task_set, ta
     for task in ("walker-run", "cup-spin", tasks[-1]):
         wm = load_world_model(tmp_path / "many.pt", task=task)
         obs_dim, action_dim = official_weights.task_dimensions(task)
-        assert (wm.native_obs_dim, wm.native_action_dim, wm.latent_dim) == (obs_dim, action_dim, 16)
+        assert (wm.native_obs_dim, wm.action_dim, wm.latent_dim) == (obs_dim, action_dim, 16)
         assert wm.config.discount == pytest.approx(0.95 if task.startswith("mw-") else 0.99)
         obs, action, close = torch.randn(5, obs_dim), torch.rand(5, action_dim), dict(rtol=1e-5, atol=1e-5)
         row = state["_task_emb.weight"][tasks.index(task)]
@@ -404,7 +404,7 @@ def test_a_bound_model_keeps_its_task_and_padding(tmp_path):
     save_world_model(wm, path)
     again, obs = load_world_model(path), torch.randn(3, 5)
     assert again.task == "cartpole-swingup" and torch.equal(again.encode(obs), wm.encode(obs))
-    assert (again.native_obs_dim, again.native_action_dim) == (5, 1)
+    assert (again.native_obs_dim, again.action_dim) == (5, 1)
     with pytest.raises(CheckpointError, match="holds weights for cartpole-swingup, not for walker-walk"):
         load_world_model(path, task="walker-walk")
 

@@ -127,7 +127,7 @@ def test_a_multi_task_teacher_is_bound_to_the_task_asked_for(home, server):
     with pytest.raises(CheckpointError, match="knows 30 tasks; pass task="):
         load_world_model("many")
     wm = load_world_model("many", task="cup-catch")
-    assert (wm.task, wm.native_obs_dim, wm.native_action_dim) == ("cup-catch", 8, 2)
+    assert (wm.task, wm.native_obs_dim, wm.action_dim) == ("cup-catch", 8, 2)
 
 
 def test_our_own_format_is_fetched_too(home, server):

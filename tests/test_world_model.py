@@ -12,7 +12,9 @@ from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig
 from lib.world_model import (
     EnsembleLinear,
     WorldModel,
+    dropout,
     gaussian_log_prob,
+    layer_norm,
     mish,
     simnorm,
     symexp,
@@ -280,3 +282,29 @@ def test_log_std_limits_hold():
     wm = small(log_std_min=-3.0, log_std_max=1.0, perturb=3.0)
     log_std = wm.policy(torch.rand(500, 16))[1]
     assert log_std.min() >= -3 and log_std.max() <= 1 and log_std.min() < -2 and log_std.max() > 0
+
+
+def test_dropout_zeroes_a_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(3, 997, 101)  # not a multiple of four elements
+    y = dropout(x, 0.01)
+    share = (y == 0).float().mean().item()
+    assert share == pytest.approx(0.01, abs=4 * (0.01 * 0.99 / x.numel()) ** 0.5)
+    assert y.max().item() == pytest.approx(1 / 0.99, rel=1e-4) and y.mean().item() == pytest.approx(1, abs=1e-3)
+    neighbours = ((y == 0).flatten()[:-1] & (y == 0).flatten()[1:]).float().mean().item()
+    assert neighbours == pytest.approx(1e-4, abs=6e-5)  # the bits of one word are independent
+    assert not torch.equal(dropout(x, 0.01), y)
+    assert (dropout(x, 0.5) == 0).float().mean().item() == pytest.approx(0.5, abs=0.01)
+    x.requires_grad_()
+    torch.manual_seed(0)
+    dropout(x, 0.01).sum().backward()
+    torch.testing.assert_close(x.grad, y)
+
+
+@pytest.mark.parametrize("shape", [(16,), (3, 1, 16)])
+def test_layer_norm_equals_torchs(shape, monkeypatch):
+    x, weight, bias = torch.randn(3, 5, 16) * 4 + 2, torch.randn(shape), torch.randn(shape)
+    expected = F.layer_norm(x, (16,)) * weight + bias
+    torch.testing.assert_close(layer_norm(x, weight, bias), expected)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(layer_norm(x, weight, bias), expected)
