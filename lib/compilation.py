@@ -9,6 +9,7 @@ Compiled code is kept in `data/cache/inductor`, so that only the first run on a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -47,7 +48,7 @@ def why_not_compiled(device: torch.device) -> str:
 def resolve_mode(mode: str, device: torch.device, what: str = "planner", worthwhile: bool = True) -> str:
     """What "auto" means on this device; any other mode is returned as it is.
 
-    auto captures on a GPU, compiles on a CPU if that is `worthwhile`, and says once why it cannot.
+    auto captures on a GPU, and compiles on a CPU if that is `worthwhile` and possible; if not possible, it says why.
     Raises `ConfigError` for CUDA graphs without a CUDA device.
     """
     if mode == "cudagraph" and device.type != "cuda":
@@ -59,7 +60,7 @@ def resolve_mode(mode: str, device: torch.device, what: str = "planner", worthwh
     if not worthwhile:
         return "eager"
     if reason := why_not_compiled(device):
-        say_once(f"{what}: {reason}; going on uncompiled, at about half the speed")
+        say_once(f"{what}: {reason}; going on uncompiled, which is slower")
         return "eager"
     return "compiled"
 
@@ -70,6 +71,17 @@ def say_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def _keep_compiled_code() -> None:
+    """Keep what is compiled beside the other caches; where that cannot be written, in torch's own temporary folder."""
+    folder = paths.CACHE / "inductor"
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
 class Compiled:
     """`function` through torch.compile, and as it is from the first failure of the compiler on.
 
@@ -78,7 +90,7 @@ class Compiled:
     """
 
     def __init__(self, function, what: str, options: dict | None = None, batched: Sequence[int] = ()):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
+        _keep_compiled_code()
         self.function, self.what, self.batched, self.seconds = function, what, batched, 0.0
         # Every budget and model size is compiled for itself; the default of 8 would silently stop that.
         torch._dynamo.config.recompile_limit = 256
@@ -90,17 +102,21 @@ class Compiled:
             return self.function(*inputs)
         for i in self.batched:
             for x in inputs[i] if isinstance(inputs[i], (tuple, list)) else inputs[i : i + 1]:
-                if x is not None and len(x) > 1:
+                if x is not None and x.shape[0] > 1:
                     torch._dynamo.maybe_mark_dynamic(x, 0)
         compilations = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         started = time.perf_counter()
         try:
             result = self._compiled(*inputs)
-        except RuntimeError as error:  # what inductor raises for a missing compiler, header or operator
-            reason = str(error).strip().splitlines()[0]
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # inductor's for a missing compiler, header or operator, or a full disk
+            result = self.function(*inputs)  # an error of its own is raised here, and says nothing about compiling
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             say_once(f"{self.what}: compilation is not possible here, going on without it ({reason})")
             self._compiled = None
-            return self.function(*inputs)
+            return result
         if torch._dynamo.utils.counters["stats"]["unique_graphs"] > compilations:
             seconds = time.perf_counter() - started
             self.seconds += seconds
@@ -112,22 +128,27 @@ class Compiled:
 class Captured:
     """`function` of tensors (and None) as one CUDA graph for each set of shapes: no launches, no Python.
 
-    The tensors that `function` reads beside its arguments must stay where they are. Results are copies.
+    `reads` are the parameters that `function` reads beside its arguments: where one was moved, it is captured anew.
+    What else it reads must stay where it is. Results are copies. Graphs are replayed one at a time and share memory.
     """
 
-    def __init__(self, function):
-        self.function, self._graphs = function, {}
+    def __init__(self, function, reads: Sequence[Tensor] = ()):
+        self.function, self.reads, self._graphs, self._pool = function, reads, {}, None
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        key = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(inputs)
-        graph, static, results = self._graphs[key]
-        for held, given in zip(static, inputs, strict=True):
-            if held is not None:
-                held.copy_(given)
-        graph.replay()
-        return tuple(r.clone() for r in results)
+        device = next((x.device for x in inputs if x is not None), None)
+        places = tuple(p.data_ptr() for p in self.reads)
+        key = places, tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
+        with torch.cuda.device(device):
+            if key not in self._graphs:
+                self._graphs = {k: v for k, v in self._graphs.items() if k[0] == places}
+                self._graphs[key] = self._capture(inputs)
+            graph, static, results = self._graphs[key]
+            for held, given in zip(static, inputs, strict=True):
+                if held is not None:
+                    held.copy_(given)
+            graph.replay()
+            return tuple(r.clone() for r in results)
 
     def _capture(self, inputs):
         static = [None if x is None else x.clone() for x in inputs]
@@ -138,6 +159,7 @@ class Captured:
                 self.function(*static)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
             results = self.function(*static)
         return graph, static, results

@@ -11,19 +11,20 @@ the tests can be given the same noise.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode, why_not_compiled
+from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
 from lib.config import ConfigError, PlannerConfig
 from lib.planning_networks import PlanningNetworks
 from lib.world_model import WorldModel
 
 __all__ = ["MPPI", "Plan", "PlanNoise", "PlannerConfig", "shift"]
 
-WORTH_COMPILING = 64  # samples in all iterations: below, a solve takes less than the half minute would ever give back
+WORTH_COMPILING = 64  # samples in all iterations; nobody waits a minute for the compiler to plan with fewer
 
 
 @dataclass
@@ -85,11 +86,12 @@ class MPPI:
         device = self.wm.device
         self.mode = resolve_mode(c.mode, device, worthwhile=c.samples * c.iterations >= WORTH_COMPILING)
         self._parts = [_roll_prior, _improve, _evaluate]
-        if self.mode != "eager" and (device.type == "cpu" or not why_not_compiled(device)):
-            options = CPU_OPTIONS if device.type == "cpu" else None
-            batched = (range(2, 4), range(3, 9), range(2, 4))
+        if self.mode != "eager":
+            options, batched = CPU_OPTIONS if device.type == "cpu" else None, (range(2, 4), range(3, 9), range(2, 4))
             self._parts = [Compiled(f, "planner", options, b) for f, b in zip(self._parts, batched, strict=True)]
-        self._run = Captured(self._solve) if self.mode == "cudagraph" else self._solve
+        self._solve = functools.partial(_solve, self.networks, c, self.wm.config.discount, self._parts)
+        if self.mode == "cudagraph":
+            self._solve = Captured(self._solve)
 
     @property
     def compile_seconds(self) -> float:
@@ -141,38 +143,40 @@ class MPPI:
         A sample whose value is NaN counts as worth 0, as in the official code. Raises `ValueError` when a latent, the
         warm start, a weight, or the value of the plan is not finite: a plan from NaN would look like a plan.
         """
-        if not torch.isfinite(z).all() or (warm_start is not None and not torch.isfinite(warm_start).all()):
+        shape = len(z), self.config.horizon, self.wm.action_dim
+        if warm_start is None:
+            warm_start = torch.zeros(shape, device=z.device)
+        if warm_start.shape != shape:
+            raise ValueError(f"a warm start of shape {tuple(warm_start.shape)} was given; it must be {shape} here.")
+        if not torch.isfinite(z).all() or not torch.isfinite(warm_start).all():
             raise ValueError("the planner was given a non-finite latent or warm start; check observations and weights.")
         self.networks.refresh()
         noise = noise or self.draw_noise(len(z), generator)
         self.solves += len(z)
-        if warm_start is None:
-            warm_start = torch.zeros(len(z), self.config.horizon, self.wm.action_dim, device=z.device)
         fields = (noise.samples, noise.prior, noise.terminal, noise.heads, noise.choice)
-        plan = Plan(*self._run(z.float(), warm_start, *fields))
+        plan = Plan(*self._solve(z.float(), warm_start.float(), *fields))
         if not torch.isfinite(plan.value).all():
             raise ValueError("the world model gives the plan a value that is not finite; check its weights.")
         return plan
 
-    def _solve(self, z: Tensor, mean: Tensor, samples, prior, terminal, heads, choice) -> tuple[Tensor, ...]:
-        """The fields of `Plan`, for latents (B, L), a first mean (B, H, A) and the fields of `PlanNoise`."""
-        c, nets = self.config, self.networks
-        discount = self.wm.config.discount
-        roll_prior, improve, evaluate = self._parts
-        start = nets.enter(z).unsqueeze(1)  # (B, 1, L)
-        rolled = roll_prior(nets, discount, start, prior) if c.policy_samples else None
-        std = torch.full_like(mean, c.max_std)
-        for i in range(c.iterations):
-            mean, std, score, elites = improve(
-                nets, c, discount, start, mean, std, rolled, samples[i], terminal[i], heads[i]
-            )
-        if c.action_selection == "mean":
-            chosen = mean.clamp(-1, 1)
-        else:
-            pick = (score.log() + choice).argmax(1)  # Gumbel-max: an elite drawn by its weight
-            chosen = elites.gather(2, pick.view(-1, 1, 1, 1).expand(-1, c.horizon, 1, mean.shape[2])).squeeze(2)
-        latents, value = evaluate(nets, discount, start, chosen)
-        return chosen, mean, std, nets.leave(latents), value
+
+def _solve(nets, c: PlannerConfig, discount: float, parts, z, mean, samples, prior, terminal, heads, choice):
+    """The fields of `Plan`, for latents z (B, L), a first mean (B, H, A) and the fields of `PlanNoise`."""
+    roll_prior, improve, evaluate = parts
+    start = nets.enter(z).unsqueeze(1)  # (B, 1, L)
+    rolled = roll_prior(nets, discount, start, prior) if c.policy_samples else None
+    std = torch.full_like(mean, c.max_std)
+    for i in range(c.iterations):
+        mean, std, score, elites = improve(
+            nets, c, discount, start, mean, std, rolled, samples[i], terminal[i], heads[i]
+        )
+    if c.action_selection == "mean":
+        chosen = mean.clamp(-1, 1)
+    else:
+        pick = (score.log() + choice).argmax(1)  # Gumbel-max: an elite drawn by its weight
+        chosen = elites.gather(2, pick.view(-1, 1, 1, 1).expand(-1, c.horizon, 1, mean.shape[2])).squeeze(2)
+    latents, value = evaluate(nets, discount, start, chosen)
+    return chosen, mean, std, nets.leave(latents), value
 
 
 # The three parts of a solve. `nets` is `PlanningNetworks`, or anything with its functions; z (B, 1, L) is the latent
@@ -202,15 +206,20 @@ def _improve(nets, c: PlannerConfig, discount: float, z, mean, std, prior, noise
     """
     horizon, action_dim = mean.shape[1:]
     actions = (mean.unsqueeze(2) + std.unsqueeze(2) * noise).clamp(-1, 1)  # (B, H, S, A)
-    total = 0.0
-    for t in range(horizon):
-        reward, z = nets.step(z, actions[:, t])
-        total = total + discount**t * reward
-    ahead = nets.policy(z)
-    if prior is not None:
-        actions = torch.cat([prior[0], actions], 2)
-        total, z = torch.cat([prior[1], total], 1), torch.cat([prior[2], z], 1)
-        ahead = [torch.cat(pair, 1) for pair in zip(prior[3:], ahead, strict=True)]
+    if actions.shape[2]:
+        total = 0.0
+        for t in range(horizon):
+            reward, z = nets.step(z, actions[:, t])
+            total = total + discount**t * reward
+        rolled = actions, total, z, *nets.policy(z)
+        rolled = (
+            rolled
+            if prior is None
+            else [torch.cat(x, 2 if x[0].dim() == 4 else 1) for x in zip(prior, rolled, strict=True)]
+        )
+    else:
+        rolled = prior
+    actions, total, z, *ahead = rolled
     last = (ahead[0] + terminal * ahead[1].exp()).tanh()  # (B, N, A)
     value = (total + discount**horizon * nets.q(z, last, heads)).nan_to_num(0.0)
     elite_value, elite = value.topk(c.elites, dim=1)  # (B, E)
@@ -230,5 +239,5 @@ def _evaluate(nets, discount: float, z: Tensor, actions: Tensor) -> tuple[Tensor
         reward, z = nets.step(z, actions[:, t : t + 1])
         total = total + discount**t * reward
         latents.append(z)
-    q = nets.q(z, nets.policy(z)[0].tanh(), torch.arange(nets.num_q, device=z.device))
+    q = nets.q(z, nets.policy(z)[0].tanh(), None)
     return torch.cat(latents, 1), (total + discount**horizon * q).squeeze(1)

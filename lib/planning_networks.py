@@ -30,21 +30,28 @@ class PlanningNetworks:
         self.group, self.low, self.high, self.num_q = c.simnorm_dim, c.log_std_min, c.log_std_max, c.num_q
         self.order = torch.arange(c.latent_dim, device=wm.device).view(-1, self.group).t().flatten()
         self.inverse = self.order.argsort()
+        used = wm.encoder, wm.dynamics, wm.reward_head, wm.pi, wm.q_heads
+        self._places = [(m._parameters, name) for net in used for m in net.modules() for name in m._parameters]
         self._packed_from = None
         self.refresh()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def refresh(self) -> None:
-        """Pack the weights anew if one was written to, or moved, since the last time; `ValueError` if not finite.
+        """Pack the weights anew if they have changed since the last time; `ValueError` if one is not finite.
 
-        They are packed into the same memory, which a captured CUDA graph goes on reading.
+        Changes are seen by torch's own count of in-place writes and by the memory that a weight lives in, but not
+        writes behind torch's back (`p.data.mul_()`, `p.numpy()`). They are packed into the same memory, which a
+        captured CUDA graph goes on reading.
         """
-        now = [(p.data_ptr(), p._version) for p in self._wm.parameters()]
+        weights = [owner[name] for owner, name in self._places]
+        now = [(p.data_ptr(), p._version) for p in weights]
         if now == self._packed_from:
             return
-        for name, p in self._wm.named_parameters():
-            if not torch.isfinite(p).all():
-                raise ValueError(f"the world model's weights are not finite in {name}; a plan would mean nothing.")
+        finite = torch.stack(torch._foreach_norm(weights, torch.inf)).isfinite()
+        if not finite.all():
+            names = [name for name, p in self._wm.named_parameters() if not torch.isfinite(p).all()]
+            raise ValueError(f"the world model's weights are not finite in {', '.join(names)}; no plan can be made.")
         for name, packed in self._pack().items():
             if (old := getattr(self, name, None)) is None:
                 setattr(self, name, packed)
@@ -125,12 +132,13 @@ class PlanningNetworks:
         mean, log_std = ((x @ self.pi_out).float() + self.pi_bias).view(*z.shape[:-1], -1).chunk(2, -1)
         return mean, self.low + 0.5 * (self.high - self.low) * (log_std.tanh() + 1)
 
-    def q(self, z: Tensor, a: Tensor, heads: Tensor) -> Tensor:
-        """Mean over the Q heads (k,) of the value of actions a (B, N, A) at z (B, N or 1, L) -> (B, N)."""
-        k = heads.shape[0]
+    def q(self, z: Tensor, a: Tensor, heads: Tensor | None) -> Tensor:
+        """Mean over the Q heads (k,), None for all, of the value of actions a (B, N, A) at z (B, N, L) -> (B, N)."""
+        every = heads is None or heads.shape[0] == self.num_q  # in any order: their mean is taken
+        k = self.num_q if every else heads.shape[0]
 
-        def drawn(packed: Tensor, dim: int = 0) -> Tensor:  # all heads are taken as they are, without a copy
-            return packed if k == self.num_q else packed.index_select(dim, heads)
+        def drawn(packed: Tensor, dim: int = 0) -> Tensor:
+            return packed if every else packed.index_select(dim, heads)
 
         x = self._first(z, a, drawn(self.q_in).transpose(0, 1).flatten(1)).unflatten(-1, (k, -1))  # (B N, k, M)
         x = _norm_mish(x, drawn(self.q_norm_in, 1)).to(self.dtype).transpose(0, 1).contiguous()
@@ -145,7 +153,7 @@ class PlanningNetworks:
             return torch.cat([z, a], -1).flatten(0, 1) @ weight
         shared = z.flatten(0, 1) @ weight[: z.shape[-1]]  # (B, out)
         own = (a.flatten(0, 1) @ weight[z.shape[-1] :]).view(*a.shape[:-1], -1)
-        return (own + shared.unsqueeze(1)).flatten(0, 1)
+        return (own.float() + shared.float().unsqueeze(1)).flatten(0, 1)
 
     def _expectation(self, logits: Tensor) -> Tensor:
         e = (logits - logits.amax(-1, keepdim=True)).exp()

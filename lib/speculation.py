@@ -90,7 +90,8 @@ class SpeculativeController:
         self._batch, self._generators = batch_size, generators
         self._plan = torch.zeros(batch_size, c.horizon, wm.action_dim, device=wm.device)
         self._mean = torch.zeros_like(self._plan)
-        self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # at the last decision
+        self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # as it was at the last decision
+        self._proposed = self._z_pred
         self._executed = torch.zeros(batch_size, wm.action_dim, device=wm.device)
         self._depth = torch.full((batch_size,), -1, device=wm.device)  # −1: nothing planned yet
 
@@ -142,7 +143,7 @@ class SpeculativeController:
             row = called.unsqueeze(-1)
             z_pred = torch.where(row, z, z_pred)
             a_plan, action = torch.where(row, first, a_plan), torch.where(row, first, action)
-        self._z_pred = z_pred
+        self._proposed = z_pred
         return Proposal(
             z=z,
             z_pred=z_pred,
@@ -155,8 +156,13 @@ class SpeculativeController:
         )
 
     def commit(self, actions: Tensor) -> None:
-        """Record the executed actions (B, A), with which ẑ is re-rolled; every row is one step deeper."""
-        self._executed = actions
+        """Record the executed actions (B, A), with which ẑ will be re-rolled; every row is one step deeper.
+
+        Raises `ValueError` when an action is not finite.
+        """
+        if not torch.isfinite(actions).all():
+            raise ValueError("an action is not finite; check the weights of the corrector and of the world model.")
+        self._z_pred, self._executed = self._proposed.clone(), actions.clone()  # the caller may write to both
         self._depth = self._depth + 1
 
     def _replan(self, z: Tensor, called: Tensor) -> Tensor:
@@ -169,12 +175,13 @@ class SpeculativeController:
 
 
 def _prepared(planner: MPPI, look):
-    """`look` run as the planner runs: as it is, compiled, or captured."""
+    """`look` run as the planner runs: as it is, compiled, or captured (uncompiled: a graph has no launches to save)."""
     if planner.mode == "eager":
         return look
     if planner.mode == "compiled":
         return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None, range(5))
-    return Captured(look)
+    modules = [m for m in look.args if isinstance(m, nn.Module)]
+    return Captured(look, [p for m in modules for p in m.parameters()])
 
 
 def _look(wm: WorldModel, corrector: nn.Module | None, beyond: bool, obs, plan, z_pred, executed, depth):

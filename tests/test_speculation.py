@@ -1,5 +1,6 @@
 """The controller: against a world that is its model, against a slow twin, and rule by rule (DESIGN, section 6)."""
 
+import dataclasses
 import math
 
 import pytest
@@ -335,3 +336,49 @@ def test_the_policy_arm_is_the_mean_of_the_prior():
     assert not info["planner_called"].any() and info["mismatch"].isnan().all()
     with pytest.raises(ValueError, match="not finite"):
         controller.act(obs * torch.nan)
+
+
+# ------------------------------------------------------------------------------ state that is only the controller's
+
+
+def test_proposing_twice_proposes_the_same_and_what_is_handed_out_may_be_written_to():
+    obs = observations(4, 2)
+    plain = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), execution_horizon=3)
+    other = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), execution_horizon=3)
+    expected, _ = play(plain, obs)
+    other.reset(2, streams(0, 1))
+    for t, o in enumerate(obs):
+        proposal = other.propose(o)
+        if not proposal.planner_called.any():
+            again = other.propose(o)
+            assert torch.equal(again.z_pred, proposal.z_pred) and torch.equal(again.action, proposal.action)
+        actions = proposal.action.clone()
+        torch.testing.assert_close(actions, expected[t])
+        other.commit(actions)
+        actions.zero_(), proposal.z_pred.zero_(), proposal.a_plan.zero_()  # an environment may scale actions in place
+
+
+def test_an_action_that_is_not_finite_is_refused():
+    corrector = PushCorrector()
+    controller = SpeculativeController(MPPI(tiny_model(), BUDGET), corrector, execution_horizon=3)
+    controller.reset(2, streams(0, 1))
+    obs = observations(2, 2)
+    controller.act(obs[0])
+    corrector.forward = lambda z_real, z_pred, a_plan, depth: a_plan * torch.nan
+    with pytest.raises(ValueError, match="an action is not finite"):
+        controller.act(obs[1])
+
+
+@pytest.mark.slow
+def test_the_compiled_controller_equals_the_eager_one():
+    """With a corrector and beyond the plan's horizon, for a batch of one and then others."""
+    modes = [dataclasses.replace(BUDGET, mode=mode) for mode in ("compiled", "eager")]
+    seconds = []
+    for batch in (1, 3, 2):
+        obs = observations(6, batch)
+        made = [SpeculativeController(MPPI(tiny_model(), c), random_corrector(), None, 5) for c in modes]
+        (fast, fast_info), (slow, slow_info) = (play(controller, obs) for controller in made)
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fast_info["mismatch"], slow_info["mismatch"], rtol=1e-4, atol=1e-4, equal_nan=True)
+        seconds.append(made[0]._look.seconds)
+    assert seconds[0] > 0 and seconds[1] > 0 and seconds[2] == 0  # once for a batch of one, once for all others
