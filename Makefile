@@ -31,6 +31,7 @@ OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
+.PHONY: planner planner-figure
 .PHONY: $(CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
@@ -112,7 +113,7 @@ install:
 
 # ----------------------------------------------------------------------------------------------- results, figures
 
-graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) pareto
+graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) pareto planner-figure
 
 $(CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
@@ -137,6 +138,18 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 		--out $(R)/horizon/$*-depth.csv \
 		--needs $(R)/corrector/$*-two_tower.safetensors $(T)/$*.safetensors
 
+# Timings of this machine's CPU; the teacher plays only where float32 and bfloat16 are compared. For a GPU, on a machine
+# that has one: papermill notebooks/08_planner_benchmark.ipynb build/out.ipynb -p profile paper -p device cuda
+PLANNER_smoke = cpu cpu-step cpu-updates bfloat16
+PLANNER_quick = cpu cpu-step cpu-updates
+PLANNER_paper = cpu cpu-step cpu-updates cpu-memory bfloat16
+PLANNER = $(PLANNER_$(PROFILE))
+
+planner: setup  ## measure the planner, unless that was done; nothing else should run meanwhile
+	@$(RUN) notebooks/08_planner_benchmark.ipynb $(OPTIONS) \
+		$(PLANNER:%=--out $(R)/planner/%.csv) \
+		$(if $(filter bfloat16,$(PLANNER)),--needs $(T)/walker-walk-1m-1.safetensors)
+
 # A figure takes a second, so `make paper` draws it wherever its inputs are there.
 figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
 	--mode $(if $(filter-out $(wildcard $(2)),$(2)),$(RUN_MODE),$(FIGURE_MODE)) $(STALE_LIST) \
@@ -152,3 +165,6 @@ summary: setup $(CELLS:%=horizon-%)
 
 pareto: summary
 	@$(call figure,pareto,$(R)/horizon/summary.csv)
+
+planner-figure: planner
+	@$(call figure,planner,$(R)/planner/cpu.csv)

@@ -1,6 +1,7 @@
 """What `notebooks/08_planner_benchmark.ipynb` measures; runs where only torch, numpy and safetensors are installed.
 
-    python -m lib.benchmark --device cpu --out planner.csv                                      # about 20 minutes
+    python -m lib.benchmark --device cuda --out data/results/paper/planner/nvidia-h200.csv      # the paper profile's
+    python -m lib.benchmark --device cpu --out planner.csv --profile quick                      # minutes
     python -m lib.benchmark --device cpu --out planner.csv --sizes 1m 5m --batches 1 8 --parts solves
     python -m lib.benchmark --device cpu --out planner.csv --parts memory                       # planner-memory.csv
 
@@ -14,7 +15,7 @@ only the twin, eager or compiled, is credited with the operations of its own man
 from __future__ import annotations
 
 import argparse
-import os
+import dataclasses
 import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
@@ -24,6 +25,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.benchmark_scope import (
+    BATCHES,
+    BUDGETS,
+    MODES,
+    PARTS,
+    SCOPES,
+    SIZES,
+    Scope,
+    chosen_device,
+    device_name,
+    load_before,
+)
 from lib.benchmark_step import benchmark_memory, benchmark_step, benchmark_updates
 from lib.compilation import why_not_compiled
 from lib.config import ConfigError, PlannerConfig, WorldModelConfig, one_of
@@ -33,13 +46,6 @@ from lib.planner import MPPI
 from lib.results import write_table
 from lib.timing import budget, fast_dtypes, forget_compiled, random_model, started, summary, timed
 from lib.world_model import WorldModel
-
-BUDGETS = ((512, 6), (64, 2))  # samples, iterations: the standard planner and the right-sized one
-SIZES = {"cpu": ("1m", "5m"), "cuda": ("1m", "5m", "19m", "48m", "317m")}
-BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 64, 512)}
-# "official-compiled" is the twin under torch.compile(mode="reduce-overhead"), as the official code runs on a GPU.
-MODES = {"cpu": ("eager", "compiled"), "cuda": ("eager", "compiled", "cudagraph", "official-compiled")}
-PARTS = ("solves", "step", "updates", "memory")
 
 # ------------------------------------------------------------------------------------------------------------- ceiling
 
@@ -153,6 +159,7 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
         return ratio(operations / 1e6, ms)
 
     twin_ms, rows = median(("twin",)), []
+    twin_p95 = summary(times["twin",])["p95_ms"] if ("twin",) in times else None
     for mode, dtype in [name for name in solves if name in times]:
         ms, floor_ms, ceiling = median((mode, dtype)), median(("floor", dtype)), ceiling_of(times, dtype, device)
         rate = gflops(flops(twin_work if mode == "official-compiled" else work), ms)
@@ -170,6 +177,7 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
                 "floor_ms": floor_ms,
                 "ratio_to_floor": ratio(ms, floor_ms),
                 "twin_ms_p50": twin_ms,
+                "twin_ms_p95": twin_p95,
                 "twin_share_of_ceiling": ratio(gflops(flops(twin_work), twin_ms), ceiling_of(times, "float32", device)),
                 "ratio_to_twin": ratio(ms, twin_ms),
                 "compile_s": first[mode, dtype],  # the first call, whatever it had to prepare
@@ -177,6 +185,38 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
             }
         )
     return rows
+
+
+# -------------------------------------------------------------------------------------------------------- whole tables
+
+
+def measure(part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high") -> Path:
+    """Measure one of `PARTS` and return its table: solves go to `out`, others beside it, as in `…-step.csv`.
+
+    The official training script sets `precision` "high" (TF32 on a GPU); both sides get the same.
+    """
+    load, length = load_before(), {"seconds": scope.seconds, "rounds": scope.rounds}
+    kind = one_of("device", torch.device(device).type, SIZES)
+    if kind == "cuda":
+        torch.set_float32_matmul_precision(precision)
+    budgets, extra = {"small": scope.small, "standard": scope.standard}, {}
+    if one_of("part", part, PARTS) == "solves":
+        which = scope.sizes, scope.batches, scope.budgets, scope.modes, scope.dtypes
+        rows = benchmark_solves(device, *which, **length)
+        rates = {dtype: matrix_ceiling(dtype, device, min(scope.seconds, 1.0)) for dtype in ("float32", "bfloat16")}
+        extra = {"product_gflops": rates}
+    elif part == "step":
+        length["rounds"] *= 2  # cheap, and every other step does not plan
+        rows = [r for size in scope.step_sizes for r in benchmark_step(device, size, scope.mode, **budgets, **length)]
+    elif part == "updates":
+        options = {"collect": scope.collect, "standard": scope.standard, "compile": scope.mode != "eager"}
+        rows = benchmark_updates(device, scope.update_sizes, scope.update_batch, scope.mode, **options, **length)
+    else:
+        rows = benchmark_memory(scope.memory)
+    facts = {"device": device_name(device), "threads": torch.get_num_threads()}
+    path = out if part == "solves" else out.with_stem(f"{out.stem}-{part}")
+    precision = torch.get_float32_matmul_precision()
+    return write_table(path, [r | facts for r in rows], **facts, load=load, precision=precision, **length, **extra)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -196,46 +236,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.benchmark", description="Measure the planner.")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, required=True, help="CSV of the solves; names of the others follow it")
+    parser.add_argument("--profile", default="paper", help="how much is measured: smoke, quick or paper; or rather:")
     parser.add_argument("--sizes", nargs="+", help="model sizes (default: what suits the device)")
     parser.add_argument("--batches", nargs="+", type=int, help="latents per solve")
-    parser.add_argument("--budgets", nargs="+", default=["512x6", "64x2"], help="samples x iterations")
+    parser.add_argument("--budgets", nargs="+", help="samples x iterations, as in 512x6, of solves and memory")
     parser.add_argument("--modes", nargs="+", help="eager, compiled, cudagraph, official-compiled")
     parser.add_argument("--dtypes", nargs="+", help="float32, bfloat16")
-    parser.add_argument("--mode", default="auto", help="the planner's mode in step and updates")
-    parser.add_argument("--parts", nargs="+", default=["solves", "step", "updates"], help=", ".join(PARTS))
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each group of functions")
-    parser.add_argument("--rounds", type=int, default=5, help="at least, of each group")
-    # The official training script sets "high" (TF32 on a GPU); both sides get the same.
+    parser.add_argument("--mode", help="the planner's mode in step and updates")
+    parser.add_argument("--parts", nargs="+", help=f"{', '.join(PARTS)} (default: all, memory on a CPU only)")
+    parser.add_argument("--seconds", type=float, help="of each group of functions")
+    parser.add_argument("--rounds", type=int, help="at least, of each group")
     parser.add_argument("--precision", default="high", help="of float32 products on a GPU: highest or high")
     given = parser.parse_args(arguments)
-    budgets = [_budget(text) for text in given.budgets]
-    for part in given.parts:
-        one_of("part", part, PARTS)
-    if torch.device(given.device).type == "cuda":
-        torch.set_float32_matmul_precision(given.precision)
-    load = os.getloadavg()[0]  # of the last minute: what else was running, on a machine that should be idle
-    length = {"seconds": given.seconds, "rounds": given.rounds}
-    sizes = given.sizes or SIZES[one_of("device", torch.device(given.device).type, SIZES)][:2]
-    tables = {
-        "solves": lambda: benchmark_solves(
-            given.device, given.sizes, given.batches, budgets, given.modes, given.dtypes, **length
-        ),
-        "step": lambda: [row for size in sizes for row in benchmark_step(given.device, size, given.mode, **length)],
-        "updates": lambda: benchmark_updates(given.device, sizes, mode=given.mode, **length),
-        "memory": lambda: benchmark_memory(budgets),
-    }
-    for part in given.parts:
-        path = given.out if part == "solves" else given.out.with_stem(f"{given.out.stem}-{part}")
-        write_table(
-            path,
-            tables[part](),
-            device=given.device,
-            threads=torch.get_num_threads(),
-            load=load,
-            precision=torch.get_float32_matmul_precision(),
-            **length,
-        )
-        print(path)
+    device, scope = chosen_device(given.device), SCOPES[one_of("profile", given.profile, SCOPES)]
+    names = ("sizes", "batches", "modes", "dtypes", "mode", "seconds", "rounds")
+    changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    if given.budgets:
+        changes["budgets"] = changes["memory"] = tuple(map(_budget, given.budgets))
+    if given.sizes:
+        changes["step_sizes"] = changes["update_sizes"] = given.sizes
+    scope = dataclasses.replace(scope, **changes)
+    parts = given.parts or [part for part in PARTS if part != "memory" or (scope.memory and device == "cpu")]
+    for part in [one_of("part", part, PARTS) for part in parts]:
+        print(measure(part, given.out, device, scope, given.precision))
 
 
 if __name__ == "__main__":

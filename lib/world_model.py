@@ -46,7 +46,11 @@ def _bounded_exp(x: Tensor) -> Tensor:
 
 def mish(x: Tensor) -> Tensor:
     """x · tanh(softplus(x)) with one `exp`: tanh(log(1 + e)) = e(e + 2) / (e(e + 2) + 2) for e = exp(x)."""
-    return _Mish.apply(x)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _Mish.apply(x)
+    e = _bounded_exp(x)
+    n = (e + 2.0).mul_(e)
+    return n.div_(torch.add(n, 2.0, out=e)).mul_(x)  # in place: new memory costs an uncompiled solve more than the sums
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -2,28 +2,27 @@
 
 import csv
 import json
-import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
 import pytest
 import torch
+from bare import run_bare
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib import benchmark, benchmark_step, timing
+from lib.benchmark_scope import SCOPES, chosen_device, device_name, slug
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, WorldModelConfig
 from lib.matrix_products import Product, ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.official_manner import OfficialPlanner
-from lib.paths import ROOT
 from lib.planner import MPPI
 from lib.timing import random_model, timed
 
 TINY = dict(enc_dim=8, mlp_dim=16, latent_dim=16, num_enc_layers=2, num_q=3)
 COLUMNS = (
     "size,batch,samples,iterations,mode,dtype,solve_ms_p50,solve_ms_p95,solves_per_s,gflops,ceiling_gflops,"
-    "share_of_ceiling,floor_ms,ratio_to_floor,twin_ms_p50,twin_share_of_ceiling,ratio_to_twin,compile_s,rounds,device"
+    "share_of_ceiling,floor_ms,ratio_to_floor,twin_ms_p50,twin_ms_p95,twin_share_of_ceiling,ratio_to_twin,compile_s,rounds,device"
 ).split(",")
 
 
@@ -244,49 +243,52 @@ def test_the_memory_of_one_plan_is_that_of_a_process_of_its_own(monkeypatch):
         benchmark_step.memory_317m(16, 1, size="1m")
 
 
+# --------------------------------------------------------------------------------------------------------------- scope
+
+
+def test_smoke_compiles_nothing_and_quick_is_small():
+    smoke, quick, paper = (SCOPES[name] for name in ("smoke", "quick", "paper"))
+    assert smoke.modes == ("eager",) and smoke.mode == "eager" and smoke.seconds == 0
+    assert max(n * i for n, i in (*smoke.budgets, smoke.small, smoke.standard, smoke.collect)) < 64
+    assert quick.batches == (1,) and quick.update_sizes == ("1m",) and not quick.memory and not quick.episodes
+    assert paper.memory and paper.episodes >= 30 and paper.batches is None  # 1 and 8, and 64 at 1m
+
+
+def test_a_scope_is_narrowed_to_a_size():
+    scope = SCOPES["quick"]
+    assert scope.narrowed("all") == scope
+    one = scope.narrowed("5m", 0.5)
+    assert one.sizes == one.step_sizes == one.update_sizes == ("5m",) and one.seconds == 0.5
+    assert one.budgets == scope.budgets and scope.narrowed("5m").seconds == scope.seconds
+
+
+def test_tables_are_named_after_the_device(monkeypatch):
+    assert slug("cpu") == "cpu" and " × " in device_name("cpu") and chosen_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200 (x)")
+    assert slug("cuda") == "nvidia-h200-x" and device_name("cuda:0") == "NVIDIA H200 (x)"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device("auto") == "cuda"
+
+
 # -------------------------------------------------------------------------------------------------------- command line
 
 
 def test_runs_where_only_torch_numpy_and_safetensors_are_installed(tmp_path):
-    code = f"""
-    import sys
-    from importlib.machinery import PathFinder
-
-    INSTALLED = {{"torch", "torchgen", "functorch", "numpy", "safetensors", "packaging", "setuptools", "pkg_resources"}}
-    INSTALLED |= {{"sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "filelock", "typing_extensions"}}
-    find = PathFinder.find_spec
-
-    def only_installed(cls, name, path=None, target=None):
-        spec = find(name, path, target)
-        place = spec and (spec.origin or str(list(spec.submodule_search_locations or [])))
-        return None if spec and "site-packages" in place and name.partition(".")[0] not in INSTALLED else spec
-
-    PathFinder.find_spec = classmethod(only_installed)
-    for name in ("pandas", "gymnasium", "tqdm", "dm_control", "altair"):
-        try:
-            __import__(name)
-            sys.exit(name + " can be imported all the same")
-        except ModuleNotFoundError:
-            pass
+    run_bare(f"""
     from lib.config import MODEL_SIZES
     MODEL_SIZES["tiny"] = {TINY!r}
     from lib.benchmark import main
     main("--sizes tiny --batches 1 2 --budgets 16x2 --modes eager --dtypes float32 --mode eager --seconds 0 --rounds 2 "
          "--parts solves step --out {tmp_path}/planner.csv".split())
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """)
     with (tmp_path / "planner.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == COLUMNS and [r["batch"] for r in rows] == ["1", "2"] and float(rows[0]["gflops"]) > 0
+    assert list(rows[0]) == [*COLUMNS, "threads"] and [r["batch"] for r in rows] == ["1", "2"]
+    assert float(rows[0]["gflops"]) > 0
     about = json.loads((tmp_path / "planner.csv.meta.json").read_text())
-    assert (
-        about["device"] == "cpu"
-        and about["threads"] >= 1
-        and about["rounds"] == 2
-        and about["load"] >= 0
-        and "torch" in about["versions"]
-    )
+    assert about["device"] == rows[0]["device"] == device_name("cpu") and about["machine"].startswith(about["device"])
+    assert about["threads"] == int(rows[0]["threads"]) >= 1 and about["rounds"] == 2 and about["load"] >= 0
+    assert "torch" in about["versions"] and all(rate > 0 for rate in about["product_gflops"].values())
     with (tmp_path / "planner-step.csv").open() as file:
         assert {"size", "part", "p50_ms", "p95_ms"} <= set(next(csv.DictReader(file)))
 
@@ -297,6 +299,7 @@ def test_runs_where_only_torch_numpy_and_safetensors_are_installed(tmp_path):
         ("--budgets 512", "budget '512' is not known; write samples x iterations"),
         ("--budgets 512x0", "iterations=0 must be at least 1"),
         ("--parts solve", "part='solve' is not known"),
+        ("--profile qick", "profile='qick' is not known"),
         ("--device tpu", "device"),
         ("--sizes 7m --parts solves", "size='7m' is not known"),
     ],

@@ -24,6 +24,7 @@ def load_figure(name: str):
 
 
 pareto = load_figure("pareto")
+planner = load_figure("planner")
 
 # name: (execution horizon, planner calls, kept)
 ARMS = {
@@ -71,6 +72,46 @@ def test_figure_writes_three_files_with_their_text(tmp_path, monkeypatch):
         assert words in text
     width, height = struct.unpack(">II", (folder / "pareto.png").read_bytes()[16:24])
     assert width / charts.PNG_PPI == pytest.approx(3.3, abs=0.1) and charts.PNG_PPI >= 200
+
+
+def solves(modes=("eager", "compiled"), sizes=("5m", "1m")) -> pd.DataFrame:
+    rows = [
+        dict(size=size, batch=batch, samples=samples, iterations=iterations, mode=mode, dtype=dtype)
+        | dict(solve_ms_p50=k * work, solve_ms_p95=1.3 * k * work, floor_ms=work, twin_ms_p50=4 * work)
+        | dict(twin_ms_p95=5 * work)
+        for size, scale in zip(sizes, (2.5, 1.0), strict=True)
+        for batch in (1, 8)
+        for dtype in ("float32", "bfloat16")
+        for samples, iterations, work in ((512, 6, 60 * scale * batch), (64, 2, 3.2 * scale * batch))
+        for k, mode in zip((2.5, 1.5), modes, strict=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_planner_is_drawn_from_its_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    write_table(paths.results("smoke") / "planner" / "cpu.csv", solves())
+    planner.main(["--profile", "smoke"])
+    folder = tmp_path / "figures" / "smoke"
+    assert sorted(p.name for p in folder.iterdir()) == ["planner.pdf", "planner.png", "planner.svg"]
+    text = pdf_text(folder / "planner.pdf")
+    words = ("Milliseconds per solve", "official manner", "ours, compiled", "matrix products alone", "1m, 64 × 2")
+    assert all(word in text for word in words), text
+    width, _ = struct.unpack(">II", (folder / "planner.png").read_bytes()[16:24])
+    assert abs(width / charts.PNG_PPI * 72 - charts.COLUMN_WIDTH) < 12
+
+
+def test_the_planner_has_a_row_for_each_solve_and_a_lane_for_each_way(tmp_path):
+    points = planner.tidy(solves())
+    assert points["solve"].drop_duplicates().tolist() == ["1m, 64 × 2", "1m, 512 × 6", "5m, 64 × 2", "5m, 512 × 6"]
+    first = points.set_index("way").iloc[:4]
+    assert first["label"].to_dict() == {
+        "official manner": "13", "ours, eager": "8.0", "ours, compiled": "4.8", planner.FLOOR: "3.2",
+    }  # fmt: skip
+    assert (first["p95"] >= first["p50"]).all() and len({colour for colour, _ in planner.WAYS.values()}) == 4
+    charts.save(planner.draw(solves(modes=["eager"])), tmp_path / "eager")  # where there is no compiler
+    assert "compiled" not in pdf_text(tmp_path / "eager.pdf")
 
 
 def test_svg_is_the_same_twice(tmp_path):

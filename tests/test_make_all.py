@@ -1,6 +1,7 @@
 """The whole road at smoke size: `make all` in a copy of the repository, from the shipped teacher to the PDF."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def test_every_result_is_there(made):
         f"horizon/{CELL}.csv",
         f"horizon/{CELL}-depth.csv",
         "horizon/summary.csv",
+        "planner/cpu.csv",
+        "planner/cpu-step.csv",
+        "planner/cpu-updates.csv",
+        "planner/bfloat16.csv",
     ]
     for name in results:
         assert len(pd.read_csv(folder / RESULTS / name)) > 0, name
@@ -54,7 +59,7 @@ def test_every_result_is_there(made):
     assert (folder / RESULTS / f"corrector/{CELL}-two_tower.safetensors").is_file()
     arms = json.loads((folder / RESULTS / "horizon/arms.json").read_text())[CELL]
     assert list(arms) == ["teacher", "policy", "open-loop-3", "two-tower-3"]
-    assert said.count("running notebooks/") == 4
+    assert said.count("running notebooks/") == 5
 
 
 def test_the_pdf_shows_the_numbers_of_this_run(made):
@@ -63,13 +68,19 @@ def test_the_pdf_shows_the_numbers_of_this_run(made):
     text = " ".join(" ".join(page.extract_text() for page in PdfReader(folder / "build/smoke/paper.pdf").pages).split())
     assert "Planner calls per episode" in text and "This is the smoke profile" in text
     assert f"{100 * summary.loc['two-tower-3', 'kept']:.1f}%" in text
+    solves = pd.read_csv(folder / RESULTS / "planner/cpu.csv")
+    assert "Milliseconds per solve" in text and solves["device"][0] in text
+    for _, row in solves.iterrows():  # a table rounds halves up, Python to even
+        shown = re.search(rf"{row['size']} 32 × 1 ([\d.]+) ([\d.]+) ", text)
+        assert float(shown[1]) == pytest.approx(row["twin_ms_p50"], abs=0.51 if row["twin_ms_p50"] > 100 else 0.051)
+        assert float(shown[2]) == pytest.approx(row["solve_ms_p50"], abs=0.51 if row["solve_ms_p50"] > 100 else 0.051)
 
 
 def test_a_second_make_runs_nothing(made):
     folder, _ = made
     start = time.monotonic()
     said = make(folder)
-    assert "running" not in said and said.count("unchanged") >= 9
+    assert "running" not in said and said.count("unchanged") >= 14
     assert time.monotonic() - start < 20  # seconds: about two on an idle machine
 
 

@@ -65,6 +65,8 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "notebooks/04_horizon_evaluation.ipynb",
         "paper/summary.py",
         "figures/pareto.py",
+        "notebooks/08_planner_benchmark.ipynb",
+        "figures/planner.py",
     ]
     assert calls(repo / "log")[-1] == "python paper/build.py --profile smoke"
     assert all("-p profile smoke --mode run" in line for line in calls(repo / "log")[:-1])
@@ -81,22 +83,37 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "paper")
     *graph, build = calls(repo / "log")
-    assert all("-p profile paper --mode warn --stale-list build/paper/stale.txt" in line for line in graph[:-1])
-    assert "figures/pareto.py" in graph[-1] and "--mode warn" in graph[-1]
+    assert all("-p profile paper --mode warn --stale-list build/paper/stale.txt" in line for line in graph)
+    figures = [line for line in graph if "figures/" in line]
+    assert [line.split()[3] for line in figures] == ["figures/pareto.py", "figures/planner.py"]
+    assert all("--mode warn" in line for line in figures)
     assert build == "python paper/build.py --profile paper"
     assert (repo / "build/paper/stale.txt").read_text() == ""
-    summary = repo / "data/results/paper/horizon/summary.csv"
-    summary.parent.mkdir(parents=True)
-    summary.touch()
-    make(repo, f"PYTHON={python}", "paper")
-    assert "--mode run" in calls(repo / "log")[-2] and "--mode run" not in calls(repo / "log")[-3]
+    for name, figure in (("horizon/summary.csv", "pareto"), ("planner/cpu.csv", "planner")):
+        result = repo / "data/results/paper" / name
+        result.parent.mkdir(parents=True)
+        result.touch()
+        (repo / "log").unlink()
+        make(repo, f"PYTHON={python}", "paper")
+        drawn = [line for line in calls(repo / "log") if "--mode run" in line]
+        assert f"figures/{figure}.py" in drawn[-1]
+        assert all("figures/" in line for line in drawn)
 
 
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper")
-    assert len(calls(repo / "log")) == 6
+    assert len(calls(repo / "log")) == 8
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
+
+
+@pytest.mark.parametrize("profile, names", [("quick", 3), ("smoke", 4), ("paper", 5)])
+def test_the_planner_is_measured_as_far_as_the_profile_goes(repo, profile, names):
+    python = stand_in(repo / "bin/python", repo / "log")
+    make(repo, f"PYTHON={python}", "planner", f"PROFILE={profile}")
+    (line,) = calls(repo / "log")
+    assert line.count("--out") == names and f"--out data/results/{profile}/planner/cpu.csv" in line
+    assert ("bfloat16.csv --needs data/teachers/" in line) == (profile != "quick") and "--cell" not in line
 
 
 @pytest.mark.skipif(not list(NOTEBOOKS.glob("*.ipynb")), reason="no notebooks yet")
@@ -117,7 +134,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 7
+    assert len(calls(tmp_path / "log")) == 9
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

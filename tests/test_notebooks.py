@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from bare import run_bare
 
 from lib import paths
 from lib.checkpoints import CheckpointError, save_world_model
-from lib.config import WorldModelConfig
+from lib.config import SEED_BLOCKS, WorldModelConfig
 from lib.notebook import read_notebook
 from lib.paths import NOTEBOOKS, ROOT
 from lib.world_model import WorldModel
@@ -134,6 +135,40 @@ def test_04_compares_the_arms(copy, run_all):
     depths = copy.table(f"horizon/{CELL}-depth.csv")
     assert {"arm", "episode_seed", "depth", "mismatch", "delta_abs", "reward", "count"} <= set(depths)
     assert depths["count"].sum() == rows["length"].sum() == 4 * 2 * 12
+
+
+def test_08_measures_and_plays(copy, run_all):
+    solves = copy.table("planner/cpu.csv")
+    wanted = """size batch mode dtype solve_ms_p50 solve_ms_p95 gflops ceiling_gflops ratio_to_twin ratio_to_floor"""
+    assert set(wanted.split()) <= set(solves) and solves["size"].tolist() == ["1m", "5m"]
+    assert set(solves["mode"]) == {"eager"} and (solves["samples"] * solves["iterations"]).max() < 64
+    assert solves["device"].str.contains(" × ").all() and solves["threads"].eq(1).all()
+    assert {"encode", "correct", "re-roll", "mismatch"} < set(copy.table("planner/cpu-step.csv")["part"])
+    updates = copy.table("planner/cpu-updates.csv")
+    assert set(updates["part"]) == {"update", "decision"} and set(updates["learner"]) == {"eager", "official"}
+    about = json.loads((copy.root / SMOKE / "planner" / "cpu.csv.meta.json").read_text())
+    assert about["threads"] == 1 and about["load"] >= 0 and about["device"] == solves["device"][0]
+    episodes = copy.table("planner/bfloat16.csv")
+    assert list(episodes) == ["arm", "episode_seed", "return"]
+    seeds = episodes.groupby("arm")["episode_seed"].apply(list).to_dict()
+    first = SEED_BLOCKS["calibrate"]  # not what is reported
+    assert seeds == {"float32": [first, first + 1], "bfloat16": [first, first + 1]}
+    assert not (copy.root / SMOKE / "planner" / "cpu-memory.csv").exists()
+
+
+def test_08_measures_where_only_torch_numpy_and_safetensors_are_installed(tmp_path):
+    said = run_bare(f"""
+    from pathlib import Path
+    from lib import paths
+    from lib.notebook import read_notebook
+    paths.DATA = Path({str(tmp_path)!r})
+    parameters, _, code = read_notebook(paths.NOTEBOOKS / "08_planner_benchmark.ipynb", {{"profile": "smoke"}})
+    exec("\\n".join(code.values()), dict(parameters))
+    """)
+    assert said.count("is not installed") == 2  # no tables shown, no episodes
+    assert "not measured solve 512 × 6, 1m" in said and "the products alone" in said
+    made = sorted(p.name for p in (tmp_path / "results" / "smoke" / "planner").glob("*.csv"))
+    assert made == ["cpu-step.csv", "cpu-updates.csv", "cpu.csv"]
 
 
 # In these two the cells run here: a kernel would cost ten seconds each, and what it adds is tested above.

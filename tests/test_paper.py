@@ -59,7 +59,40 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     write_json(paths.TEACHERS / f"{CELL}.json", card)
     figure = '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100"><text x="9" y="50">figure</text></svg>'
     paths.figures(profile).mkdir(parents=True, exist_ok=True)
-    (paths.figures(profile) / "pareto.svg").write_text(figure)
+    for name in ("pareto", "planner"):
+        (paths.figures(profile) / f"{name}.svg").write_text(figure)
+    timings(folder / "planner")
+
+
+def timings(folder, device="cpu", name="2 × Some Processor", dtypes=("float32",)) -> None:
+    """The planner's tables: compiled, 512 × 6 takes 100.4 ms at 1m and 200.8 at 5m; officially 251.7 and 653.1."""
+    about = {"device": name, "threads": 2}
+    solves = [
+        dict(size=size, batch=batch, samples=samples, iterations=iterations, mode=mode, dtype=dtype) | about
+        | dict(solve_ms_p50=k * ms * batch, twin_ms_p50=twin * batch, ratio_to_twin=k * ms / twin)
+        | dict(share_of_ceiling=share / k, ratio_to_floor=1.234 * k)
+        for size, samples, iterations, ms, twin, share in (
+            ("1m", 512, 6, 100.4, 251.7, 0.717), ("1m", 64, 2, 6.04, 20.06, 0.417),
+            ("5m", 512, 6, 200.8, 653.1, 0.787), ("5m", 64, 2, 14.04, 50.06, 0.447),
+        )
+        for dtype in dtypes for batch in (1, 8) for mode, k in (("eager", 1.7), ("compiled", 1))
+    ]  # fmt: skip
+    write_table(folder / f"{device}.csv", solves)
+    parts = {"encode": 0.314, "plan 64 × 2": 6.1, "official step 512 × 6": 253.0}
+    parts |= {"step 64 × 2, planning": 6.88, "step 64 × 2, not planning": 0.927}
+    write_table(
+        folder / f"{device}-step.csv", [{"size": "1m", "part": k, "p50_ms": v} | about for k, v in parts.items()]
+    )
+    learners = {"eager": 150.0, "compiled": 80.0, "official": 200.0}
+    updates = [
+        dict(size="1m", batch=256, part=part, learner=learner, p50_ms=ms, per_s=1000 / ms) | about
+        for part in ("update", "decision")
+        for learner, ms in learners.items()
+    ]
+    write_table(folder / f"{device}-updates.csv", updates)
+    if device == "cpu":
+        memory = [dict(size="317m", samples=n, iterations=6, peak_gib=gib) for n, gib in ((64, 2.13), (512, 2.47))]
+        write_table(folder / "cpu-memory.csv", memory)
 
 
 def change(profile: str, arm: str, column: str, value) -> None:
@@ -91,6 +124,48 @@ def test_numbers_come_from_the_result_files(tree):
     change("paper", "two-tower-3", "kept", 0.8774)
     text = text_of("paper")
     assert "corrector keeps 87.7% [" in text and "keeps 92.8%" not in text
+
+
+def test_the_planner_table_comes_from_its_files(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "2 × Some Processor, 2 threads, float32" in text
+    for row in ("1m 512 × 6 252 100 2.5 72% 1.2", "1m 64 × 2 20.1 6.0 3.3 42% 1.2", "5m 512 × 6 653 201 3.3 79% 1.2",
+                "1m step, 64 × 2 253 6.9 36.8", "1m step, no plan 253 0.93 273", "1m update 200 80.0 2.5"):  # fmt: skip
+        assert row in text, row
+    assert (
+        "2.5 times (1m) and 3.3 times (5m) as fast" in text and "takes 6.9 ms, of which encoding takes 0.31 ms" in text
+    )
+    assert "12.5 updates per second (5.0 in" in text and "to plan is 2.5 GiB" in text and "256 sequences" in text
+    path = paths.results("paper") / "planner" / "cpu.csv"
+    table = read_table(path)
+    write_table(path, table.assign(solve_ms_p50=table["solve_ms_p50"] / 2, ratio_to_twin=table["ratio_to_twin"] / 2))
+    text = text_of("paper")
+    assert "1m 512 × 6 252 50.2 5.0 72%" in text and "5.0 times (1m) and 6.5 times (5m) as fast" in text
+
+
+def test_gpus_are_in_the_planner_table_when_they_were_measured(tree):
+    results("paper")
+    assert "H200" not in text_of("paper")
+    folder = paths.results("paper") / "planner"
+    timings(folder, "nvidia-h200", "NVIDIA H200", ("float32", "bfloat16"))
+    write_table(folder / "bfloat16.csv", [{"arm": "float32", "episode_seed": 1, "return": 900.0}])
+    text = text_of("paper")
+    assert "NVIDIA H200, float32" in text and "NVIDIA H200, bfloat16" in text
+    assert text.count("1m 512 × 6 252 100 2.5") == 3 and text.count("1m update") == 2
+
+
+def test_a_missing_timing_is_an_error_in_the_paper_profile_and_said_in_others(tree):
+    for profile in ("paper", "quick"):
+        results(profile)
+        path = paths.results(profile) / "planner" / "cpu.csv"
+        table = read_table(path)
+        write_table(path, table[table["size"] != "5m"])
+    with pytest.raises(
+        paper.PaperError, match="ratio_to_twin for 5m, 512 × 6, float32, batch 1 in data/results/paper/"
+    ):
+        paper.build("paper")
+    assert "2.5 times (1m) and not in this profile (5m)" in text_of("quick")
 
 
 def test_words_follow_the_intervals(tree):
@@ -135,7 +210,8 @@ def test_a_missing_arm_is_an_error_in_the_paper_profile(tree):
 @pytest.mark.parametrize(
     "missing",
     ["data/results/paper/horizon/summary.csv", f"data/teachers/{CELL}.json", "figures/paper/pareto.svg",
-     f"data/results/paper/corrector/{CELL}-two_tower-depth.csv"],
+     f"data/results/paper/corrector/{CELL}-two_tower-depth.csv", "figures/paper/planner.svg",
+     *(f"data/results/paper/planner/cpu{part}.csv" for part in ("", "-step", "-updates", "-memory"))],
 )  # fmt: skip
 def test_a_missing_file_is_an_error_in_the_paper_profile(tree, missing, capsys):
     results("paper")
