@@ -43,7 +43,7 @@ from lib.config import ConfigError, PlannerConfig, WorldModelConfig, one_of
 from lib.matrix_products import ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.official_manner import OfficialPlanner
 from lib.planner import MPPI
-from lib.results import write_table
+from lib.results import SETTINGS_MODULES, combine, intact, module_key, read_sidecar, shown, write_table
 from lib.timing import budget, fast_dtypes, forget_compiled, random_model, started, summary, timed
 from lib.world_model import WorldModel
 
@@ -193,14 +193,22 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
 def measure(part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high") -> Path:
     """Measure one of `PARTS` and return its table: solves go to `out`, others beside it, as in `…-step.csv`.
 
-    The official training script sets `precision` "high" (TF32 on a GPU); both sides get the same.
+    A table that the same code made at the same scope on such a device is kept; delete it to measure anew. The official
+    training script sets `precision` "high" (TF32 on a GPU); both sides get the same.
     """
+    path = out if one_of("part", part, PARTS) == "solves" else out.with_stem(f"{out.stem}-{part}")
+    columns = {"device": device_name(device), "threads": torch.get_num_threads()}
+    code = module_key("lib.benchmark", without=SETTINGS_MODULES)
+    key = combine(code, part, dataclasses.asdict(scope), columns, precision)
+    if intact(path) and read_sidecar(path).get("measured") == key:
+        print(f"benchmark: kept {shown(path)}, measured before by the same code", file=sys.stderr)
+        return path
     load, length = load_before(), {"seconds": scope.seconds, "rounds": scope.rounds}
     kind = one_of("device", torch.device(device).type, SIZES)
     if kind == "cuda":
         torch.set_float32_matmul_precision(precision)
     budgets, extra = {"small": scope.small, "standard": scope.standard}, {}
-    if one_of("part", part, PARTS) == "solves":
+    if part == "solves":
         which = scope.sizes, scope.batches, scope.budgets, scope.modes, scope.dtypes
         rows = benchmark_solves(device, *which, **length)
         rates = {dtype: matrix_ceiling(dtype, device, min(scope.seconds, 1.0)) for dtype in ("float32", "bfloat16")}
@@ -213,10 +221,9 @@ def measure(part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["pa
         rows = benchmark_updates(device, scope.update_sizes, scope.update_batch, scope.mode, **options, **length)
     else:
         rows = benchmark_memory(scope.memory)
-    facts = {"device": device_name(device), "threads": torch.get_num_threads()}
-    path = out if part == "solves" else out.with_stem(f"{out.stem}-{part}")
     precision = torch.get_float32_matmul_precision()
-    return write_table(path, [r | facts for r in rows], **facts, load=load, precision=precision, **length, **extra)
+    facts = columns | {"load": load, "precision": precision, "measured": key}
+    return write_table(path, [r | columns for r in rows], **facts, **length, **extra)
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -73,7 +73,7 @@ SCOPES = {  # by profile; smoke compiles nothing, quick no more than a few minut
         rounds=2,
     ),
     "quick": Scope(batches=(1,), step_sizes=("1m",), update_sizes=("1m",), seconds=2.0),
-    "paper": Scope(memory=BUDGETS, episodes=60),
+    "paper": Scope(memory=BUDGETS[:1], episodes=40, seconds=5.0, rounds=4),
 }
 
 # -------------------------------------------------------------------------------------------------------------- device

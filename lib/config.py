@@ -170,6 +170,15 @@ class TeacherConfig:
     save_every: int = 500
     snapshots: tuple[int, ...] = (2_500, 5_000, 10_000, 20_000, 35_000, 50_000)
     compile: bool = True
+    stop_return: float | None = None  # stop once this return is met at two evaluations in a row
+    envs: int = 1  # of each process, stepped together with one batched plan
+    env_processes: bool = False  # a process for each environment: for physics that takes as long as an update
+    sync_freq: int = 1  # micro-batches of each process in one optimiser step
+
+    def __post_init__(self):
+        for name in ("envs", "sync_freq", "batch_size", "decisions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"TeacherConfig.{name}={getattr(self, name)} must be at least 1.")
 
     @property
     def name(self) -> str:

@@ -1,16 +1,19 @@
 """The TD-MPC2 update: losses, optimisers, target networks (TD-MPC2 paper, section 3.1; official `tdmpc2.py`).
 
-H is the training horizon, B the batch, L the latent width, A the action dimensions.
+H is the training horizon, B the batch, L the latent width, A the action dimensions. Under torchrun every rank calls
+`update` with batches of its own: gradients are averaged, so that all ranks make the step of the batches put together.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.nn import functional as F
 
-from lib.compilation import Compiled, resolve_mode, why_not_compiled
+from lib.compilation import Compiled, resolve_mode
 from lib.config import TeacherConfig
+from lib.distributed import ALONE, Ranks, accumulating
 from lib.replay import Batch
 from lib.world_model import WorldModel, gaussian_log_prob, two_hot
 
@@ -35,8 +38,8 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, bin_limit: float) -> Tens
 class Learner:
     """The TD-MPC2 update: world-model loss, policy loss, target update. One call = one step of each optimiser."""
 
-    def __init__(self, wm: WorldModel, config: TeacherConfig):
-        self.wm, self.config = wm.train(), config
+    def __init__(self, wm: WorldModel, config: TeacherConfig, ranks: Ranks = ALONE):
+        self.wm, self.config, self.ranks = wm.train(), config, ranks
         self.scale = RunningScale(config.tau)
         others = [p for part in (wm.dynamics, wm.reward_head, wm.q_heads) for p in part.parameters()]
         encoder = list(wm.encoder.parameters())
@@ -46,16 +49,17 @@ class Learner:
         self.optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self._policy_parameters, lr=config.lr, eps=1e-5, fused=True)
         self._model_loss, self._policy_terms = self.model_loss, self.policy_terms
-        mode = resolve_mode("auto" if config.compile else "eager", wm.device, "learner")
-        if mode != "eager" and not why_not_compiled(wm.device):
+        if config.compile and resolve_mode("auto", wm.device, "learner") != "eager":
             # torch 2.13's pattern matcher fails on this update, and its own random numbers are slow on a CPU.
             options = {"pattern_matcher": False, "fallback_random": True}
             self._model_loss = Compiled(self.model_loss, "learner", options)
             self._policy_terms = Compiled(self.policy_terms, "learner", options)
+        self._model_loss = ranks.averaged(self._model_loss, wm, self._model_parameters)
+        self._policy_terms = ranks.averaged(self._policy_terms, wm, self._policy_parameters)
 
     def draw_heads(self) -> Tensor:
         """The two Q heads of one estimate."""
-        return torch.randperm(self.wm.config.num_q)[:2]
+        return torch.randperm(self.wm.config.num_q)[:2].to(self.wm.device)
 
     def model_loss(self, batch: Batch, noise: Tensor, heads: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Consistency + reward + value loss. noise (H, B, A) for the target's policy action, heads (2,).
@@ -107,30 +111,56 @@ class Learner:
         self.policy_optimiser.load_state_dict(state["policy_optimiser"])
         self.scale.value = state["scale"]
 
-    def update(self, batch: Batch) -> dict[str, float]:
-        """One step of the model and of the policy; returns the losses."""
-        wm, c = self.wm, self.config
-        horizon, size = batch.actions.shape[:2]
-        noise = torch.randn(horizon, size, wm.action_dim, device=wm.device)
-        loss, z, parts = self._model_loss(batch, noise, self.draw_heads())
+    def update(self, *batches: Batch) -> dict[str, float]:
+        """One step of the model and of the policy; returns the losses.
+
+        Several batches are micro-batches of one step: their gradients are averaged, and one of them at a time is in
+        memory with its graph of the model loss. Losses are means over this rank's batches.
+        """
+        wm, c, count = self.wm, self.config, len(batches)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        latents, sums = [], {}
+        for i, batch in enumerate(batches):
+            with accumulating(self._model_loss, last=i == count - 1):
+                loss, z, parts = self._model_loss(batch, self._noise(batch.actions), self.draw_heads())
+                (loss / count).backward()
+            latents.append(z)
+            for name, value in {"loss": loss, **parts}.items():
+                sums[name] = sums.get(name, 0) + value.detach()
         norm = torch.nn.utils.clip_grad_norm_(self._model_parameters, c.grad_clip)
         self.optimiser.step()
+        increment_version(self._model_parameters)  # fused Adam does not, and a planner looks at it
 
         # The policy sees Q as a fixed function: its gradient may not move the heads.
         wm.q_heads.requires_grad_(False)
-        noise = torch.randn(horizon + 1, size, wm.action_dim, device=wm.device)
-        log_prob, q = self._policy_terms(z, noise, self.draw_heads())
-        self.scale.update(q[0].detach())
-        weight = c.rho ** torch.arange(horizon + 1, device=z.device, dtype=z.dtype)
-        policy_loss = (weight * (c.entropy_coef * log_prob - q / self.scale.value).mean(1)).mean()
+        policy_loss = self._policy_loss(latents)
         self.policy_optimiser.zero_grad(set_to_none=True)
         policy_loss.backward()
         torch.nn.utils.clip_grad_norm_(self._policy_parameters, c.grad_clip)
         self.policy_optimiser.step()
+        increment_version(self._policy_parameters)
         wm.q_heads.requires_grad_(True)
         wm.update_target(c.tau)
-        return {"loss": loss.item(), "policy_loss": policy_loss.item(), "grad_norm": norm.item()} | {
-            k: v.item() for k, v in parts.items()
-        }
+        means = {name: value.item() / count for name, value in sums.items()}
+        return means | {"policy_loss": policy_loss.item(), "grad_norm": norm.item()}
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """Standard normal noise for the policy's actions at `like` (T, B, …) -> (T, B, A)."""
+        return torch.randn(*like.shape[:2], self.wm.action_dim, device=self.wm.device)
+
+    def _policy_loss(self, latents: list[Tensor]) -> Tensor:
+        """Policy loss at the latents (H+1, B, L) of every micro-batch; moves the running scale once.
+
+        The scale is that of all micro-batches of all ranks, and needed for each of them: so all graphs are held, and
+        backpropagated together. They are small beside those of the model loss.
+        """
+        terms = []
+        for i, z in enumerate(latents):
+            with accumulating(self._policy_terms, last=i == len(latents) - 1):
+                terms.append(self._policy_terms(z, self._noise(z), self.draw_heads()))
+        self.scale.update(self.ranks.concatenated(torch.cat([q[0].detach() for _, q in terms])))
+        c, z = self.config, latents[0]
+        weight = c.rho ** torch.arange(len(z), device=z.device, dtype=z.dtype)
+        return sum(
+            (weight * (c.entropy_coef * log_prob - q / self.scale.value).mean(1)).mean() for log_prob, q in terms
+        ) / len(terms)

@@ -1,6 +1,7 @@
 """The benchmark: what it counts, how it times, what it writes, and that it runs on a machine with next to nothing."""
 
 import csv
+import dataclasses
 import json
 import sys
 import time
@@ -12,7 +13,7 @@ from bare import run_bare
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib import benchmark, benchmark_step, timing
-from lib.benchmark_scope import SCOPES, chosen_device, device_name, slug
+from lib.benchmark_scope import SCOPES, Scope, chosen_device, device_name, slug
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, WorldModelConfig
 from lib.matrix_products import Product, ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.official_manner import OfficialPlanner
@@ -308,3 +309,18 @@ def test_wrong_options_are_refused(options, message, tmp_path):
     with pytest.raises((ConfigError, RuntimeError), match=message):
         benchmark.main([*options.split(), "--out", str(tmp_path / "planner.csv"), "--seconds", "0"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_the_same_code_made_at_the_same_scope_is_kept(tiny, tmp_path, capsys):
+    small = {"small": (16, 1), "standard": (32, 1), "mode": "eager", "seconds": 0.0, "rounds": 2}
+    scope = Scope(step_sizes=(tiny,), **small)
+    path = benchmark.measure("step", tmp_path / "cpu.csv", "cpu", scope)
+    first = path.read_bytes()
+    assert path.name == "cpu-step.csv" and "kept" not in capsys.readouterr().err
+    benchmark.measure("step", tmp_path / "cpu.csv", "cpu", scope)
+    assert path.read_bytes() == first and "kept" in capsys.readouterr().err
+    benchmark.measure("step", tmp_path / "cpu.csv", "cpu", dataclasses.replace(scope, rounds=3))
+    assert path.read_bytes() != first  # another scope
+    path.write_bytes(first + b"x")
+    benchmark.measure("step", tmp_path / "cpu.csv", "cpu", scope)
+    assert not path.read_bytes().endswith(b"x")  # edited by hand

@@ -270,3 +270,12 @@ def test_training_mode_survives_an_update_and_state_round_trips():
         results.append(each.update(data))
     assert results[0] == results[1]
     assert all(torch.equal(a, b) for a, b in zip(made.wm.parameters(), other.wm.parameters(), strict=True))
+
+
+def test_a_planner_sees_every_weight_that_an_update_changed():
+    """Fused Adam does not count its writes, and the planner packs its weights anew only when they were counted."""
+    made = learner()
+    before = {n: (p.clone(), p._version) for n, p in made.wm.named_parameters()}
+    made.update(batch())
+    changed = {n for n, p in made.wm.named_parameters() if not torch.equal(p, before[n][0])}
+    assert len(changed) > 20 and all(made.wm.get_parameter(n)._version > before[n][1] for n in changed)

@@ -1,5 +1,6 @@
 """Training end to end at the smallest size: resume, kill, evaluation, shipping."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -9,17 +10,20 @@ import subprocess
 import sys
 import time
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
-from lib import paths, teacher
+from lib import paths, registry, teacher, training
 from lib.checkpoints import load_world_model
-from lib.config import SEED_BLOCKS, ConfigError, PlannerConfig, TeacherConfig, episode_seeds
+from lib.config import MODEL_SIZES, SEED_BLOCKS, ConfigError, PlannerConfig, TeacherConfig, episode_seeds
+from lib.distributed import ALONE
 from lib.paths import ROOT
 from lib.planner import MPPI
-from lib.replay import load_episodes
-from lib.results import read_table
+from lib.replay import EpisodeFileError, load_episodes
+from lib.results import file_hash, read_table
+from lib.tasks import make_env
 from lib.teacher import TrainingRun, play, ship
 
 SETTINGS = dict(
@@ -40,6 +44,7 @@ SETTINGS = dict(
     compile=False,
 )
 CONFIG = TeacherConfig(**SETTINGS)
+TINY = dataclasses.replace(CONFIG, size="tiny")
 
 
 def equal(a, b):
@@ -52,6 +57,20 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     run = TrainingRun(CONFIG, folder)
     return folder, run, run.train()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """`TINY`, a model whose updates take milliseconds."""
+    widths = dict(enc_dim=16, mlp_dim=16, latent_dim=16, num_enc_layers=2, num_q=3)
+    monkeypatch.setitem(MODEL_SIZES, "tiny", widths)
+    return TINY
+
+
+@pytest.fixture
+def small_standard(monkeypatch):
+    """The standard budget is what a card is measured with; here it is a tiny one."""
+    monkeypatch.setattr(PlannerConfig, "standard", classmethod(lambda cls, action_dim, **_: cls.budget(16, 2)))
 
 
 def test_a_run_counts_decisions_episodes_and_updates(whole):
@@ -141,6 +160,202 @@ def test_evaluation_and_saving_do_not_disturb_training(whole, tmp_path):
     assert equal(run.train(), whole[2]) and run.curve == []
 
 
+def test_a_state_of_before_ranks_and_environments_resumes(whole, tmp_path):
+    TrainingRun(dataclasses.replace(CONFIG, decisions=30), tmp_path).train()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert {"owners", "ranks", "offline"} < state.keys()
+    old = {name: part for name, part in state.items() if name not in ("owners", "ranks", "offline")}
+    del old["counters"]["owed"]
+    config = json.loads(old["config"])
+    for name in ("stop_return", "envs", "env_processes", "sync_freq"):
+        del config[name]
+    torch.save(old | {"config": json.dumps(config)}, tmp_path / "state.pt")
+    assert equal(TrainingRun(CONFIG, tmp_path).train(), whole[2])
+
+
+def test_one_folder_trains_once_at_a_time(tmp_path):
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    lock = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match="another process is training in"):
+            TrainingRun(CONFIG, tmp_path).train()
+        other.stdin.close()
+    assert not (tmp_path / "state.pt").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- environments
+
+
+def test_environments_share_a_plan_and_every_decision_has_its_update(whole, tmp_path, monkeypatch, tiny):
+    rows, solve = [], MPPI.__call__
+    monkeypatch.setattr(MPPI, "__call__", lambda self, z, *a, **k: rows.append(len(z)) or solve(self, z, *a, **k))
+    run = TrainingRun(dataclasses.replace(tiny, envs=3, eval_every=1000), tmp_path)
+    run.train()
+    assert set(rows) == {3} and (run.decisions, run.episodes) == (60, 6)
+    assert run.updates == 20 + 30  # the first round ends after the seed phase, at 30
+    starts, single = ([e.obs[0].tolist() for e in each.buffer.episodes()] for each in (run, whole[1]))
+    assert starts == single  # the same seeds in the same order
+    assert len({tuple(e.actions[0]) for e in run.buffer.episodes()}) == 6
+
+
+class Shorter(gymnasium.Wrapper):
+    """Every third seed's episode ends at its fourth decision."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 4 if seed is not None and seed % 3 == 1 else 100
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.left -= 1
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated or self.left == 0, truncated, info
+
+
+def test_an_environment_that_ends_early_waits_for_the_others(tmp_path, monkeypatch, tiny):
+    monkeypatch.setattr(training, "make_env", lambda task, seed: Shorter(make_env(task, seed)))
+    run = TrainingRun(dataclasses.replace(tiny, envs=3, decisions=48, eval_every=1000), tmp_path)
+    run.train()
+    assert [len(e) for e in run.buffer.episodes()] == [4, 10, 10, 4, 10, 10]
+    assert (run.decisions, run.updates) == (48, 20 + 24)
+
+
+@pytest.mark.slow
+def test_environments_in_processes_of_their_own(tmp_path, tiny):
+    config = dataclasses.replace(tiny, envs=2, decisions=40, eval_every=1000)
+    wm = TrainingRun(config, tmp_path / "here").train()
+    there = TrainingRun(dataclasses.replace(config, env_processes=True), tmp_path / "there")
+    assert equal(there.train(), wm)
+    there.envs.close()
+
+
+@pytest.mark.parametrize("name", ["envs", "sync_freq", "batch_size", "decisions"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ConfigError, match=f"TeacherConfig.{name}=0 must be at least 1"):
+        TeacherConfig(**{name: 0})
+
+
+def test_micro_batches_make_one_step_for_so_many_decisions(tmp_path, tiny):
+    run = TrainingRun(dataclasses.replace(tiny, sync_freq=4, decisions=50, eval_every=1000), tmp_path)
+    run.train()
+    assert run.updates == 20 // 4 + 30 // 4 and run.owed == 2
+    assert TrainingRun(dataclasses.replace(run.config, sync_freq=1), tmp_path).owed == 2
+
+
+# -------------------------------------------------------------------------------------------------------- early stop
+
+
+def test_training_stops_at_a_return_met_twice_in_a_row(tmp_path, monkeypatch, tiny):
+    returns = iter([5, 10, 9, 10, 11, 3])
+    monkeypatch.setattr(
+        TrainingRun, "_evaluate", lambda self: self.curve.append({"decision": self.decisions, "return": next(returns)})
+    )
+    short = dict(episode_decisions=5, seed_decisions=5, eval_every=5, decisions=30)
+    config = dataclasses.replace(tiny, **short, stop_return=10)
+    run = TrainingRun(config, tmp_path)
+    run.train()
+    assert [row["return"] for row in run.curve] == [5, 10, 9, 10, 11] and run.decisions == 25
+    again = TrainingRun(config, tmp_path)
+    again.train()
+    assert again.decisions == 25  # it stays stopped
+    further = TrainingRun(dataclasses.replace(config, stop_return=None), tmp_path)
+    further.train()
+    assert further.decisions == 30
+
+
+# ----------------------------------------------------------------------------------------------------------- offline
+
+
+def test_offline_training_learns_from_a_replay_and_resumes(whole, tmp_path, tiny):
+    files, folders = [whole[0] / "train_buffer.safetensors"], [tmp_path / "once", tmp_path / "twice"]
+    run = TrainingRun(tiny, folders[0])
+    wm = run.train_offline(files, 12)
+    assert (run.updates, run.decisions, run.episodes, len(run.buffer)) == (12, 60, 6, 60)
+    assert run.curve[-1]["updates"] == 12 and run.curve[-1]["decision"] == 60
+    TrainingRun(tiny, folders[1]).train_offline(files, 5)
+    again = TrainingRun(tiny, folders[1])
+    assert again.updates == 5 and equal(again.train_offline(files, 12), wm)
+
+    online = TrainingRun(dataclasses.replace(tiny, decisions=70), folders[1])  # and goes on by itself
+    online.train()
+    assert (online.decisions, online.episodes, online.updates) == (70, 7, 22)
+    starts = {tuple(e.obs[0]) for e in online.buffer.episodes()}
+    assert len(starts) == 7
+    with pytest.raises(ConfigError, match="began with the replay .*train_buffer"):
+        TrainingRun(tiny, folders[0]).train_offline([folders[1] / "train_buffer.safetensors"], 20)
+
+
+def test_a_replay_that_does_not_fit_is_refused(whole, tmp_path):
+    files = [whole[0] / "train_buffer.safetensors"]
+    with pytest.raises(ConfigError, match="began with its own episodes"):
+        TrainingRun(CONFIG, whole[0]).train_offline(files, 70)
+    other = TrainingRun(dataclasses.replace(CONFIG, task="pendulum-swingup"), tmp_path)
+    with pytest.raises(ConfigError, match=r"\[\(5, 1\)\] wide, but pendulum-swingup has \(3, 1\)"):
+        other.train_offline(files, 5)
+    with pytest.raises(EpisodeFileError, match="nothing is not a file; give the train_buffer"):
+        other.train_offline([tmp_path / "nothing"], 5)
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_offline_from_the_command_line_says_so_on_the_card(whole, tmp_path, monkeypatch, small_standard, capsys):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
+    monkeypatch.setattr(teacher, "TeacherConfig", lambda **given: TeacherConfig(**{**SETTINGS, **given}))
+    file = str(whole[0] / "train_buffer.safetensors")
+    command = ["--task", "cartpole-swingup", "--seed", "3", "--batch-size", "4", "--device", "cpu"]
+    assert teacher.main([*command, "--offline", file, "--updates", "4"]) == 0
+    card = json.loads((tmp_path / "teachers" / "cartpole-swingup-1m-3.json").read_text())
+    assert card["offline"]["files"] == [file] and card["offline"]["updates"] == card["updates"] == 4
+    assert card["offline"]["decisions"] == card["decisions"] == 60 and not card["stopped_early"]
+    assert "cartpole-swingup-1m-3: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        teacher.main([*command, "--updates", "4"])
+    assert "--offline and --updates go together" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------- zoo
+
+
+def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    rows = (("a", 50_000, False, None), ("b", 20_000, False, None), ("c", 17_500, True, 700), ("d", 17_500, False, 700))
+    rows += (("e", 17_500, True, None), ("f", 0, False, 700))
+    monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, stop) for name, *_, stop in rows))
+    for name, decisions, stopped, _ in rows[:-1]:
+        (tmp_path / f"{name}-1m-1.safetensors").touch()
+        (tmp_path / f"{name}-1m-1.json").write_text(json.dumps({"decisions": decisions, "stopped_early": stopped}))
+    assert [(c.task, c.stop_return) for c in teacher.lacking()] == [("b", None), ("d", 700), ("e", None), ("f", 700)]
+
+    class Run:
+        def __init__(self, config, ranks):
+            self.config = config
+
+        def train(self):
+            print(f"trained {self.config.name}")
+
+    monkeypatch.setattr(teacher, "TrainingRun", Run)
+    monkeypatch.setattr(teacher, "ship", lambda config: {"return_mean": 690.0, "returns": [690.0]})
+    teacher.zoo(ALONE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "the zoo lacks 4 of 6: b-1m-1, d-1m-1, e-1m-1, f-1m-1",
+        "trained b-1m-1",
+        "b-1m-1: 690.0 over 1 episodes",
+    ]
+    assert lines[3] == "the zoo lacks 3 of 6: d-1m-1, e-1m-1, f-1m-1"
+    assert lines[5] == "d-1m-1: 690.0 over 1 episodes, below its bar of 700" and lines[-1] == "the zoo lacks nothing"
+
+
+def test_the_table_of_the_zoo():
+    configs = [TeacherConfig(task, size, seed, stop_return=stop) for task, size, seed, stop in teacher.ZOO]
+    assert len({c.name for c in configs}) == len(configs) == 10
+    assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
+    assert all(0 < c.stop_return < 1000 for c in configs[1:])
+
+
 def test_seeds_of_runs_differ(whole, tmp_path):
     other = TrainingRun(dataclasses.replace(CONFIG, seed=2, decisions=10), tmp_path)
     other.train()
@@ -149,12 +364,6 @@ def test_seeds_of_runs_differ(whole, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ shipping
-
-
-@pytest.fixture
-def small_standard(monkeypatch):
-    """The standard budget is what a card is measured with; here it is a tiny one."""
-    monkeypatch.setattr(PlannerConfig, "standard", classmethod(lambda cls, action_dim, **_: cls.budget(16, 2)))
 
 
 def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_standard):
@@ -167,6 +376,7 @@ def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_
     assert (card["decisions"], card["frames"]) == (60, 120) and card["return_mean"] == np.mean(card["returns"])
     assert read_table(tmp_path / f"{name}.csv")["decision"].tolist() == [20, 40, 60]
 
+    assert registry.find(name).sha256 == file_hash(tmp_path / f"{name}.safetensors")
     shipped = load_world_model(name)
     for key, value in shipped.state_dict().items():
         if not key.startswith("target"):
@@ -190,14 +400,17 @@ def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys)
 
 
 def test_play_gives_each_seed_its_own_episode(whole):
-    wm = whole[2].eval()
+    wm = copy.deepcopy(whole[2]).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():  # after so little training all plans are worth about the same, and rounding decides
+        for p in wm.parameters():
+            p.add_(0.1 * torch.randn_like(p))
     c = PlannerConfig.budget(8, 1)
     together = play(MPPI(wm, c), CONFIG.task, [5, 6, 7], 10)
     assert [len(e) for e in together] == [10] * 3 and together[0].obs.shape == (11, 5)
     (alone,) = play(MPPI(wm, c), CONFIG.task, [6], 10)
     np.testing.assert_allclose(alone.obs, together[1].obs, rtol=1e-3, atol=1e-4)
     assert not np.array_equal(together[0].obs[0], together[1].obs[0])
-    wm.train()
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds
