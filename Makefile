@@ -144,9 +144,10 @@ PLANNER_smoke = cpu cpu-step cpu-updates bfloat16
 PLANNER_quick = cpu cpu-step cpu-updates
 PLANNER_paper = cpu cpu-step cpu-updates cpu-memory bfloat16
 PLANNER = $(PLANNER_$(PROFILE))
+PLANNER_OPTIONS_quick = -p model_size 1m -p seconds 1  # compiling 5m as well would take minutes
 
 planner: setup  ## measure the planner, unless that was done; nothing else should run meanwhile
-	@$(RUN) notebooks/08_planner_benchmark.ipynb $(OPTIONS) \
+	@$(RUN) notebooks/08_planner_benchmark.ipynb $(OPTIONS) $(PLANNER_OPTIONS_$(PROFILE)) \
 		$(PLANNER:%=--out $(R)/planner/%.csv) \
 		$(if $(filter bfloat16,$(PLANNER)),--needs $(T)/walker-walk-1m-1.safetensors)
 
