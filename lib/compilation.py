@@ -108,11 +108,10 @@ class Compiled:
         started = time.perf_counter()
         try:
             result = self._compiled(*inputs)
-        except (
-            RuntimeError,
-            OSError,
-        ) as error:  # inductor's for a missing compiler, header or operator, or a full disk
-            result = self.function(*inputs)  # an error of its own is raised here, and says nothing about compiling
+        except (RuntimeError, OSError) as error:
+            # Inductor raises these for a missing compiler, header or operator, or a full disk. An error of the
+            # function's own is raised again by the next line, and says nothing about compiling.
+            result = self.function(*inputs)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             say_once(f"{self.what}: compilation is not possible here, going on without it ({reason})")
             self._compiled = None
