@@ -159,7 +159,7 @@ class TeacherConfig:
     encoder_lr_scale: float = 0.3
     grad_clip: float = 20.0
     tau: float = 0.01
-    # Data is collected with a right-sized planner; the official code uses 512 × 6 here (DESIGN: said on the card).
+    # Data is collected with a right-sized planner; the official code uses 512 × 6 here; the card says so.
     collect_samples: int = 128
     collect_iterations: int = 2
     eval_every: int = 2_500
@@ -168,9 +168,10 @@ class TeacherConfig:
     eval_iterations: int = 2
     card_episodes: int = 10  # at the standard budget, on fresh seeds
     save_every: int = 500
-    snapshots: tuple[int, ...] = (2_500, 5_000, 10_000, 20_000, 35_000, 50_000)
+    snapshots: tuple[int, ...] = (2_500, 5_000, 7_500, 10_000, 15_000, 20_000, 35_000, 50_000)
     compile: bool = True
     stop_return: float | None = None  # stop once this return is met at two evaluations in a row
+    stop_from: int = 0  # but not before this decision
     envs: int = 1  # of each process, stepped together with one batched plan
     env_processes: bool = False  # a process for each environment: for physics that takes as long as an update
     sync_freq: int = 1  # micro-batches of each process in one optimiser step
@@ -241,7 +242,7 @@ PROFILES = {
     "paper": Profile("paper", 8, 2, 60, 10, 500, None),
 }
 
-# Disjoint blocks of episode seeds: what was used to tune is never used to report (DESIGN §7).
+# Disjoint blocks of episode seeds: what was used to tune is never used to report.
 SEED_BLOCKS = {
     "train": 0,  # + 1,000,000 × teacher seed: every training run has a block of its own
     "train-eval": 100_000_000,

@@ -152,8 +152,8 @@ class TrainingRun(RunState):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the last two evaluations met `stop_return`."""
-        return met(self.curve, self.config.stop_return)
+        """Whether the last two evaluations met `stop_return`, and `stop_from` is reached."""
+        return self.decisions >= self.config.stop_from and met(self.curve, self.config.stop_return)
 
     def _bar(self, total: int, done: int, what: str, unit: str, items=None) -> tqdm:
         return tqdm(items, total=total, initial=done, desc=what, unit=unit, mininterval=2, disable=not self.ranks.main)

@@ -36,7 +36,7 @@ CURVE_COLUMNS = ("decision", "frames", "return", "episodes", "minutes")
 COUNTERS = ("decisions", "episodes", "updates", "owed", "minutes")
 # Settings that may differ when a run is resumed: what is learned does not depend on them, or the number of ranks, which
 # may differ too, has the same effect.
-FREE = ("decisions", "compile", "save_every", "card_episodes", "snapshots", "stop_return")
+FREE = ("decisions", "compile", "save_every", "card_episodes", "snapshots", "stop_return", "stop_from")
 FREE += ("envs", "env_processes", "sync_freq")
 
 

@@ -1,4 +1,4 @@
-"""The controller: against a world that is its model, against a slow twin, and rule by rule (DESIGN, section 6)."""
+"""The controller: against a world that is its model, against a slow twin, and rule by rule."""
 
 import dataclasses
 import math

@@ -167,7 +167,7 @@ def test_a_state_of_before_ranks_and_environments_resumes(whole, tmp_path):
     old = {name: part for name, part in state.items() if name not in ("owners", "ranks", "offline")}
     del old["counters"]["owed"]
     config = json.loads(old["config"])
-    for name in ("stop_return", "envs", "env_processes", "sync_freq"):
+    for name in ("stop_return", "stop_from", "envs", "env_processes", "sync_freq"):
         del config[name]
     torch.save(old | {"config": json.dumps(config)}, tmp_path / "state.pt")
     assert equal(TrainingRun(CONFIG, tmp_path).train(), whole[2])
@@ -261,6 +261,8 @@ def test_training_stops_at_a_return_met_twice_in_a_row(tmp_path, monkeypatch, ti
     again = TrainingRun(config, tmp_path)
     again.train()
     assert again.decisions == 25  # it stays stopped
+    later = TrainingRun(dataclasses.replace(config, stop_from=26), tmp_path)
+    assert run.stopped_early and not later.stopped_early
     further = TrainingRun(dataclasses.replace(config, stop_return=None), tmp_path)
     further.train()
     assert further.decisions == 30
@@ -323,7 +325,7 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeyp
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
     rows = (("a", 50_000, False, None), ("b", 20_000, False, None), ("c", 17_500, True, 700), ("d", 17_500, False, 700))
     rows += (("e", 17_500, True, None), ("f", 0, False, 700))
-    monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, stop) for name, *_, stop in rows))
+    monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, stop, 0) for name, *_, stop in rows))
     for name, decisions, stopped, _ in rows[:-1]:
         (tmp_path / f"{name}-1m-1.safetensors").touch()
         (tmp_path / f"{name}-1m-1.json").write_text(json.dumps({"decisions": decisions, "stopped_early": stopped}))
@@ -350,10 +352,12 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeyp
 
 
 def test_the_table_of_the_zoo():
-    configs = [TeacherConfig(task, size, seed, stop_return=stop) for task, size, seed, stop in teacher.ZOO]
+    configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in teacher.ZOO]
     assert len({c.name for c in configs}) == len(configs) == 10
     assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
     assert all(0 < c.stop_return < 1000 for c in configs[1:])
+    studied = [c for c in configs if c.task in ("walker-walk", "cartpole-swingup", "reacher-easy")]
+    assert all(sum(s <= max(c.stop_from, 20_000) for c in [c] for s in c.snapshots) >= 6 for c in studied)
 
 
 def test_seeds_of_runs_differ(whole, tmp_path):
