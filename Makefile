@@ -23,6 +23,7 @@ PYTHON ?=
 PY = "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
 R = data/results/$(PROFILE)
 T = data/teachers
+OFFICIAL = data/official_returns.csv
 B = build/$(PROFILE)
 RUN = $(PY) -m lib.run
 # For scripts in folders of their own, where PYTHON= names an environment that has no `lib` installed.
@@ -31,7 +32,7 @@ OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
-.PHONY: planner planner-figure
+.PHONY: planner planner-figure teachers-figure
 .PHONY: $(CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
@@ -113,30 +114,35 @@ install:
 
 # ----------------------------------------------------------------------------------------------- results, figures
 
-graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) pareto planner-figure
+graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) teachers-figure pareto planner-figure
 
 $(CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/teacher/$*.csv \
-		--needs $(T)/$*.safetensors $(T)/$*.json $(T)/$*.csv
+		--out $(R)/teacher/$*-card.csv \
+		--needs $(T)/$*.safetensors $(T)/$*.json $(T)/$*.csv $(OFFICIAL)
 
 $(CELLS:%=distillation-%): distillation-%: setup
 	@$(RUN) notebooks/02_collect_data.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/distillation/$*.csv \
 		--needs $(T)/$*.safetensors
 
+# The correctors that the profile's arms need (lib/config.py).
+CORRECTORS_quick = two_tower
+CORRECTORS = $(or $(CORRECTORS_$(PROFILE)),two_tower temporal)
+
 $(CELLS:%=corrector-%): corrector-%: distillation-%
 	@$(RUN) notebooks/03_train_corrector.ipynb --cell $* $(OPTIONS) \
-		--out $(R)/corrector/$*-two_tower.csv \
-		--out $(R)/corrector/$*-two_tower-depth.csv \
-		--out $(R)/corrector/$*-two_tower.safetensors \
+		-p corrector_type $(if $(filter temporal,$(CORRECTORS)),both,two_tower) \
+		$(foreach a,$(CORRECTORS),$(addprefix --out $(R)/corrector/$*-$(a),.csv -depth.csv .safetensors)) \
 		--needs $(R)/distillation/$*.csv $(T)/$*.safetensors
 
 $(CELLS:%=horizon-%): horizon-%: corrector-%
 	@$(RUN) notebooks/04_horizon_evaluation.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/horizon/$*.csv \
 		--out $(R)/horizon/$*-depth.csv \
-		--needs $(R)/corrector/$*-two_tower.safetensors $(T)/$*.safetensors
+		--out $(R)/latency/$*.csv \
+		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 
 # Timings of this machine's CPU; the teacher plays only where float32 and bfloat16 are compared. For a GPU, on a machine
 # that has one: papermill notebooks/08_planner_benchmark.ipynb build/out.ipynb -p profile paper -p device cuda
@@ -157,7 +163,11 @@ figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
 	--out figures/$(PROFILE)/$(1).svg --needs $(2)
 
 # ls and not $(wildcard): make remembers folders as they were before the notebooks ran.
+TEACHERS = $(shell ls $(R)/teacher/*.csv 2>&-)
 HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>&-)
+
+teachers-figure: setup $(CELLS:%=teacher-%)
+	@$(call figure,teachers,$(if $(TEACHERS),$(TEACHERS),$(CELLS:%=$(R)/teacher/%-card.csv)) $(OFFICIAL))
 
 summary: setup $(CELLS:%=horizon-%)
 	@$(RUN) paper/summary.py $(OPTIONS) \

@@ -24,11 +24,11 @@ LANES = [0, -1, 1, -2, 2, -3, 3, *range(-4, -100, -1)]  # places beside the true
 
 def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure from `horizon/summary.csv`: a single panel one column wide, or rows of two panels."""
-    cells = list(summary.groupby(CELL, sort=False))
+    cells = list(summary.groupby(["cell", *CELL], sort=False))
     if len(cells) == 1:
         return panel(cells[0][1], title=None)
     seeds = summary.groupby(["task", "size"])["teacher_seed"].nunique().max()
-    titles = [f"{task}, {size}" + (f", seed {seed}" if seeds > 1 else "") for (task, size, seed), _ in cells]
+    titles = [f"{task}, {size}" + (f", seed {seed}" if seeds > 1 else "") for (_, task, size, seed), _ in cells]
     panels = [panel(arms, title) for (_, arms), title in zip(cells, titles, strict=True)]
     return alt.concat(*panels, columns=2, spacing={"row": 14, "column": 12})
 

@@ -96,7 +96,7 @@ def benchmark_step(
     functions = {
         "encode": lambda: wm.encode(obs.to(device)),
         "mismatch": lambda: total_variation(z, z_pred, wm.config.simnorm_dim),
-        "correct": lambda: corrector(z, z_pred, action, depth),
+        "correct": lambda: corrector(z, z_pred, action, action, depth),
         "re-roll": lambda: wm.next(z_pred, action),
         official: official_step(wm, obs, *standard),
     }

@@ -23,7 +23,6 @@ from torch import Tensor
 from lib import paths
 from lib.config import ConfigError
 
-MODES = ("eager", "compiled", "cudagraph")
 SLOW_START = 5.0  # seconds of compilation that are worth a line on the terminal
 # Norm and activation of a layer are one pass over memory only if the compiler may recompute what is read twice.
 CPU_OPTIONS = {
@@ -128,7 +127,8 @@ class Captured:
     """`function` of tensors (and None) as one CUDA graph for each set of shapes: no launches, no Python.
 
     `reads` are the parameters that `function` reads beside its arguments: where one was moved, it is captured anew.
-    What else it reads must stay where it is. Results are copies. Graphs are replayed one at a time and share memory.
+    What else it reads must stay where it is. Results are copies (None stays None). Graphs are replayed one at a time
+    and share memory.
     """
 
     def __init__(self, function, reads: Sequence[Tensor] = ()):
@@ -147,7 +147,7 @@ class Captured:
                 if held is not None:
                     held.copy_(given)
             graph.replay()
-            return tuple(r.clone() for r in results)
+            return tuple(None if r is None else r.clone() for r in results)
 
     def _capture(self, inputs):
         static = [None if x is None else x.clone() for x in inputs]

@@ -6,6 +6,9 @@ import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
+from pathlib import Path
+
+from lib.keys import file_hash
 
 
 class ConfigError(ValueError):
@@ -204,23 +207,53 @@ SMOKE_TRAINING = dict(
 # --------------------------------------------------------------------------------------------- cells and profiles
 
 
+CELL = re.compile(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)")
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One (task, model size, teacher seed), written `<task>-<size>-<seed>`."""
+    """One (task, model size, teacher seed), written `<task>-<size>-<seed>`; its results are files of that name.
+
+    `name` is set for a teacher from elsewhere, whose results must not pass for those of the cell's own teacher. Its
+    `size` is "?" unless its name tells it, and `seed` only picks the episodes.
+    """
 
     task: str
     size: str
     seed: int
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.task}-{self.size}-{self.seed}"
+        return self.name or f"{self.task}-{self.size}-{self.seed}"
 
     @classmethod
     def parse(cls, text: str) -> Cell:
-        match = re.fullmatch(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)", text)
+        match = CELL.fullmatch(text)
         if not match:
             raise ConfigError(f"{text!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
         return cls(match[1], match[2], int(match[3]))
+
+    @classmethod
+    def of_teacher(cls, teacher: str, task: str, seed: int) -> Cell:
+        """The cell of a teacher that is asked for by name or by file.
+
+        `<task>-<size>-<seed>` is the teacher of that cell. Any other name becomes the cell's, with the task where it is
+        not in the name already, as in official-walker-walk-1 and official-mt30-5m-reacher-easy. A file has its stem and
+        the first eight digits of its sha256, as in weights-1a2b3c4d-reacher-easy: many files have the same stem.
+        """
+        match = CELL.fullmatch(teacher)
+        if match and match[1] == task:
+            return cls.parse(teacher)
+        path = Path(teacher)
+        words = [path.stem, file_hash(path)[:8]] if path.is_file() else [teacher]
+        # Letters, digits and dashes alone: no folder, no "..", and no dot that could be taken for a suffix.
+        name = "-".join(re.sub("[^A-Za-z0-9_]+", "-", word).strip("-") for word in words)
+        if f"-{task}-" not in f"-{name}-":
+            name = f"{name}-{task}".strip("-")
+        if CELL.fullmatch(name):
+            name += "-elsewhere"  # a/walker-walk-1m-1, say, which must not be read as a cell
+        sizes = [word for word in name.split("-") if word in MODEL_SIZES]
+        return cls(task, sizes[0] if len(sizes) == 1 else "?", seed, name)
 
 
 @dataclass(frozen=True)
@@ -229,17 +262,27 @@ class Profile:
 
     name: str
     collect_episodes: int  # of each round of the distillation set
-    rounds: int  # the first visits states with the bare plan, later ones with the corrector of the round before
+    rounds: int  # the first visits states with the bare plan, later ones with the corrector of the rounds before
+    collect_horizon: int  # steps executed of each plan meanwhile: states of depths 1 to one less are collected
     epochs: int  # of corrector training
     eval_episodes: int  # per arm
+    arms: tuple[str, ...]  # beside the teacher
+    latency_decisions: int  # timed of each arm
     decisions: int  # per episode; 500 is a whole one
     planner: PlannerConfig | None  # None: the standard budget for the task
 
 
+SMOKE_ARMS = ("policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "16x1+ladder-3")
+QUICK_ARMS = ("policy", "budget-64x2", "open-loop-3", "two-tower-3")
+QUICK_ARMS += tuple(f"64x2+{scheme}" for scheme in ("open-loop-3", "two-tower-3", "value-checked-6"))
+_SCHEMES = ("open-loop-3", "open-loop-6", "two-tower-3", "two-tower-6", "temporal-3", "temporal-6")
+_SCHEMES += ("gated-6", "sensitive-6", "value-checked-6", "ladder-6")
+PAPER_ARMS = ("policy", "budget-64x2", *_SCHEMES, *(f"64x2+{scheme}" for scheme in _SCHEMES))
+
 PROFILES = {
-    "smoke": Profile("smoke", 2, 1, 2, 2, 12, PlannerConfig.budget(32, 1)),
-    "quick": Profile("quick", 3, 1, 60, 3, 500, None),
-    "paper": Profile("paper", 8, 2, 60, 10, 500, None),
+    "smoke": Profile("smoke", 2, 1, 3, 2, 2, SMOKE_ARMS, 6, 12, PlannerConfig.budget(32, 1)),
+    "quick": Profile("quick", 4, 1, 6, 60, 3, QUICK_ARMS, 60, 500, None),
+    "paper": Profile("paper", 12, 2, 6, 60, 10, PAPER_ARMS, 200, 500, None),
 }
 
 # Disjoint blocks of episode seeds: what was used to tune is never used to report.
@@ -252,6 +295,7 @@ SEED_BLOCKS = {
     "report": 500_000_000,  # the paper profile's evaluation, and nothing else
     "trial": 700_000_000,  # the quick and smoke profiles' evaluation
     "buffer": 600_000_000,
+    "latency": 800_000_000,
 }
 SEED_BLOCK_SIZE = 1_000_000
 
@@ -283,7 +327,7 @@ class Settings:
     def cell(self) -> Cell:
         """The one cell of a notebook that works on one; `ConfigError` when several were asked for."""
         if len(self.cells) > 1:
-            raise ConfigError(f"this notebook takes one model size, not all; use one of: {', '.join(MODEL_SIZES)}.")
+            raise ConfigError(f"model_size=all is one size too many here; use one of: {', '.join(MODEL_SIZES)}.")
         return self.cells[0]
 
     def teacher_name(self, cell: Cell) -> str:
@@ -298,8 +342,9 @@ class Settings:
 
 
 def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, device: str) -> Settings:
-    """Check the notebook parameters that all notebooks share. `model_size="all"` gives every size.
+    """Check the notebook parameters that all notebooks share.
 
+    `model_size="all"` gives a cell for every size. With a `teacher` there is one cell, whose results bear its name.
     Raises `ConfigError` with one sentence for a value that is not allowed.
     """
     one_of("profile", profile, PROFILES)
@@ -308,8 +353,11 @@ def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, d
         raise ConfigError(f"seed={seed} must not be negative.")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device={device!r} is not known; use auto, cpu or cuda[:N].")
+    if teacher and model_size == "all":
+        raise ConfigError(f"teacher={teacher!r} has one size, so it does not go with model_size=all; leave one out.")
     sizes = list(MODEL_SIZES) if model_size == "all" else [model_size]
-    cells = tuple(Cell(task, size, seed) for size in sizes)
+    own = tuple(Cell(task, size, seed) for size in sizes)
+    cells = (Cell.of_teacher(teacher, task, seed),) if teacher else own
     return Settings(PROFILES[profile], cells, teacher, device)
 
 

@@ -1,10 +1,15 @@
 """Correctors: small networks that repair a planned action when the real latent has drifted from the predicted one.
 
     corrector = TwoTowerCorrector(latent_dim=128, action_dim=6)
-    action = corrector(z_real, z_pred, a_plan, depth)      # (B, L), (B, L), (B, A), (B,) -> (B, A) in [−1, 1]
+    action = corrector(z_real, z_pred, a_plan, a_policy, depth)            # (B, A) in [−1, 1]
 
-Every corrector is residual and starts as the identity: untrained, it executes the plan (arXiv:2512.17250 has both
-shapes; that its last layer starts at zero and its output is clamped is ours).
+    corrector = TemporalCorrector(latent_dim=128, action_dim=6)            # reads the last `history_len` mismatches too
+    history = appended(history, token(z_real, z_pred, a_plan, depth))      # (B, K, L + A + 1), at every decision
+    action = corrector(z_real, z_pred, a_plan, a_policy, depth, history)
+
+Every corrector is residual: what it adds to an action is zero until it is trained. The two-tower and the temporal
+corrector start from the plan (arXiv:2512.17250 has both shapes; that the last layer starts at zero and the output is
+clamped is ours). The state corrector must not know the plan, so it starts from the policy prior.
 """
 
 from __future__ import annotations
@@ -19,72 +24,188 @@ from torch import Tensor, nn
 
 from lib.world_model import NormedLinear
 
-MAX_DEPTH = 12  # depths are given to the network as a fraction of this
+MAX_DEPTH = 12  # depths are given to the networks as a fraction of this
+DRIFT_SCALE = 10.0  # latents are simplices with entries around 1/8 and drifts of a few hundredths: bring them near 1
 
 
 class CorrectorError(RuntimeError):
     """A corrector cannot be used; the message says which and why."""
 
 
-class TwoTowerCorrector(nn.Module):
-    """Towers read the real and the predicted latent, their difference, and the plan; a gated residual head repairs it.
+# --------------------------------------------------------------------------------------------------------- history
+
+
+def token(z_real: Tensor, z_pred: Tensor, a_plan: Tensor, depth: Tensor) -> Tensor:
+    """One mismatch token: scaled drift, planned action, depth as a fraction of `MAX_DEPTH`.
+
+    z_real, z_pred (…, L); a_plan (…, A); depth (…) int, at least 1 -> (…, L + A + 1).
+    """
+    position = (depth.to(a_plan.dtype) / MAX_DEPTH).unsqueeze(-1)
+    return torch.cat([DRIFT_SCALE * (z_real - z_pred), a_plan, position], -1)
+
+
+def appended(history: Tensor, current: Tensor) -> Tensor:
+    """The history (B, K, L + A + 1) with the token `current` (B, L + A + 1) as its last; the oldest one goes."""
+    return torch.cat([history[:, 1:], current.unsqueeze(1)], 1)
+
+
+def masked(history: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """The history with what is no token of the current plan set to zero, and where that is: padding (B, K) bool.
+
+    history (B, K, L + A + 1), oldest first; depth (B,) int. A plan at depth k has the tokens of depths 1…k, so the last
+    min(k, K) entries count and what is older is left over from another plan. A token of depth 0 is none either:
+    that is how a state that was not recorded looks in the distillation set.
+    """
+    length = history.shape[1]
+    age = torch.arange(length - 1, -1, -1, device=history.device)  # of each entry in decisions; the current one has 0
+    padding = (age >= depth.unsqueeze(-1)) | (history[..., -1] == 0)
+    return history.masked_fill(padding.unsqueeze(-1), 0.0), padding
+
+
+# ------------------------------------------------------------------------------------------------------ correctors
+
+
+class Corrector(nn.Module):
+    """What all correctors share: their shape, and the zero-initialised, gated, bounded correction of an action.
 
     The correction is gate · 2 tanh(update), so any action can be reached from any other; the result is clamped.
     """
 
-    arch = "two_tower"
+    arch: str
+    history_len = 0  # K, how many tokens are read; 0: no history is needed
 
-    def __init__(self, latent_dim: int, action_dim: int, width: int = 96):
+    def __init__(self, latent_dim: int, action_dim: int, width: int):
         super().__init__()
         self.latent_dim, self.action_dim, self.width = latent_dim, action_dim, width
-        self.real_tower = NormedLinear(latent_dim, width)
-        self.predicted_tower = NormedLinear(latent_dim, width)
-        self.drift_tower = NormedLinear(latent_dim, width)
-        self.plan_tower = NormedLinear(action_dim + 1, width)
-        self.trunk = nn.Sequential(NormedLinear(4 * width, 2 * width), NormedLinear(2 * width, width))
         self.update_head = nn.Linear(width, action_dim)
         self.gate_head = nn.Linear(width, action_dim)
         nn.init.zeros_(self.update_head.weight)
         nn.init.zeros_(self.update_head.bias)
 
-    def forward(self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, depth: Tensor) -> Tensor:
-        """z_real, z_pred (B, L); a_plan (B, A); depth (B,) -> corrected action (B, A) in [−1, 1]."""
+    @property
+    def shape(self) -> dict[str, int]:
+        """The arguments that make a corrector of the same shape."""
+        return {"latent_dim": self.latent_dim, "action_dim": self.action_dim, "width": self.width}
+
+    def _corrected(self, start: Tensor, x: Tensor) -> Tensor:
+        """The action `start` (B, A), repaired by what the heads read in x (B, width)."""
+        action = start + self.gate_head(x).sigmoid() * 2.0 * self.update_head(x).tanh()
+        bounded = action.clamp(-1, 1)
+        if self.training:  # the gradient passes the clamp: else an action pushed past its bound could never come back
+            return action + (bounded - action).detach()
+        return bounded
+
+
+class TwoTowerCorrector(Corrector):
+    """Towers read both latents, their difference, and both actions with the depth; a gated head repairs the plan."""
+
+    arch = "two_tower"
+
+    def __init__(self, latent_dim: int, action_dim: int, width: int = 96):
+        super().__init__(latent_dim, action_dim, width)
+        self.real_tower = NormedLinear(latent_dim, width)
+        self.predicted_tower = NormedLinear(latent_dim, width)
+        self.drift_tower = NormedLinear(latent_dim, width)
+        self.action_tower = NormedLinear(2 * action_dim + 1, width)
+        self.trunk = nn.Sequential(NormedLinear(4 * width, 2 * width), NormedLinear(2 * width, width))
+
+    def forward(
+        self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history=None
+    ) -> Tensor:
+        """z_real, z_pred (B, L); a_plan, a_policy (B, A); depth (B,) -> corrected action (B, A) in [−1, 1]."""
         position = (depth.to(a_plan.dtype) / MAX_DEPTH).unsqueeze(-1)
         towers = [
             self.real_tower(z_real),
             self.predicted_tower(z_pred),
-            # Latents are simplices with entries around 1/8 and drifts of a few hundredths: bring them near 1.
-            self.drift_tower(10.0 * (z_real - z_pred)),
-            self.plan_tower(torch.cat([a_plan, position], -1)),
+            self.drift_tower(DRIFT_SCALE * (z_real - z_pred)),
+            self.action_tower(torch.cat([a_plan, a_policy, position], -1)),
         ]
-        x = self.trunk(torch.cat(towers, -1))
-        delta = self.gate_head(x).sigmoid() * 2.0 * self.update_head(x).tanh()
-        action = (a_plan + delta).clamp(-1, 1)
-        if self.training:  # the gradient passes the clamp: else an action pushed past its bound could never come back
-            return a_plan + delta + (action - a_plan - delta).detach()
-        return action
+        return self._corrected(a_plan, self.trunk(torch.cat(towers, -1)))
 
 
-CORRECTORS = {c.arch: c for c in (TwoTowerCorrector,)}
+class TemporalCorrector(Corrector):
+    """A Transformer encoder over the last K mismatch tokens and one token of the state; the latter repairs the plan."""
+
+    arch = "temporal"
+    heads = 3  # odd: for an even number torch acts with a fused kernel that it does not train with, nor compile
+
+    def __init__(self, latent_dim: int, action_dim: int, width: int = 96, history_len: int = 4):
+        super().__init__(latent_dim, action_dim, width)
+        if width % self.heads or history_len < 1:
+            raise CorrectorError(
+                f"a temporal corrector needs a width that {self.heads} divides and a history_len of at least 1, "
+                f"not {width} and {history_len}."
+            )
+        self.history_len = history_len
+        self.token_tower = NormedLinear(latent_dim + action_dim + 1, width)
+        self.state_tower = NormedLinear(latent_dim + 2 * action_dim + 1, width)
+        self.age = nn.Parameter(0.02 * torch.randn(history_len, width))  # tells the tokens apart by how old they are
+        layer = nn.TransformerEncoderLayer(
+            width, self.heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        # Nested tensors depend on how many tokens are padding, which a CUDA graph cannot follow.
+        self.encoder = nn.TransformerEncoder(layer, 1, nn.LayerNorm(width), enable_nested_tensor=False)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        return super().shape | {"history_len": self.history_len}
+
+    def forward(
+        self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history: Tensor
+    ) -> Tensor:
+        """z_real, z_pred (B, L); a_plan, a_policy (B, A); depth (B,); history (B, K, L + A + 1), whose last token is
+        the current one -> corrected action (B, A) in [−1, 1]."""
+        tokens, padding = masked(history, depth)
+        position = (depth.to(a_plan.dtype) / MAX_DEPTH).unsqueeze(-1)
+        state = self.state_tower(torch.cat([z_real, a_plan, a_policy, position], -1)).unsqueeze(1)
+        x = torch.cat([self.token_tower(tokens) + self.age, state], 1)  # (B, K + 1, width)
+        padding = torch.cat([padding, torch.zeros_like(padding[:, :1])], 1)  # the state is always there
+        return self._corrected(a_plan, self.encoder(x, src_key_padding_mask=padding)[:, -1])
 
 
-def save_corrector(corrector: nn.Module, path: Path, teacher: str) -> None:
+class StateCorrector(Corrector):
+    """Ablation: sees the real latent alone, so the plan cannot matter; it repairs the policy prior's mean instead."""
+
+    arch = "state"
+
+    def __init__(self, latent_dim: int, action_dim: int, width: int = 96):
+        super().__init__(latent_dim, action_dim, width)
+        self.trunk = nn.Sequential(
+            NormedLinear(latent_dim, 2 * width), NormedLinear(2 * width, 2 * width), NormedLinear(2 * width, width)
+        )
+
+    def forward(
+        self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history=None
+    ) -> Tensor:
+        """z_real (B, L); a_policy (B, A); the rest is not read -> action (B, A) in [−1, 1], untrained a_policy."""
+        return self._corrected(a_policy, self.trunk(z_real))
+
+
+CORRECTORS = {c.arch: c for c in (TwoTowerCorrector, TemporalCorrector, StateCorrector)}
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def save_corrector(corrector: Corrector, path: Path, teacher: str) -> None:
     """Write weights, shape, and the sha256 of the teacher it was distilled from to a safetensors file."""
-    shape = {k: getattr(corrector, k) for k in ("latent_dim", "action_dim", "width")}
+    about = {"arch": corrector.arch, "shape": corrector.shape, "teacher": teacher}
     # One entry: safetensors writes several in random order, and equal correctors must be equal files (keys hash them).
-    about = {"corrector": json.dumps({"arch": corrector.arch, "shape": shape, "teacher": teacher}, sort_keys=True)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in corrector.state_dict().items()}, path, metadata=about)
+    metadata = {"corrector": json.dumps(about, sort_keys=True)}
+    save_file({k: v.detach().cpu().contiguous() for k, v in corrector.state_dict().items()}, path, metadata=metadata)
 
 
-def load_corrector(path: Path, teacher: str | None = None) -> nn.Module:
+def load_corrector(path: Path, teacher: str | None = None) -> Corrector:
     """A corrector in eval mode. `CorrectorError` when the file is damaged, or was distilled from another teacher."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["corrector"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-        corrector = CORRECTORS[about["arch"]](**about["shape"])
-        corrector.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            tensors = {k: file.get_tensor(k).float() for k in file.keys()}
+        with torch.device("meta"):  # shapes without memory: the file may declare any
+            corrector = CORRECTORS[about["arch"]](**about["shape"])
+        corrector.load_state_dict(tensors, assign=True)
+    except (
+        SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, ZeroDivisionError,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split()).rstrip(".")  # torch lists what does not fit over several lines
         raise CorrectorError(f"{path} is not a corrector of this project: {reason}.") from None
     if not all(torch.isfinite(v).all() for v in tensors.values()):

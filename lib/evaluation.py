@@ -1,6 +1,7 @@
 """Evaluating the arms: paired episodes of every way to control, recorded per episode and per depth.
 
-    rows, depths, configurations = evaluate(cell, ["teacher", "open-loop-3"], episodes=50, profile="paper")
+    stage = Stage.of(Cell.parse("walker-walk-1m-1"), "paper")
+    rows, depths, configurations = evaluate(stage, ["teacher", "open-loop-3"], episodes=50)
 
 An arm is one way to control; its whole configuration is in the results' sidecars. All arms start from the same states.
 Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it was.
@@ -9,15 +10,18 @@ Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed r
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from lib import paths
-from lib.arms import Arm, make_arm, make_controller
-from lib.checkpoints import load_world_model, teacher_key
+from lib.arms import Arm, arm_name, make_arm, make_controller
+from lib.checkpoints import load_world_model, size_of, teacher_key
 from lib.config import Cell, ConfigError, PlannerConfig, as_dict, episode_seeds
 from lib.correctors import load_corrector
 from lib.results import (
@@ -32,6 +36,7 @@ from lib.results import (
     write_table,
 )
 from lib.tasks import make_env
+from lib.world_model import WorldModel
 
 BLOCK = 10  # episodes that run as one batch, and are saved together
 
@@ -43,9 +48,9 @@ def run_episodes(
     arm: Arm, controller, task: str, seeds: list[int], decisions: int, what: str = ""
 ) -> tuple[list, list]:
     """Run one episode per seed as a batch. Returns rows per episode, and rows per episode and depth."""
-    planner = getattr(controller, "planner", None)
-    if planner is not None:
-        planner.reset_streams()  # not from a seed: an episode must not depend on which others share its block
+    for planner in (getattr(controller, "planner", None), getattr(controller, "refiner", None)):
+        if planner is not None:
+            planner.reset_streams()  # not from a seed: an episode must not depend on which others share its block
     controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
     envs = [make_env(task, s) for s in seeds]
     obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
@@ -71,10 +76,14 @@ def summarise_records(arm: Arm, records: list[dict], seeds: list[int]) -> tuple[
     """Per-episode and per-depth rows from one record per decision."""
     episodes, depths = [], []
     evaluations = arm.planner.model_evaluations if arm.planner else 0
+    refining = arm.refiner.model_evaluations if arm.refiner else 0
     for i, seed in enumerate(seeds):
         mine = [r for r in records if r["episode"] == i]
         calls = sum(int(r["planner_called"]) for r in mine)
-        corrected = [r for r in mine if arm.corrector and not r["planner_called"]]
+        refined = sum(int(r["refined"]) for r in mine)
+        # A fallback of an arm with a refiner has tried that first, in vain.
+        tried = refined + sum(int(r["fallback"]) for r in mine) if arm.refiner else 0
+        corrected = [r for r in mine if arm.corrector and not (r["planner_called"] or r["refined"])]
         episodes.append(
             {
                 "arm": arm.name,
@@ -83,8 +92,9 @@ def summarise_records(arm: Arm, records: list[dict], seeds: list[int]) -> tuple[
                 "return": float(sum(r["reward"] for r in mine)),
                 "length": len(mine),
                 "planner_calls": calls,
-                "model_evaluations": calls * evaluations,
+                "model_evaluations": calls * evaluations + tried * refining,
                 "fallbacks": sum(int(r["fallback"]) for r in mine),
+                "refinements": refined,
                 "corrector_calls": len(corrected),
                 "delta_abs": float(np.mean([r["delta_abs"] for r in corrected])) if corrected else None,
             }
@@ -113,65 +123,87 @@ def arm_key(arm: Arm, cell: Cell, teacher: str, corrector_file: Path | None, dec
     """Everything that one episode of an arm depends on, beside its seed."""
     code = module_key("lib.evaluation", without=SETTINGS_MODULES)
     settings = as_dict(arm)
-    if arm.planner:
-        settings["planner"].pop("mode")  # how a plan is computed, not which plan
+    for planner in filter(None, (settings["planner"], settings["refiner"])):
+        planner.pop("mode")  # how a plan is computed, not which plan
     weights = [teacher_key(teacher), file_hash(corrector_file) if arm.corrector else None]
     return combine(code, settings, str(cell), weights, decisions)
 
 
-def evaluate(
-    cell: Cell,
-    arms: list[str],
-    episodes: int,
-    profile: str,
-    teacher: str = "",
-    corrector_files: dict[str, Path] | None = None,
-    planner: PlannerConfig | None = None,
-    decisions: int = 500,
-    device: str = "cpu",
-) -> tuple[list[dict], list[dict], dict[str, dict]]:
-    """Rows per episode, rows per depth, and arm → configuration, for `episodes` episodes of every arm.
+@dataclass
+class Stage:
+    """Where arms are played: a teacher's cell, its world model and correctors (by architecture, with their files)."""
 
-    Start states that the paper reports are played under the paper profile alone: whoever tunes on quick sees others.
+    cell: Cell
+    profile: str
+    teacher: str
+    wm: WorldModel
+    corrector_files: dict[str, Path]
+    decisions: int = 500
 
-    Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
-    """
-    teacher = teacher or str(cell)
-    corrector_files = corrector_files or {}
-    wm = load_world_model(teacher, task=cell.task, device=device)
-    standard = planner or PlannerConfig.standard(wm.action_dim)
-    chosen = list(dict.fromkeys(make_arm(name, standard) for name in arms))  # an arm that is named twice runs once
-    for arm in chosen:
-        if arm.corrector and arm.corrector not in corrector_files:
+    @classmethod
+    def of(cls, cell: Cell, profile: str, teacher="", corrector_files=None, decisions=500, device="cpu") -> Stage:
+        """With the teacher's weights loaded; empty means the shipped teacher of the cell."""
+        teacher = teacher or str(cell)
+        wm = load_world_model(teacher, task=cell.task, device=device)
+        return cls(cell, profile, teacher, wm, corrector_files or {}, decisions)
+
+    @cached_property
+    def correctors(self) -> dict[str, nn.Module]:
+        key = teacher_key(self.teacher)
+        return {arch: load_corrector(f, key).to(self.wm.device) for arch, f in self.corrector_files.items()}
+
+    def play(self, arm: Arm, seeds: list[int]) -> tuple[list[dict], list[dict], str]:
+        """Rows per episode and per depth of an arm, for these seeds in order, and the arm's key.
+
+        Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
+        """
+        if arm.corrector and arm.corrector not in self.corrector_files:
             raise ConfigError(
                 f"arm {arm.name} needs a {arm.corrector} corrector; train it with 03_train_corrector first."
             )
-    correctors = {arch: load_corrector(f, teacher_key(teacher)).to(wm.device) for arch, f in corrector_files.items()}
-    seeds = episode_seeds("report" if profile == "paper" else "trial", episodes)
-    all_episodes, all_depths, configurations = [], [], {}
-    for arm in chosen:
-        key = arm_key(arm, cell, teacher, corrector_files.get(arm.corrector), decisions)
-        done, depths = _recorded(cell, profile, arm.name, key)
+        key = arm_key(arm, self.cell, self.teacher, self.corrector_files.get(arm.corrector), self.decisions)
+        done, depths = _recorded(self.cell, self.profile, arm.name, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done}]
-        controller = make_controller(arm, wm, correctors)
+        controller = make_controller(arm, self.wm, self.correctors) if missing else None
         for start in range(0, len(missing), BLOCK):
             block = missing[start : start + BLOCK]
-            what = f"{cell} {arm.name} {len(seeds) - len(missing) + start + len(block)}/{len(seeds)}"
-            new, new_depths = run_episodes(arm, controller, cell.task, block, decisions, what)
+            what = f"{self.cell} {arm.name} {len(seeds) - len(missing) + start + len(block)}/{len(seeds)}"
+            new, new_depths = run_episodes(arm, controller, self.cell.task, block, self.decisions, what)
             done, depths = done + new, depths + new_depths
             _record(key, done, depths)
+        wanted = set(seeds)
+        done = sorted((r for r in done if r["episode_seed"] in wanted), key=lambda r: r["episode_seed"])
+        return done, [r for r in depths if r["episode_seed"] in wanted], key
+
+
+def evaluate(
+    stage: Stage,
+    arms: list[str],
+    episodes: int,
+    planner: PlannerConfig | None = None,
+    calibration: dict[str, dict] | None = None,
+) -> tuple[list[dict], list[dict], dict[str, dict]]:
+    """Rows per episode, rows per depth, and arm → configuration, for `episodes` episodes of every arm.
+
+    `planner` is the teacher's, the standard one unless given; `calibration` has the gates' numbers by arm. Start states
+    that the paper reports are played under the paper profile alone: whoever tunes on quick sees others.
+    """
+    standard = planner or PlannerConfig.standard(stage.wm.action_dim)
+    calibration = calibration or {}
+    made = [make_arm(name, standard, calibration.get(arm_name(name))) for name in arms]
+    seeds = episode_seeds("report" if stage.profile == "paper" else "trial", episodes)
+    all_episodes, all_depths, configurations = [], [], {}
+    for arm in dict.fromkeys(made):  # an arm that is named twice runs once
+        rows, depths, key = stage.play(arm, seeds)
         columns = {
-            "task": cell.task,
-            "size": cell.size,
-            "teacher_seed": cell.seed,
+            "task": stage.cell.task,
+            "size": size_of(stage.wm.config) if stage.cell.name else stage.cell.size,
+            "teacher_seed": stage.cell.seed,
             "corrector_seed": 0 if arm.corrector else None,
         }
-        wanted = set(seeds)
-        all_episodes += [
-            columns | r for r in sorted(done, key=lambda r: r["episode_seed"]) if r["episode_seed"] in wanted
-        ]
-        all_depths += [r for r in depths if r["episode_seed"] in wanted]
-        configurations[arm.name] = as_dict(arm) | {"key": key, "decisions": decisions}
+        all_episodes += [columns | r for r in rows]
+        all_depths += depths
+        configurations[arm.name] = as_dict(arm) | {"key": key, "decisions": stage.decisions}
     return all_episodes, all_depths, configurations
 
 
@@ -202,17 +234,21 @@ def _recorded(cell: Cell, profile: str, arm: str, key: str) -> tuple[list[dict],
     return found[0], found[1]
 
 
-def write_results(cell: Cell, profile: str, episodes: list, depths: list, configurations: dict, **provenance) -> None:
-    """Write a cell's episode and depth tables under `data/results/<profile>/horizon/`; their sidecars keep the arms."""
-    folder = paths.results(profile) / "horizon"
-    write_table(folder / f"{cell}-depth.csv", depths, arms=configurations, **provenance)
-    write_table(folder / f"{cell}.csv", episodes, arms=configurations, **provenance)
+def write_results(stage: Stage, episodes: list, depths: list, configurations: dict, **provenance) -> None:
+    """Write a cell's episode and depth tables under `data/results/<profile>/horizon/`.
+
+    Their sidecars keep the teacher, the task, and the arms' configurations.
+    """
+    folder = paths.results(stage.profile) / "horizon"
+    about = {"teacher": stage.teacher, "task": stage.cell.task, "arms": configurations} | provenance
+    write_table(folder / f"{stage.cell}-depth.csv", depths, **about)
+    write_table(folder / f"{stage.cell}.csv", episodes, **about)
 
 
 def evaluated_cells(profile: str) -> list[str]:
     """Names of the cells that have been evaluated under a profile; `ConfigError` when there are none."""
     tables = (paths.results(profile) / "horizon").glob("*.csv")
-    cells = sorted(p.stem for p in tables if p.stem != "summary" and not p.stem.endswith("-depth"))
+    cells = sorted(p.stem for p in tables if p.stem != "summary" and not p.stem.endswith(("-depth", "-action-error")))
     if not cells:
         raise ConfigError(f"profile {profile} has no evaluated cell; run make all PROFILE={profile} first.")
     return cells

@@ -40,6 +40,7 @@ MADE_BY = {  # folder under data/results/<profile>/ -> the notebook that writes 
     "distillation": "02_collect_data",
     "corrector": "03_train_corrector",
     "horizon": "04_horizon_evaluation",
+    "latency": "04_horizon_evaluation",
     "model_error": "05_model_error",
     "offline": "06_offline_vs_downstream",
     "decision_transformer": "07_decision_transformer",

@@ -1,13 +1,13 @@
-"""Speculative execution of plans: plan once, execute several steps, correct each, replan when the queue is empty.
+"""Speculative execution of plans: plan once, execute several steps, correct each, replan when it has to be.
 
-    controller = SpeculativeController(MPPI(wm), corrector, execution_horizon=3)
+    controller = SpeculativeController(MPPI(wm), corrector, ValueGate(0.4), execution_horizon=6)
     controller.reset(batch_size=8)
     actions, info = controller.act(obs)      # (8, obs_dim) -> (8, A)
 
 One controller drives a batch of parallel episodes; rows that need a plan are planned together in one call. Per row it
 keeps the plan, the depth k, and the predicted latent ẑ_k, which is re-rolled with the action actually executed:
 ẑ_{k+1} = d(ẑ_k, a_k), so that a correction does not itself look like drift. All that a decision without planning needs
-(encode, re-roll, mismatch, planned action, correction) is one function, compiled or captured as the planner is.
+(encode, re-roll, mismatch, planned action, correction, gate) is one function, compiled or captured as the planner is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from lib.compilation import CPU_OPTIONS, Captured, Compiled
 from lib.config import ConfigError, one_of
-from lib.planner import MPPI, shift
+from lib.correctors import appended, token
+from lib.gates import Gate, Look
+from lib.planner import MPPI, Plan, shift
 from lib.world_model import WorldModel, total_variation
 
 
@@ -28,57 +30,85 @@ from lib.world_model import WorldModel, total_variation
 class Proposal:
     """What the controller would do now, before it is done. All rows: B.
 
-    z, z_pred (B, L); a_plan, action (B, A); depth, planner_called, fallback (B,); mismatch (B,), NaN at depth 0.
+    z, z_pred (B, L); a_plan, a_policy, action (B, A); depth, planner_called, fallback, refined (B,); mismatch and the
+    gate's score (B,), both NaN at depth 0.
     """
 
     z: Tensor
     z_pred: Tensor
     a_plan: Tensor
+    a_policy: Tensor
     action: Tensor
     depth: Tensor
     planner_called: Tensor
     fallback: Tensor
+    refined: Tensor
     mismatch: Tensor
+    score: Tensor
 
     def info(self) -> dict[str, Tensor]:
         """Per-row records of this decision: flags and numbers, each (B,)."""
         return {
             "planner_called": self.planner_called,
             "fallback": self.fallback,
+            "refined": self.refined,
             "depth": self.depth,
             "mismatch": self.mismatch,
+            "score": self.score,
             "delta_abs": (self.action - self.a_plan).abs().mean(-1),
         }
 
 
 class SpeculativeController:
-    """Executes `execution_horizon` steps of each plan. Beyond the plan's own horizon the policy prior goes on inside
-    the model, a_k = π(ẑ_k) (`tail="policy"`), or the last action is held (`tail="hold"`, a straw man).
+    """Executes up to `execution_horizon` steps of each plan, each repaired by `corrector` and judged by `gate`.
 
-    `gate(z, z_pred, depth) -> (B,) bool` asks for an early replan (a fallback); None never does. A fallback is one
-    planner call whose first action is executed at once.
+    A step that the gate does not let pass is a fallback: one planner call whose first action is executed at once. With
+    a `refiner`, a planner of a few samples, such a step first gets a plan refined around its chosen action; that plan
+    is executed if its value holds up against the gate's threshold, and only else is the planner called.
+
+    Beyond the plan's own horizon the policy prior goes on inside the model, a_k = π(ẑ_k) (`tail="policy"`), the planner
+    plans that far itself (`tail="plan"`), or the last action is held (`tail="hold"`, a straw man).
     """
 
     def __init__(
-        self, planner: MPPI, corrector: nn.Module | None = None, gate=None, execution_horizon: int = 3, tail="policy"
+        self,
+        planner: MPPI,
+        corrector: nn.Module | None = None,
+        gate: Gate | None = None,
+        execution_horizon: int = 3,
+        tail: str = "policy",
+        refiner: MPPI | None = None,
     ):
         if execution_horizon < 1:
             raise ConfigError(f"execution_horizon={execution_horizon} must be at least 1.")
-        wm = planner.wm
+        wm, horizon = planner.wm, planner.config.horizon
         if corrector is not None and (corrector.latent_dim, corrector.action_dim) != (wm.latent_dim, wm.action_dim):
             raise ConfigError(
                 f"the corrector was made for latent {corrector.latent_dim} and {corrector.action_dim} actions, "
                 f"the world model has {wm.latent_dim} and {wm.action_dim}; train one for this teacher."
             )
-        self.planner, self.corrector, self.gate = planner, corrector, gate
-        self.execution_horizon, self.tail = execution_horizon, one_of("tail", tail, ("policy", "hold"))
-        beyond = self.tail == "policy" and execution_horizon > planner.config.horizon
-        self._look = _prepared(planner, functools.partial(_look, planner.wm, corrector, beyond))
+        if one_of("tail", tail, ("policy", "plan", "hold")) == "plan" and horizon < execution_horizon:
+            raise ConfigError(
+                f"tail='plan' executes {execution_horizon} planned steps, but the planner plans {horizon}; give it a "
+                "PlannerConfig with a horizon as long."
+            )
+        if refiner is not None and not (gate is not None and gate.checks_value and refiner.config.horizon == horizon):
+            raise ConfigError(f"a refiner needs a gate that checks values, and the planner's horizon of {horizon}.")
+        self.planner, self.corrector, self.gate, self.refiner = planner, corrector, gate, refiner
+        self.execution_horizon, self.tail = execution_horizon, tail
+        self._history_len = getattr(corrector, "history_len", 0)
+        beyond = tail == "policy" and execution_horizon > horizon
+        self._look = _prepared(planner, functools.partial(_look, wm, corrector, gate, beyond))
         self._batch = 0
 
     @property
     def wm(self) -> WorldModel:
         return self.planner.wm
+
+    @property
+    def plan(self) -> Tensor:
+        """The plans that are being executed (B, H, A)."""
+        return self._plan
 
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start `batch_size` episodes: no plan, no warm start, and the rows' own random streams."""
@@ -91,14 +121,17 @@ class SpeculativeController:
         self._plan = torch.zeros(batch_size, c.horizon, wm.action_dim, device=wm.device)
         self._mean = torch.zeros_like(self._plan)
         self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # as it was at the last decision
-        self._proposed = self._z_pred
         self._executed = torch.zeros(batch_size, wm.action_dim, device=wm.device)
         self._depth = torch.full((batch_size,), -1, device=wm.device)  # −1: nothing planned yet
+        width = wm.latent_dim + wm.action_dim + 1
+        self._history = self._z_pred.new_zeros(batch_size, self._history_len, width) if self._history_len else None
+        self._proposed = self._z_pred, self._history
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
-        for name in ("_plan", "_mean", "_z_pred", "_executed", "_depth"):
-            setattr(self, name, getattr(self, name)[rows])
+        for name in ("_plan", "_mean", "_z_pred", "_executed", "_depth", "_history"):
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name)[rows])
         self._generators = self._generators and [self._generators[i] for i in rows]
         self._batch = len(rows)
 
@@ -129,30 +162,42 @@ class SpeculativeController:
         obs = obs.to(self.wm.device)
         due = (self._depth < 0) | (self._depth >= self.execution_horizon)
         if due.all():  # nothing to look at
-            z = z_pred = self.wm.encode(obs)
-            a_plan = action = torch.zeros_like(self._executed)
-            mismatch = torch.zeros(len(obs), device=z.device)
+            z = self.wm.encode(obs)
+            nothing, history = torch.zeros_like(self._executed), self._history
+            look, action = Look(z, z, nothing[:, 0], nothing, nothing, nothing), nothing
+            score = promised = nothing[:, 0]
         else:
-            z, z_pred, mismatch, a_plan, action = self._look(obs, self._plan, self._z_pred, self._executed, self._depth)
-        fallback = torch.zeros_like(due)
+            *look, action, score, promised, history = self._look(
+                obs, self._plan, self._z_pred, self._executed, self._depth, self._history
+            )
+            look = Look(*look)
+        fallback = refined = torch.zeros_like(due)
         if self.gate is not None and not due.all():
-            fallback = self.gate(z, z_pred, self._depth) & ~due
+            fallback = (score > self.gate.threshold) & ~due
+            if self.refiner is not None and fallback.any():
+                refined = self._refine(look.z, action, promised, fallback)
+                fallback = fallback & ~refined
         called = due | fallback
         if called.any():
-            first = self._replan(z, called)
-            row = called.unsqueeze(-1)
-            z_pred = torch.where(row, z, z_pred)
-            a_plan, action = torch.where(row, first, a_plan), torch.where(row, first, action)
-        self._proposed = z_pred
+            self._take(called, self.planner(look.z[called], self.warm_start()[called], self._streams(called)))
+        z_pred, a_plan, fresh = look.z_pred, look.a_plan, called | refined
+        if fresh.any():
+            row = fresh.unsqueeze(-1)
+            z_pred = torch.where(row, look.z, z_pred)
+            a_plan, action = (torch.where(row, self._plan[:, 0], a) for a in (a_plan, action))
+        self._proposed = z_pred, history
         return Proposal(
-            z=z,
+            z=look.z,
             z_pred=z_pred,
             a_plan=a_plan,
+            a_policy=look.a_policy,
             action=action,
             depth=self._depth.clone(),
             planner_called=called,
             fallback=fallback,
-            mismatch=mismatch.masked_fill(called, torch.nan),
+            refined=refined,
+            mismatch=look.mismatch.masked_fill(fresh, torch.nan),
+            score=score.masked_fill(fresh | (self.gate is None), torch.nan),
         )
 
     def commit(self, actions: Tensor) -> None:
@@ -162,16 +207,38 @@ class SpeculativeController:
         """
         if not torch.isfinite(actions).all():
             raise ValueError("an action is not finite; check the weights of the corrector and of the world model.")
-        self._z_pred, self._executed = self._proposed.clone(), actions.clone()  # the caller may write to both
+        z_pred, self._history = self._proposed
+        self._z_pred, self._executed = z_pred.clone(), actions.clone()  # the caller may write to both
         self._depth = self._depth + 1
 
-    def _replan(self, z: Tensor, called: Tensor) -> Tensor:
-        """New plans for the called rows; the first actions of all rows' plans (B, A)."""
-        rows = called.nonzero().flatten()
-        generators = self._generators and [self._generators[i] for i in rows.tolist()]
-        plan = self.planner(z[rows], self.warm_start()[rows], generators)
+    def _refine(self, z: Tensor, action: Tensor, promised: Tensor, asked: Tensor) -> Tensor:
+        """Refine the plans of the rows asked for around their chosen action; the rows (B,) where the value holds up."""
+        mean = _around(self.wm, z[asked], action[asked], self._plan[asked], self._depth[asked])
+        plan = self.refiner(z[asked], mean, self._streams(asked))
+        holds = promised[asked] - plan.value <= self.gate.threshold
+        refined = asked.clone()
+        refined[asked] = holds
+        self._take(refined, Plan(*(x[holds] for x in vars(plan).values())))
+        return refined
+
+    def _take(self, rows: Tensor, plan: Plan) -> None:
+        """Queue new plans for the rows (B,) that are true."""
         self._plan[rows], self._mean[rows], self._depth[rows] = plan.actions, plan.mean, 0
-        return self._plan[:, 0]
+
+    def _streams(self, rows: Tensor) -> list[torch.Generator] | None:
+        return self._generators and [self._generators[i] for i in rows.nonzero().flatten().tolist()]
+
+
+def _around(wm: WorldModel, z: Tensor, action: Tensor, plan: Tensor, depth: Tensor) -> Tensor:
+    """A mean to refine (B, H, A) from latents z (B, L): the chosen action (B, A), then what is left of the plan
+    (B, H, A) after `depth` steps (B,), then the policy prior inside the model."""
+    horizon, mean = plan.shape[1], [action]
+    left = shift(plan, depth)
+    for t in range(1, horizon):
+        z = wm.next(z, mean[-1])
+        planned = (depth + t < horizon).unsqueeze(-1)
+        mean.append(torch.where(planned, left[:, t], wm.policy(z)[0]))
+    return torch.stack(mean, 1)
 
 
 def _prepared(planner: MPPI, look):
@@ -179,45 +246,62 @@ def _prepared(planner: MPPI, look):
     if planner.mode == "eager":
         return look
     if planner.mode == "compiled":
-        return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None, range(5))
+        return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None, range(6))
     modules = [m for m in look.args if isinstance(m, nn.Module)]
     return Captured(look, [p for m in modules for p in m.parameters()])
 
 
-def _look(wm: WorldModel, corrector: nn.Module | None, beyond: bool, obs, plan, z_pred, executed, depth):
+def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, executed, depth, history):
     """What a decision without planning takes. obs (B, obs_dim), plan (B, H, A), and, at the decision before, the
-    predicted latent (B, L) and the action (B, A); depth (B,), which is now.
+    predicted latent (B, L) and the action (B, A); depth (B,), which is now; the corrector's history (B, K, ·) or None.
 
-    Returns z, z_pred (B, L), mismatch (B,), the planned and the corrected action (B, A). `beyond`: past the plan's last
-    action the policy prior goes on inside the model; else the last action is held.
+    Returns the fields of `Look`, the action (B, A), the gate's score and the plan's promise (B,), and the history with
+    this step in it. `beyond`: past the plan's last action the policy prior goes on inside the model; else it is held.
     """
     z, z_pred = wm.encode(obs), wm.next(z_pred, executed)
     index = depth.clamp(0, plan.shape[1] - 1).view(-1, 1, 1).expand(-1, 1, plan.shape[2])
     a_plan = plan.gather(1, index).squeeze(1)
+    a_policy = wm.policy(z)[0]
     if beyond:
         a_plan = torch.where((depth >= plan.shape[1]).unsqueeze(-1), wm.policy(z_pred)[0], a_plan)
-    action = a_plan if corrector is None else corrector(z, z_pred, a_plan, depth)
-    return z, z_pred, total_variation(z, z_pred, wm.config.simnorm_dim), a_plan, action
+    if history is not None:
+        history = appended(history, token(z, z_pred, a_plan, depth))
+    corrected = a_plan if corrector is None else corrector(z, z_pred, a_plan, a_policy, depth, history)
+    look = Look(z, z_pred, total_variation(z, z_pred, wm.config.simnorm_dim), a_plan, a_policy, corrected)
+    nothing = torch.zeros_like(look.mismatch)
+    action, score, promised = (corrected, nothing, nothing) if gate is None else gate(wm, look)
+    return *look, action, score, promised, history
 
 
 class PolicyController:
-    """The policy prior's mean at every decision: no planning, the cheapest arm."""
+    """No planning: the mean of the policy prior, the cheapest arm, or the best of `samples` draws by the model's Q."""
 
-    def __init__(self, wm: WorldModel):
-        self.wm = wm
+    def __init__(self, wm: WorldModel, samples: int = 0):
+        self.wm, self.samples, self._generators = wm, samples, None
 
-    def reset(self, batch_size: int = 1, generators=None) -> None:
-        """Nothing is kept between decisions."""
+    def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
+        """Start `batch_size` episodes with the rows' own random streams."""
+        self._generators = generators
 
     def keep(self, rows: list[int]) -> None:
-        """Nothing is kept between decisions."""
+        """Go on with only these rows of the batch (the others' episodes have ended)."""
+        self._generators = self._generators and [self._generators[i] for i in rows]
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) for observations (B, obs_dim); `ValueError` when one is not finite."""
         if not torch.isfinite(obs).all():
             raise ValueError("an observation is not finite.")
-        action = self.wm.policy(self.wm.encode(obs.to(self.wm.device)))[0]
+        z = self.wm.encode(obs.to(self.wm.device))
+        action = self._best_of(z) if self.samples else self.wm.policy(z)[0]
         zero = torch.zeros(len(obs), device=action.device)
-        info = {"planner_called": zero.bool(), "fallback": zero.bool(), "depth": zero.long()}
-        return action, info | {"mismatch": zero + torch.nan, "delta_abs": zero}
+        flags = dict.fromkeys(("planner_called", "fallback", "refined"), zero.bool())
+        return action, flags | {"depth": zero.long(), "mismatch": zero + torch.nan, "delta_abs": zero}
+
+    def _best_of(self, z: Tensor) -> Tensor:
+        generators = self._generators or [None] * len(z)
+        noise = torch.stack([torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators], 1)
+        z = z.expand(self.samples, *z.shape)
+        actions = self.wm.policy_sample(z, noise.to(z.device))  # (N, B, A)
+        best = self.wm.q(z, actions).mean(0).argmax(0)  # (B,)
+        return actions.gather(0, best.view(1, -1, 1).expand(1, -1, actions.shape[2])).squeeze(0)

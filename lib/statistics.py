@@ -134,10 +134,10 @@ def summarise(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, 
 
     rows: the records of one or more cells (`horizon/<cell>.csv`). Returns are sums of reward; `planner_calls`,
     `model_evaluations`, `fallbacks` and `delta_abs` are means per episode; `kept`, `calls_kept` and `evaluations_kept`
-    are fractions of the teacher's. `difference` is to the teacher, `gain` to the open-loop arm with the same execution
-    horizon (empty where there is none), both in return and paired by `episode_seed`. `return_worst5` is the mean of
-    the worst 5 % of episodes. `failures` counts episodes that ended before the cell's longest or returned less than
-    half of the teacher's mean. Missing is nan, never 0.
+    are fractions of the teacher's. `difference` is to the teacher, `gain` to the open-loop arm of the same planner and
+    execution horizon (empty where there is none), both in return and paired by `episode_seed`. `return_worst5` is the
+    mean of the worst 5 % of episodes. `failures` counts episodes that ended before the cell's longest or returned less
+    than half of the teacher's mean. Missing is nan, never 0.
 
     Raises `StatisticsError` when a cell has no teacher, an arm repeats an episode seed, or an arm was evaluated on
     other episode seeds than the teacher.
@@ -149,9 +149,9 @@ def summarise(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, 
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms = _arms_by_seed(episodes, "-".join(map(str, cell)))
         full_length = episodes["length"].max()
-        for name, arm in arms.items():
+        for name in arms:
             row = dict(zip(CELL, cell, strict=True)) | {"arm": name}
-            table.append(row | _summary(arm, arms, full_length, options))
+            table.append(row | _summary(name, arms, full_length, options))
     return pd.DataFrame(table)
 
 
@@ -175,15 +175,16 @@ def _arms_by_seed(episodes: pd.DataFrame, cell: str) -> dict[str, pd.DataFrame]:
     return {name: arm.loc[seeds] for name, arm in arms.items()}
 
 
-def _summary(arm: pd.DataFrame, arms: dict[str, pd.DataFrame], full_length: int, options: dict) -> dict:
-    teacher = arms["teacher"]
+def _summary(name: str, arms: dict[str, pd.DataFrame], full_length: int, options: dict) -> dict:
+    arm, teacher = arms[name], arms["teacher"]
     returns, teacher_returns = arm["return"].to_numpy(float), teacher["return"].to_numpy(float)
     horizon = int(arm["execution_horizon"].iloc[0])
     low, high = bootstrap_ci(returns, **options)
     kept = kept_return(returns, teacher_returns, **options)
     difference = paired_difference(returns, teacher_returns, **options)
     # The policy and the teacher have no plan to leave uncorrected, so an open-loop twin exists only for E > 1.
-    twin = arms.get(f"open-loop-{horizon}")
+    planner = name[: name.find("+") + 1]  # "64×2+" of an arm on a smaller planner, else nothing
+    twin = arms.get(f"{planner}open-loop-{horizon}")
     gain = Estimate(math.nan, math.nan, math.nan)
     if horizon > 1 and twin is not None and twin is not arm:
         gain = paired_difference(returns, twin["return"], **options)

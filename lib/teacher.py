@@ -33,9 +33,9 @@ from lib.tasks import ACTION_REPEAT
 from lib.training import TrainingRun, met, play
 from lib.training_state import run_folder
 
-# The teachers that `make teachers` sees to, in this order: (task, size, seed, stop_return, stop_from). The bars are 90 %
-# of the official return at 100,000 frames, lower where official seeds scatter; None: trained to the very
-# end. No run of the offline study stops before the last of its snapshots.
+# The teachers that `make teachers` sees to, in this order: (task, size, seed, stop_return, stop_from). The bars are
+# 90 % of the official return at 100,000 frames, lower where official seeds scatter; None: trained to the very end. No
+# run of the offline study stops before the last of its snapshots.
 ZOO = (
     ("walker-walk", "1m", 1, None, 0),
     ("cartpole-swingup", "1m", 1, 755, 20_000),

@@ -13,7 +13,7 @@ import numpy as np
 from lib import paths
 from lib.arms import Arm, make_controller
 from lib.checkpoints import CheckpointError, load_world_model, teacher_key
-from lib.config import Cell, ConfigError, PlannerConfig
+from lib.config import ConfigError
 from lib.correctors import CorrectorError, load_corrector
 from lib.evaluation import evaluated_cells, run_episodes
 from lib.results import ResultError, intact, read_sidecar, read_table
@@ -29,22 +29,22 @@ def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
     folder, wrong = paths.results(profile) / "horizon", []
     random = np.random.default_rng(seed)
     for name in evaluated_cells(profile):
-        cell, table = Cell.parse(name), read_table(folder / f"{name}.csv")
+        table, about = read_table(folder / f"{name}.csv"), read_sidecar(folder / f"{name}.csv")
         if not intact(folder / f"{name}.csv"):
             wrong.append(f"{name}.csv is not the file that its sidecar describes")
             print(f"WRONG {wrong[-1]}")
-        wm, arms = load_world_model(name, task=cell.task), read_sidecar(folder / f"{name}.csv").get("arms")
-        if not arms:
+        if not {"arms", "teacher", "task"} <= about.keys():
             raise ConfigError(f"the sidecar of {name}.csv names no arms; run make all PROFILE={profile} again.")
-        for arm_name, settings in arms.items():
-            budget = settings["planner"] and PlannerConfig(**settings["planner"])
-            arm = Arm(arm_name, budget, settings["execution_horizon"], settings["corrector"], settings["tail"])
+        task, teacher = about["task"], about["teacher"]
+        wm = load_world_model(teacher, task=task)
+        for arm_name, settings in about["arms"].items():
+            arm = Arm.from_dict(settings)
             committed = table[table["arm"] == arm_name].set_index("episode_seed")["return"]
             seeds = random.choice(committed.index, size=min(sample, len(committed)), replace=False).tolist()
             corrector = folder.parent / "corrector" / f"{name}-{arm.corrector}.safetensors"
-            correctors = {arm.corrector: load_corrector(corrector, teacher_key(name))} if arm.corrector else {}
+            correctors = {arm.corrector: load_corrector(corrector, teacher_key(teacher))} if arm.corrector else {}
             controller, what = make_controller(arm, wm, correctors), f"verify {name} {arm_name}"
-            rows, _ = run_episodes(arm, controller, cell.task, seeds, settings["decisions"], what)
+            rows, _ = run_episodes(arm, controller, task, seeds, settings["decisions"], what)
             for row in rows:
                 before, others = committed[row["episode_seed"]], committed.drop(row["episode_seed"])
                 spread = others.std(ddof=1) if len(others) > 1 else 0.0

@@ -27,13 +27,9 @@ class PaperError(RuntimeError):
 
 
 def result_files(profile: str) -> list[str]:
-    """Files the paper may read, relative to the root: the profile's tables and figures, and the teachers' cards."""
-    found = [
-        *paths.results(profile).rglob("*.csv"),
-        *paths.TEACHERS.glob("*.json"),
-        *paths.figures(profile).glob("*.svg"),
-    ]
-    return sorted(f.relative_to(paths.ROOT).as_posix() for f in found if not f.name.endswith(".meta.json"))
+    """Files the paper may read, relative to the root: the profile's tables and figures."""
+    found = [*paths.results(profile).rglob("*.csv"), *paths.figures(profile).glob("*.svg")]
+    return sorted(f.relative_to(paths.ROOT).as_posix() for f in found)
 
 
 def stale_lines(profile: str) -> list[str]:

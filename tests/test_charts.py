@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import struct
+from collections import Counter
 
 import altair as alt
 import numpy as np
@@ -12,7 +13,7 @@ from pypdf import PdfReader
 
 from lib import charts, paths
 from lib.charts import FAMILIES, Box, family, place_labels
-from lib.results import write_table
+from lib.results import ResultError, write_table
 
 
 def load_figure(name: str):
@@ -25,6 +26,7 @@ def load_figure(name: str):
 
 pareto = load_figure("pareto")
 planner = load_figure("planner")
+teachers = load_figure("teachers")
 
 # name: (execution horizon, planner calls, kept)
 ARMS = {
@@ -112,6 +114,112 @@ def test_the_planner_has_a_row_for_each_solve_and_a_lane_for_each_way(tmp_path):
     assert (first["p95"] >= first["p50"]).all() and len({colour for colour, _ in planner.WAYS.values()}) == 4
     charts.save(planner.draw(solves(modes=["eager"])), tmp_path / "eager")  # where there is no compiler
     assert "compiled" not in pdf_text(tmp_path / "eager.pdf")
+
+
+OFFICIAL = pd.DataFrame(
+    [("walker-walk", 100_000, 962.0), ("walker-walk", 200_000, 973.0), ("walker-walk", 1_000_000, 980.0),
+     ("cup-catch", 100_000, 981.0)], columns=["task", "frames", "return"],
+)  # fmt: skip
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """ship(task, size, seed, frames) writes a teacher's curve and card where notebook 01 does."""
+    for name in ("DATA", "FIGURES"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    write_table(paths.DATA / "official_returns.csv", OFFICIAL)
+
+    def ship(task, size="1m", seed=1, frames=40_000, name=None, half=15.0):
+        stem = paths.results("smoke") / "teacher" / (name or f"{task}-{size}-{seed}")
+        card = dict(task=task, size=size, seed=seed, frames=frames, return_mean=950.0)
+        card |= dict(return_low=950.0 - half, return_high=950.0 + half)
+        write_table(stem.with_name(f"{stem.name}-card.csv"), [card])
+        if frames:
+            at = range(5_000, frames + 1, 5_000)
+            write_table(stem.with_name(f"{stem.name}.csv"), [{"frames": f, "return": 900.0 * f / frames} for f in at])
+
+    return ship
+
+
+def drawn(chart, kind: str) -> list[dict]:
+    """Rows behind the layers of one kind of mark, over all panels."""
+    spec = chart.to_dict()
+    layers = [layer for p in spec.get("concat", [spec]) for layer in p["layer"] if layer["mark"]["type"] == kind]
+    return [row for layer in layers for row in spec["datasets"][layer["data"]["name"]]]
+
+
+def test_the_teachers_are_drawn_from_their_results(zoo):
+    zoo("walker-walk")
+    teachers.main(["--profile", "smoke"])
+    folder = paths.figures("smoke")
+    assert sorted(p.name for p in folder.iterdir()) == ["teachers.pdf", "teachers.png", "teachers.svg"]
+    text = pdf_text(folder / "teachers.pdf")
+    for words in ("walker-walk", "Simulator frames (thousands)", "Return per episode", "1m", teachers.OFFICIAL):
+        assert words in text
+    assert "seed" not in text and "5m" not in text.replace(teachers.OFFICIAL, "")
+    width, _ = struct.unpack(">II", (folder / "teachers.png").read_bytes()[16:24])
+    assert width / charts.PNG_PPI == pytest.approx(3.3, abs=0.12)
+
+
+def test_a_panel_for_each_task_and_a_line_for_each_teacher(zoo, tmp_path):
+    for task, size, seed in (("walker-walk", "1m", 1), ("walker-walk", "1m", 2), ("walker-walk", "5m", 1)):
+        zoo(task, size, seed)
+    for task in ("cup-catch", "walker-run", "cheetah-run"):
+        zoo(task)
+    chart = teachers.draw(*teachers.read("smoke"), OFFICIAL)
+    panels = chart.to_dict()["concat"]
+    assert [p["title"]["text"] for p in panels] == ["cheetah-run", "cup-catch", "walker-run", "walker-walk"]
+    lines = Counter((r["task"], r["size"], r["seed"]) for r in drawn(chart, "line"))
+    assert len(lines) == 6 and set(lines.values()) == {8}
+    marks = [(r["task"], r["size"], r["seed"]) for r in drawn(chart, "point")]
+    assert sorted(marks) == sorted(lines) and {r["return_mean"] for r in drawn(chart, "point")} == {950.0}
+    bars = [(r["task"], r["frames"]) for r in drawn(chart, "tick") if "return" in r]
+    assert sorted(bars) == [("cup-catch", 100_000), ("walker-walk", 100_000), ("walker-walk", 200_000)]
+    charts.save(chart, tmp_path / "zoo")
+    text = pdf_text(tmp_path / "zoo.pdf")
+    assert all(words in text for words in ("seed 1", "seed 2", "5m", "cheetah-run")) and "seed 3" not in text
+    width, _ = struct.unpack(">II", (tmp_path / "zoo.png").read_bytes()[16:24])
+    assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.12)
+
+
+def test_axes_of_the_teachers_are_the_same_honest_ones_in_all_panels(zoo):
+    zoo("walker-walk", frames=500_000), zoo("cup-catch", frames=20_000)
+    chart = teachers.draw(*teachers.read("smoke"), OFFICIAL)
+    domains = {
+        (axis, *layer["encoding"][axis]["scale"]["domain"])
+        for p in chart.to_dict()["concat"] for layer in p["layer"] for axis in "xy"
+    }  # fmt: skip
+    assert {d[:2] for d in domains} == {("x", 0), ("y", 0)} and len(domains) == 2
+    assert all(top > {"x": 500, "y": 1000}[axis] for axis, _, top in domains)
+
+
+def test_marks_of_teachers_move_apart_only_to_the_right_and_only_where_they_cover_each_other(zoo):
+    for seed, frames in ((1, 100_000), (2, 100_000), (3, 101_000), (4, 40_000)):
+        zoo("walker-walk", seed=seed, frames=frames)
+    zoo("cup-catch", frames=100_000)
+    _, cards = teachers.read("smoke")
+    placed = teachers.apart(cards, per_x=0.7).set_index(["task", "seed"])["x"]
+    assert placed["walker-walk", 4] == 40 and placed["walker-walk", 1] == 100 and placed["cup-catch", 1] == 100
+    apart = 2 * teachers.MARK / 0.7
+    assert placed["walker-walk", 2] >= 100 + apart and placed["walker-walk", 3] >= placed["walker-walk", 2] + apart
+
+
+def test_a_teacher_of_unknown_training_has_no_place_on_the_axis(zoo):
+    zoo("walker-walk", name="official-walker-walk-1", frames=None)
+    with pytest.raises(ResultError, match="holds no card of a teacher; run `make all"):
+        teachers.read("smoke")
+    zoo("walker-walk")
+    curves, cards = teachers.read("smoke")
+    assert len(cards) == 1 and curves["frames"].max() == 40_000
+
+
+def test_a_card_of_one_episode_has_a_mark_and_no_interval(zoo, tmp_path):
+    zoo("walker-walk", half=np.nan)
+    charts.save(teachers.draw(*teachers.read("smoke"), OFFICIAL), tmp_path / "one")
+    zoo("walker-walk")
+    charts.save(teachers.draw(*teachers.read("smoke"), OFFICIAL), tmp_path / "ten")
+    rules = [(tmp_path / f"{name}.svg").read_text().count('"rule mark"') for name in ("one", "ten")]
+    assert rules == [0, 1]
 
 
 def test_svg_is_the_same_twice(tmp_path):

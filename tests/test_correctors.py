@@ -1,4 +1,4 @@
-"""Correctors start as the identity, stay within the action bounds, can learn, and are refused when they do not fit."""
+"""Correctors start as the identity, stay in bounds, read what they should and no more, and are refused when unfit."""
 
 import json
 
@@ -6,69 +6,123 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import ACTIONS, BUDGET, LATENT, latents, tiny_model
+from torch._dynamo.testing import CompileCounter
 
 from lib.config import ConfigError
-from lib.correctors import CorrectorError, TwoTowerCorrector, load_corrector, save_corrector
+from lib.correctors import (
+    CORRECTORS,
+    MAX_DEPTH,
+    CorrectorError,
+    StateCorrector,
+    TemporalCorrector,
+    TwoTowerCorrector,
+    appended,
+    load_corrector,
+    masked,
+    save_corrector,
+    token,
+)
 from lib.planner import MPPI
 from lib.speculation import SpeculativeController
 
+K = 3
+TOKEN = LATENT + ACTIONS + 1
+every_arch = pytest.mark.parametrize("arch", CORRECTORS)
+NAMES = ("z_real", "z_pred", "a_plan", "a_policy", "depth", "history")
+READS = {  # for what it adds to the action that it starts from
+    "two_tower": {"z_real", "z_pred", "a_plan", "a_policy", "depth"},
+    "temporal": {"z_real", "a_plan", "a_policy", "depth", "history"},
+    "state": {"z_real"},
+}
+
 
 def inputs(batch=64, seed=0):
-    """Real and predicted latents, plans with some actions at their bounds, depths."""
+    """Latents, actions with some at their bounds, depths 1…6, and a history that is full of old tokens."""
     g = torch.Generator().manual_seed(seed)
-    plan = (3 * torch.randn(batch, ACTIONS, generator=g)).clamp(-1, 1)
-    return latents(batch, seed + 1), latents(batch, seed + 2), plan, torch.randint(1, 6, (batch,), generator=g)
+    a_plan, a_policy = (3 * torch.randn(2, batch, ACTIONS, generator=g)).clamp(-1, 1)
+    z_real, z_pred = latents(batch, seed + 1), latents(batch, seed + 2)
+    depth = torch.randint(1, 7, (batch,), generator=g)
+    old = [token(latents(batch, seed + 3 + k), z_pred, a_plan, depth) for k in range(K - 1)]
+    history = torch.stack([*old, token(z_real, z_pred, a_plan, depth)], 1)
+    return z_real, z_pred, a_plan, a_policy, depth, history
 
 
-def corrector(seed=0, scale=1.0, **sizes):
-    """A corrector that is random in every layer."""
+def fresh(arch="two_tower", seed=0, **sizes):
+    """An untrained corrector."""
     torch.manual_seed(seed)
-    made = TwoTowerCorrector(**{"latent_dim": LATENT, "action_dim": ACTIONS, "width": 8} | sizes)
+    shape = {"latent_dim": LATENT, "action_dim": ACTIONS, "width": 12}
+    shape |= {"history_len": K} if arch == "temporal" else {}
+    return CORRECTORS[arch](**shape | sizes).eval()
+
+
+def corrector(arch="two_tower", seed=0, scale=1.0, **sizes):
+    """A corrector that is random in every layer."""
+    made = fresh(arch, seed, **sizes)
     with torch.no_grad():
         for p in made.parameters():
             p.copy_(scale * torch.randn_like(p))
-    return made.eval()
+    return made
+
+
+# ---------------------------------------------------------------------------------------------- what comes out
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_an_untrained_corrector_executes_the_plan_exactly(seed):
-    torch.manual_seed(seed)
+@every_arch
+def test_an_untrained_corrector_executes_what_it_starts_from_exactly(arch, seed):
     given = inputs(seed=seed)
-    assert torch.equal(TwoTowerCorrector(LATENT, ACTIONS)(*given), given[2])
+    assert torch.equal(fresh(arch, seed)(*given), given[3] if arch == "state" else given[2])
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
-def test_actions_stay_within_their_bounds(scale):
-    given = inputs()
-    action = corrector(scale=scale)(*given)
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
+@every_arch
+def test_actions_stay_within_their_bounds(arch, scale):
+    given, made = inputs(), corrector(arch, scale=scale)
+    with torch.no_grad():  # half open: at such scales it would be shut for some seeds
+        made.gate_head.weight.zero_(), made.gate_head.bias.zero_()
+    action = made(*given)
     assert torch.isfinite(action).all() and action.abs().max() <= 1
-    assert (action - given[2]).abs().max() > 0.5  # it does act
+    assert (action - given[3 if arch == "state" else 2]).abs().max() > 0.5  # it does act
 
 
-def test_any_action_can_be_reached_from_any_other():
-    made = corrector()
+@every_arch
+def test_any_action_can_be_reached_from_any_other(arch):
+    made, given = corrector(arch), list(inputs())
     with torch.no_grad():
         for head, bias in ((made.update_head, -50.0), (made.gate_head, 50.0)):
             head.weight.zero_(), head.bias.fill_(bias)
-    z, z_pred, _, depth = inputs()
-    assert torch.equal(made(z, z_pred, torch.ones(len(z), ACTIONS), depth), -torch.ones(len(z), ACTIONS))
+    given[2] = given[3] = torch.ones_like(given[2])
+    assert torch.equal(made(*given), -given[2])
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_every_input_matters(which):
-    given, other = list(inputs()), inputs(seed=10)
-    before = corrector()(*given) - given[2]
-    given[which] = other[which] if which < 3 else given[3] + 1
-    after = corrector()(*given) - given[2]
-    assert (before - after).abs().max() > 1e-3
+@pytest.mark.parametrize("name", NAMES)
+@every_arch
+def test_a_corrector_reads_what_it_should_and_nothing_else(arch, name):
+    given, other = list(inputs()), list(inputs(seed=10))
+    given[4], other[4] = torch.full_like(given[4], K), torch.full_like(given[4], K + 1)  # all of the history counts
+    for actions in (2, 3):
+        given[actions], other[actions] = 0.1 * given[actions], 0.1 * other[actions]
+    made, which, start = corrector(arch), NAMES.index(name), 3 if arch == "state" else 2
+    with torch.no_grad():
+        made.update_head.weight.mul_(0.05), made.update_head.bias.zero_()  # far from the bounds, where nothing shows
+        before = made(*given) - given[start]
+        given[which] = other[which]
+        moved = (made(*given) - given[start] - before).abs().max()
+    assert moved > 1e-3 if name in READS[arch] else moved < 1e-6
+
+
+def test_the_state_corrector_makes_the_plan_irrelevant():
+    made, given = corrector("state"), inputs()
+    other = [torch.rand_like(x.float()) for x in given]
+    assert torch.equal(made(*given), made(given[0], other[1], other[2], given[3], other[4], None))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_can_overfit_a_tiny_set(seed):
+@every_arch
+def test_it_can_overfit_a_tiny_set(arch, seed):
     """Also where a plan lies at its bound: a clamp without gradient gets stuck there (error 0.1)."""
-    torch.manual_seed(seed)
     given, target = inputs(8, seed), 1.8 * torch.rand(8, ACTIONS) - 0.9
-    made = TwoTowerCorrector(LATENT, ACTIONS)
+    made = fresh(arch, seed, width=96).train()
     optimiser = torch.optim.Adam(made.parameters(), 3e-3)
     for _ in range(150):
         loss = (made(*given) - target).square().mean()
@@ -76,10 +130,122 @@ def test_it_can_overfit_a_tiny_set(seed):
     assert (made.eval()(*given) - target).square().mean() < 1e-3
 
 
-def test_a_saved_corrector_comes_back(tmp_path):
-    made = corrector()
+# ------------------------------------------------------------------------------------------------------- history
+
+
+def test_a_token_is_what_a_hand_computes():
+    made = token(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.5]), torch.tensor([0.7]), torch.tensor(3))
+    assert torch.allclose(made, torch.tensor([2.5, -2.5, 0.7, 3 / MAX_DEPTH]))
+    z = torch.rand(2, 5, LATENT)
+    assert token(z, z, torch.rand(2, 5, ACTIONS), torch.ones(2, 5, dtype=torch.int64)).shape == (2, 5, TOKEN)
+
+
+def test_appended_drops_the_oldest():
+    history = torch.arange(12.0).view(2, 3, 2)
+    assert appended(history, -torch.ones(2, 2)).tolist() == [
+        [[2, 3], [4, 5], [-1, -1]],
+        [[8, 9], [10, 11], [-1, -1]],
+    ]
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 7])
+def test_masked_keeps_the_tokens_of_this_plan(length):
+    """The slow twin: entry by entry, from the definition."""
+    depth = torch.arange(-1, 9)
+    history = torch.randn(len(depth), length, TOKEN)
+    history[::3, length // 2, -1] = 0  # a state that was not recorded
+    kept, padding = masked(history, depth)
+    for b, k in enumerate(depth.tolist()):
+        for i in range(length):
+            valid = length - i <= min(k, length) and history[b, i, -1] != 0
+            assert padding[b, i] == (not valid)
+            assert torch.equal(kept[b, i], history[b, i] if valid else torch.zeros(TOKEN))
+
+
+@pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("depth", range(K + 2))
+def test_leftovers_of_an_older_plan_cannot_matter(depth, junk):
+    made, given = corrector("temporal"), list(inputs())
+    given[4] = torch.full_like(given[4], depth)
+    before = made(*given)
+    stale = max(K - depth, 0)
+    given[5] = given[5].clone()
+    given[5][:, :stale] = junk
+    assert torch.equal(made(*given), before) and torch.isfinite(before).all()
+    if depth:
+        given[5][:, stale] += 1.0
+        assert not torch.allclose(made(*given), before, atol=1e-3)  # the oldest token that counts does count
+
+
+def test_padding_is_as_if_it_were_not_there():
+    """A history of two tokens in a corrector of four: the same as in one that only ever had two."""
+    long, given = corrector("temporal", history_len=4), list(inputs())
+    short = corrector("temporal", history_len=2)
+    weights = long.state_dict()
+    weights["age"] = weights["age"][2:]
+    short.load_state_dict(weights)
+    given[4] = torch.full_like(given[4], 2)
+    two = given[5][:, 1:]
+    padded = torch.cat([torch.full_like(two, 9.0), two], 1)
+    assert torch.allclose(long(*given[:5], padded), short(*given[:5], two), atol=1e-5)
+
+
+def test_tokens_are_told_apart_by_their_age():
+    made, given = corrector("temporal"), list(inputs())
+    given[4] = torch.full_like(given[4], K)
+    given[5] = given[5].clone()
+    given[5][..., -1] = 0.5  # the depths do not tell
+    assert (made(*given[:5], given[5].flip(1)) - made(*given)).abs().max() > 1e-3
+
+
+@every_arch
+def test_rows_do_not_matter_to_each_other(arch):
+    made, given = corrector(arch), inputs()
+    one_by_one = torch.cat([made(*(x[b : b + 1] for x in given)) for b in range(len(given[0]))])
+    assert torch.allclose(made(*given), one_by_one, atol=1e-5)
+
+
+@every_arch
+def test_training_and_acting_compute_the_same(arch):
+    """In eval mode without gradients torch has a kernel of its own for most Transformers."""
+    made, given = corrector(arch), inputs()
+    with torch.no_grad():
+        acting = made(*given)
+    assert torch.allclose(acting, made.train()(*given), atol=1e-5)
+
+
+@every_arch
+def test_a_corrector_is_one_graph_for_all_batches(arch):
+    torch._dynamo.reset()
+    made, counter = corrector(arch, scale=0.3).requires_grad_(False), CompileCounter()  # an eager backend
+    compiled = torch.compile(made, fullgraph=True, backend=counter, dynamic=True)
+    for batch in (5, 7, 23):  # none is another size too: equal sizes are taken to be one
+        given = inputs(batch, seed=batch)
+        with torch.no_grad():
+            assert torch.allclose(compiled(*given), made(*given), atol=1e-5)
+    assert counter.frame_count == 1
+
+
+def test_sizes_that_cannot_be_are_refused():
+    for sizes in ({"width": 10}, {"history_len": 0}):
+        with pytest.raises(CorrectorError, match="width that 3 divides and a history_len of at least 1"):
+            fresh("temporal", **sizes)
+
+
+def test_only_the_temporal_corrector_reads_a_history():
+    assert [TwoTowerCorrector(8, 1).history_len, StateCorrector(8, 1).history_len] == [0, 0]
+    assert TemporalCorrector(8, 1).history_len == 4 and fresh("temporal").history_len == K
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+@every_arch
+def test_a_saved_corrector_comes_back(tmp_path, arch):
+    made = corrector(arch).requires_grad_(False)
     save_corrector(made, tmp_path / "c.safetensors", "teacher-a")
     back = load_corrector(tmp_path / "c.safetensors", "teacher-a")
+    assert type(back) is type(made) and back.shape == made.shape and back.history_len == made.history_len
     assert torch.equal(back(*inputs()), made(*inputs()))
     assert not back.training and not any(p.requires_grad for p in back.parameters())
 
@@ -90,12 +256,12 @@ def test_another_teachers_corrector_is_refused(tmp_path):
         load_corrector(tmp_path / "c.safetensors", "teacher-b")
 
 
-def damage(path, how):
+def damage(path, how, made):
     """Make the file at `path` unusable."""
-    tensors, shape = load_file(path), {"latent_dim": LATENT, "action_dim": ACTIONS, "width": 8}
+    tensors, shape = load_file(path), made.shape
 
     def save(**changes):
-        about = {"arch": "two_tower", "shape": shape, "teacher": "t"} | changes
+        about = {"arch": made.arch, "shape": shape, "teacher": "t"} | changes
         save_file(tensors, path, {"corrector": json.dumps(about)})
 
     match how:
@@ -109,12 +275,24 @@ def damage(path, how):
             save_file(tensors, path)
         case "metadata not JSON":
             save_file(tensors, path, {"corrector": "{"})
+        case "metadata a list":
+            save_file(tensors, path, {"corrector": "[]"})
         case "unknown arch":
             save(arch="three_tower")
+        case "another arch":
+            save(arch="two_tower" if made.arch == "state" else "state", shape=fresh("state").shape)
         case "no shape":
             save(shape={})
         case "another shape":
-            save(shape=shape | {"width": 9})
+            save(shape=shape | {"width": 15})
+        case "a shape that fits no memory":
+            save(shape=shape | {"width": 400_000})
+        case "negative shape":
+            save(shape=shape | {"width": -12})
+        case "shape of text":
+            save(shape=shape | {"latent_dim": "16"})
+        case "unknown part of the shape":
+            save(shape=shape | {"history_len": -1, "depth": 3})
         case "tensor gone":
             tensors.pop("update_head.bias")
             save()
@@ -123,27 +301,40 @@ def damage(path, how):
             save()
 
 
-def test_equal_correctors_are_equal_files(tmp_path):
+@every_arch
+def test_equal_correctors_are_equal_files(tmp_path, arch):
     for number in range(12):  # keys of costly results hash the file
-        save_corrector(corrector(), tmp_path / str(number), "t")
+        save_corrector(corrector(arch), tmp_path / str(number), "t")
     assert len({(tmp_path / str(number)).read_bytes() for number in range(12)}) == 1
 
 
 @pytest.mark.parametrize(
     "how",
-    ["cut short", "text", "gone", "no metadata", "metadata not JSON", "unknown arch", "no shape", "another shape",
-     "tensor gone", "not finite"],
+    ["cut short", "text", "gone", "no metadata", "metadata not JSON", "metadata a list", "unknown arch", "another arch",
+     "no shape", "another shape", "a shape that fits no memory", "negative shape", "shape of text",
+     "unknown part of the shape", "tensor gone", "not finite"],
 )  # fmt: skip
-def test_a_damaged_file_is_refused_with_one_sentence(tmp_path, how):
+@every_arch
+def test_a_damaged_file_is_refused_with_one_sentence(tmp_path, arch, how):
     path = tmp_path / "c.safetensors"
-    save_corrector(corrector(), path, "t")
-    damage(path, how)
+    save_corrector(corrector(arch), path, "t")
+    damage(path, how, corrector(arch))
     with pytest.raises(CorrectorError) as error:
         load_corrector(path, "t")
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("history_len", [0, -1, K + 1, 10**12, True, 2.0, "3"])
+def test_a_damaged_history_length_is_refused(tmp_path, history_len):
+    made, path = corrector("temporal"), tmp_path / "c.safetensors"
+    about = {"arch": "temporal", "shape": made.shape | {"history_len": history_len}, "teacher": "t"}
+    save_file(made.state_dict(), path, {"corrector": json.dumps(about)})
+    with pytest.raises(CorrectorError, match="is not a corrector of this project"):
+        load_corrector(path, "t")
+
+
 @pytest.mark.parametrize("sizes", [{"latent_dim": LATENT + 8}, {"action_dim": ACTIONS + 1}])
-def test_a_corrector_of_another_size_is_refused(sizes):
+@every_arch
+def test_a_corrector_of_another_size_is_refused(arch, sizes):
     with pytest.raises(ConfigError, match="train one for this teacher"):
-        SpeculativeController(MPPI(tiny_model(), BUDGET), corrector(**sizes))
+        SpeculativeController(MPPI(tiny_model(), BUDGET), corrector(arch, **sizes))

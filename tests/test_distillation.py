@@ -1,175 +1,54 @@
-"""Training correctors on a mapping that can be learnt, and artefacts that are made once."""
+"""Artefacts of the distillation that are made once: shards of a set, and correctors with their tables."""
 
 import dataclasses
 
 import pytest
 import torch
-from tiny import ACTIONS, LATENT, fresh_env, latents, tiny_model
+from tiny import fresh_env, tiny_model
 
 from lib import collection, distillation, paths
-from lib.checkpoints import save_world_model, teacher_key
-from lib.collection import DistillationError, DistillationSet
+from lib.checkpoints import CheckpointError, save_world_model, teacher_key
 from lib.config import PROFILES, ConfigError, Profile, resolve
 from lib.correctors import load_corrector
 from lib.distillation import (
+    RIGHT_SIZED,
+    ROUND_EPISODES,
+    SHARD_EPISODES,
+    cells_with_teacher,
     distillation_set,
     ensure_corrector,
-    errors_by_depth,
     make_corrector,
-    split_by_episode,
-    train_corrector,
 )
+from lib.distillation_set import DistillationError, DistillationSet
 from lib.results import read_sidecar, read_table
-
-
-def learnable_set(episodes=8, each=40, noise=0.0, seed=0):
-    """The teacher answers drift linearly: a_teacher = clamp(a_plan + 4 (z_real − z_pred) W)."""
-    n, g = episodes * each, torch.Generator().manual_seed(seed)
-    z_pred, other = latents(n, seed + 1), latents(n, seed + 2)
-    z_real = 0.7 * z_pred + 0.3 * other
-    a_plan = (2 * torch.randn(n, ACTIONS, generator=g)).clamp(-1, 1)
-    w = torch.randn(LATENT, ACTIONS, generator=torch.Generator().manual_seed(99))
-    a_teacher = a_plan + 4 * (z_real - z_pred) @ w + noise * torch.randn(n, ACTIONS, generator=g)
-    return DistillationSet(
-        z_real=z_real,
-        z_pred=z_pred,
-        a_plan=a_plan,
-        a_policy=torch.zeros(n, ACTIONS),
-        a_teacher=a_teacher.clamp(-1, 1),
-        depth=1 + torch.arange(n) % 2,
-        mismatch=torch.rand(n, generator=g),
-        episode=torch.arange(n) // each,
-        decision=torch.arange(n) % each,
-        again_index=torch.zeros(0, dtype=torch.int64),
-        a_again=torch.zeros(0, ACTIONS),
-    )
-
-
-def train(data, **options):
-    return train_corrector(data, **{"epochs": 8, "batch_size": 64, "lr": 3e-3, "progress": False} | options)
-
-
-# ------------------------------------------------------------------------------------------------------- training
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("episodes", [2, 3, 10])
-def test_an_episode_is_never_on_both_sides(episodes, seed):
-    data = learnable_set(episodes, 7)
-    training, validation = split_by_episode(data, seed=seed)
-    assert (training ^ validation).all()
-    assert not set(data.episode[training].tolist()) & set(data.episode[validation].tolist())
-    assert len(data.episode[validation].unique()) == max(round(0.2 * episodes), 1)
-    assert torch.equal(split_by_episode(data, seed=seed)[1], validation)
-
-
-def test_the_seed_chooses_who_is_held_out():
-    data = learnable_set(10, 3)
-    assert len({tuple(split_by_episode(data, seed=s)[1].tolist()) for s in range(6)}) > 1
-
-
-def test_one_episode_cannot_be_split():
-    with pytest.raises(DistillationError, match="holds 1 episode; two are needed"):
-        split_by_episode(learnable_set(1))
-
-
-def test_training_learns_and_keeps_the_best_epoch():
-    trained = train(learnable_set(16), epochs=40)
-    held = trained.validation
-    plan = (held.a_plan - held.a_teacher).square().mean()
-    corrected = trained.corrector(held.z_real, held.z_pred, held.a_plan, held.depth)
-    error = (corrected - held.a_teacher).square().mean().item()
-    assert error < 0.3 * plan
-    curve = [r for r in trained.curve if r["split"] == "validation"]
-    assert error == pytest.approx(min(r["action_mse"] for r in curve), rel=1e-4)
-    assert [r["epoch"] for r in curve] == list(range(1, len(curve) + 1)) and len(trained.curve) == 2 * len(curve)
-    assert not trained.corrector.training
-
-
-def test_without_anything_to_learn_the_best_epoch_is_not_the_last():
-    data = learnable_set(4)
-    data.a_teacher = 2 * torch.rand(len(data), ACTIONS) - 1
-    trained = train(data, epochs=60, patience=5)
-    loss = [r["loss"] for r in trained.curve if r["split"] == "validation"]
-    best = loss.index(min(loss))
-    assert len(loss) == best + 1 + 5 < 60
-    held = trained.validation
-    corrected = trained.corrector(held.z_real, held.z_pred, held.a_plan, held.depth)
-    assert (corrected - held.a_teacher).square().mean().item() == pytest.approx(loss[best], rel=1e-4)
-
-
-def test_lambda_reg_shrinks_corrections_and_enters_the_loss():
-    free, bound = train(learnable_set()), train(learnable_set(), lambda_reg=10.0)
-    assert bound.curve[-1]["delta_abs"] < 0.3 * free.curve[-1]["delta_abs"]
-    assert (
-        free.curve[-1]["loss"] == free.curve[-1]["action_mse"]
-        and bound.curve[-1]["loss"] > bound.curve[-1]["action_mse"]
-    )
-
-
-def test_seeds_are_honoured():
-    a, b, c = (train(learnable_set(), epochs=2, seed=s) for s in (1, 1, 2))
-    assert a.curve == b.curve != c.curve
-    for x, y in zip(a.corrector.parameters(), b.corrector.parameters(), strict=True):
-        assert torch.equal(x, y)
-
-
-def test_training_that_cannot_work_says_so():
-    with pytest.raises(ConfigError, match="arch='tow_tower' is not known.*two_tower"):
-        train(learnable_set(), arch="tow_tower")
-    with pytest.raises(DistillationError, match="finite"):
-        train(learnable_set(), lr=float("inf"), epochs=2)
-
-
-def test_errors_by_depth_are_what_a_hand_computes():
-    data = learnable_set(2, 2)
-    data.depth = torch.tensor([1, 2, 2, 2])
-    data.mismatch = torch.tensor([0.5, 0.1, 0.2, 0.3])
-    data.a_teacher = torch.zeros(4, ACTIONS)
-    data.a_plan = torch.tensor([[0.2, 0.0], [0.3, 0.3], [0.0, 0.3], [0.0, 0.0]])
-    data.a_policy = torch.full((4, ACTIONS), 0.5)
-    data.again_index, data.a_again = torch.tensor([2]), torch.tensor([[0.4, 0.0]])
-
-    def halve(z_real, z_pred, a_plan, depth):
-        return a_plan / 2
-
-    first, second = errors_by_depth(data, halve)
-    assert {k: pytest.approx(v) for k, v in first.items() if k != "teacher_floor_mse"} == {
-        "depth": 1, "samples": 1, "mismatch": 0.5, "plan_mse": 0.02, "corrector_mse": 0.005, "policy_mse": 0.25,
-    }  # fmt: skip
-    assert first["teacher_floor_mse"] != first["teacher_floor_mse"]  # nothing was solved twice at depth 1
-    assert {k: pytest.approx(v) for k, v in second.items()} == {
-        "depth": 2, "samples": 3, "mismatch": 0.2, "plan_mse": 0.045, "corrector_mse": 0.01125, "policy_mse": 0.25,
-        "teacher_floor_mse": 0.04,
-    }  # fmt: skip
-    assert "corrector_mse" not in errors_by_depth(data)[0]
-
-
-# ------------------------------------------------------------------------------------------------- kept artefacts
 
 
 @pytest.fixture
 def home(monkeypatch, tmp_path):
-    """Empty data folders with one random teacher, free environments, and a count of the collections and trainings."""
+    """Empty data folders with one random teacher, free environments, and a note of each collection and training.
+
+    A collection is noted as its episodes, counted from the first seed of the cell; a training as its number of rows.
+    """
     monkeypatch.setattr(paths, "DATA", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
     monkeypatch.setattr(collection, "make_env", fresh_env())
     (tmp_path / "teachers").mkdir()
     save_world_model(tiny_model(), tmp_path / "teachers" / "tiny-task-1m-1.safetensors")
-    calls = []
+    done = []
+    collect, train_corrector = distillation.collect, distillation.train_corrector
 
-    def noted(name):
-        real = getattr(distillation, name)
+    def noted_collect(planner, labeller, task, seeds, *arguments, **options):
+        done.append(tuple(s - 301_000_000 for s in seeds))
+        return collect(planner, labeller, task, seeds, *arguments, **options)
 
-        def wrapped(*arguments, **options):
-            calls.append(name)
-            return real(*arguments, **options)
+    def noted_training(data, *arguments, **options):
+        done.append(len(data))
+        return train_corrector(data, *arguments, **{**options, "progress": False})
 
-        monkeypatch.setattr(distillation, name, wrapped)
-
-    noted("collect"), noted("train_corrector")
-    return calls
+    monkeypatch.setattr(distillation, "collect", noted_collect)
+    monkeypatch.setattr(distillation, "train_corrector", noted_training)
+    return done
 
 
 def settings(**changes):
@@ -182,95 +61,254 @@ def fetch(chosen, **options):
     return distillation_set(chosen, chosen.cell, **options)
 
 
-def test_a_set_is_collected_once(home):
-    data, key = fetch(settings())
-    assert len(data) == 2 * 8 and home == ["collect"]
-    again, same = fetch(settings())
-    assert home == ["collect"] and same == key
-    assert all(torch.equal(getattr(data, k), getattr(again, k)) for k in vars(data))
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.columns().values(), b.columns().values(), strict=True))
+
+
+def shards():
+    return sorted((paths.CACHE / "distillation").glob("*.safetensors"))
+
+
+LATER = ROUND_EPISODES  # the first episode of the second round
+
+# --------------------------------------------------------------------------------------------------------- the shards
+
+
+def test_a_set_is_collected_once_in_shards_of_both_planners(home, monkeypatch):
+    data, key = fetch(settings(), episodes=5)
+    assert home == [(0, 1), (2, 3), (4,)] and SHARD_EPISODES == 2
+    assert len(data) == 5 * 8 and data.depth.unique().tolist() == [1, 2]
+    sources = {e - 301_000_000: s for e, s in zip(data.episode.tolist(), data.source.tolist(), strict=True)}
+    assert sources == {0: 0, 1: 0, 2: 1, 3: 1, 4: 0}
+    again, same = fetch(settings(), episodes=5)
+    assert len(home) == 3 and same == key and equal(data, again)
+    order = [read_sidecar(p)["source"] for p in shards()]
+    assert sorted(order) == ["right-sized", "standard", "standard"]
+
+
+def test_more_episodes_only_collect_the_missing_shards(home):
+    two, key = fetch(settings())
+    six, other = fetch(settings(), episodes=6)
+    assert home == [(0, 1), (2, 3), (4, 5)] and key != other
+    assert equal(six.rows(torch.arange(len(six)) < len(two)), two)
+    four, _ = fetch(settings(), episodes=4)
+    assert len(home) == 3 and equal(six.rows(torch.arange(len(six)) < len(four)), four)
+
+
+def test_a_killed_collection_goes_on_at_the_next_shard(home, monkeypatch):
+    collect = distillation.collect
+
+    def killed(planner, labeller, task, seeds, *arguments, **options):
+        if home == [(0, 1)]:
+            raise KeyboardInterrupt
+        return collect(planner, labeller, task, seeds, *arguments, **options)
+
+    monkeypatch.setattr(distillation, "collect", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(settings(), episodes=6)
+    assert home == [(0, 1)] and len(shards()) == 1
+    monkeypatch.setattr(distillation, "collect", collect)
+    resumed, key = fetch(settings(), episodes=6)
+    assert home == [(0, 1), (2, 3), (4, 5)]
+    for path in shards():
+        path.unlink()
+    straight, same = fetch(settings(), episodes=6)
+    assert len(home) == 6 and same == key and equal(resumed, straight)
+
+
+def test_the_other_shards_follow_a_right_sized_planner(home, monkeypatch):
+    """At smoke size both planners are the profile's own; without a profile's planner they are 512 × 6 and 64 × 2."""
+    used = []
+
+    def noted(planner, labeller, task, seeds, execution_horizon, *arguments, **options):
+        for solver in (planner, labeller):
+            used.append((solver.config.samples, solver.config.iterations, solver.config.horizon))
+        used.append((options["source"], execution_horizon))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distillation, "collect", noted)
+    monkeypatch.setattr(distillation, "SHARD_EPISODES", 1)
+    small = PROFILES["smoke"].planner
+    with pytest.raises(KeyboardInterrupt):
+        fetch(settings())
+    assert used == [(small.samples, 1, 3), (small.samples, 1, 3), (0, 3)]
+    del used[:]
+    monkeypatch.setattr(distillation, "cached", lambda path, key, make, *rest, **about: make_first(make))
+
+    def make_first(make):
+        with pytest.raises(KeyboardInterrupt):
+            make("nowhere")
+        return "nowhere"
+
+    monkeypatch.setattr(DistillationSet, "load", lambda *files: files)
+    fetch(settings(planner=None, collect_horizon=6), plan_horizon=2)
+    assert used == [(512, 6, 2), (512, 6, 2), (0, 6), (*RIGHT_SIZED, 2), (512, 6, 2), (1, 6)] and RIGHT_SIZED == (64, 2)
 
 
 @pytest.mark.parametrize(
     ("profile", "options"),
-    [({}, {"episodes": 3}), ({}, {"execution_horizon": 2}), ({}, {"plan_horizon": 2}), ({"decisions": 9}, {}),
-     ({"collect_episodes": 3}, {}), ({"planner": dataclasses.replace(PROFILES["smoke"].planner, samples=24)}, {})],
+    [({}, {"execution_horizon": 2}), ({"collect_horizon": 4}, {}), ({}, {"plan_horizon": 2}), ({"decisions": 9}, {}),
+     ({"planner": dataclasses.replace(PROFILES["smoke"].planner, samples=24)}, {})],
 )  # fmt: skip
 def test_a_changed_setting_collects_again(home, profile, options):
     _, key = fetch(settings())
-    data, other = fetch(settings(**profile), **options)
-    assert home == ["collect"] * 2 and key != other
+    _, other = fetch(settings(**profile), **options)
+    assert home == [(0, 1)] * 2 and key != other
     fetch(settings(**profile), **options), fetch(settings())
-    assert home == ["collect"] * 2
-    if profile or "episodes" in options:
-        assert len(data.episode.unique()) == options.get("episodes", profile.get("collect_episodes", 2))
+    assert home == [(0, 1)] * 2
+
+
+def test_the_horizon_is_the_profiles_unless_it_is_given(home):
+    _, key = fetch(settings(collect_horizon=4))
+    data, same = fetch(settings(), execution_horizon=4)
+    assert key == same and data.depth.unique().tolist() == [1, 2, 3] and data.about["execution_horizon"] == 4
 
 
 def test_another_teacher_collects_again(home):
     fetch(settings())
     save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
     fetch(settings())
-    assert home == ["collect"] * 2
+    assert home == [(0, 1)] * 2
 
 
 def test_how_the_planner_is_computed_and_later_epochs_do_not_matter(home):
     fetch(settings())
     planner = dataclasses.replace(PROFILES["smoke"].planner, mode="eager")
     fetch(settings(planner=planner, epochs=7, eval_episodes=9))
-    assert home == ["collect"]
+    assert home == [(0, 1)]
 
 
-def test_later_rounds_use_the_corrector_of_the_round_before(home):
-    one, _ = fetch(settings())
-    data, key = fetch(settings(rounds=2))
-    assert home == ["collect", "train_corrector", "collect"]
-    assert len(data) == 2 * len(one) and torch.equal(data.z_real[: len(one)], one.z_real)
-    assert len(data.episode.unique()) == 4
+def test_a_file_says_where_it_comes_from(home):
+    data, _ = fetch(settings(), episodes=4)
+    (first, second) = (DistillationSet.load(path).about for path in shards())
+    assert {first["source"], second["source"]} == {"standard", "right-sized"}
+    planner = {k: v for k, v in dataclasses.asdict(PROFILES["smoke"].planner).items() if k != "mode"}
+    for about in (first, second, data.about):
+        assert about["task"] == "tiny-task" and about["teacher"] == "tiny-task-1m-1" and about["labeller"] == planner
+        assert about["teacher_key"] == teacher_key("tiny-task-1m-1") and about["execution_horizon"] == 3
+    assert first["planner"] == planner and "source" not in data.about
+    assert read_sidecar(shards()[0]).items() >= first.items()
+
+
+def test_later_rounds_use_the_corrector_of_the_rounds_before(home, monkeypatch):
+    one, _ = fetch(settings(), episodes=4)
+    data, key = fetch(settings(rounds=3), episodes=4)
+    second, third = ([(first, first + 1), (first + 2, first + 3)] for first in (LATER, 2 * LATER))
+    assert home == [(0, 1), (2, 3), 32, *second, 64, *third]  # trained once a round, on all rows there are
+    assert len(data) == 3 * len(one) and torch.equal(data.z_real[: len(one)], one.z_real)
     del home[:]
-    assert fetch(settings(rounds=2))[1] == key and home == []  # neither collects nor trains
-    fetch(settings(rounds=2, epochs=3))  # another corrector acts in round 2
-    assert sorted(home) == ["collect", "train_corrector"]
+    assert fetch(settings(rounds=3), episodes=4)[1] == key and home == []  # neither collects nor trains
+    (paths.CACHE / "distillation" / shards_of(2)[1]).unlink()
+    again, _ = fetch(settings(rounds=3), episodes=4)
+    assert home == [32, second[1]] and equal(again, data)
+    del home[:]
+    fetch(settings(rounds=2, epochs=3), episodes=4)  # another corrector acts in round 2
+    assert home == [32, *second]
 
 
-def test_a_damaged_set_is_collected_again(home):
-    fetch(settings())
-    (file,) = (paths.CACHE / "distillation").glob("*.safetensors")
+def shards_of(number):
+    """Names of the files of a round, standard planner first."""
+    about = {p.name: read_sidecar(p) for p in shards()}
+    found = [name for name, facts in about.items() if facts["round"] == number]
+    return sorted(found, key=lambda name: about[name]["source"], reverse=True)
+
+
+def test_later_rounds_do_act_with_that_corrector(home, monkeypatch):
+    actors = []
+    collect = distillation.collect
+
+    def noted(planner, labeller, task, seeds, execution_horizon, corrector, **options):
+        actors.append(corrector)
+        return collect(planner, labeller, task, seeds, execution_horizon, corrector, **options)
+
+    monkeypatch.setattr(distillation, "collect", noted)
+    fetch(settings(rounds=2), episodes=4)
+    assert actors[:2] == [None, None] and actors[2] is actors[3] and actors[2].arch == "two_tower"
+    assert not actors[2].training
+
+
+def test_a_damaged_shard_is_collected_again_and_the_others_are_kept(home):
+    fetch(settings(), episodes=4)
+    (file,) = (p for p in shards() if read_sidecar(p)["source"] == "right-sized")
     file.write_bytes(file.read_bytes()[:-9])
-    fetch(settings())
-    assert home == ["collect"] * 2
+    fetch(settings(), episodes=4)
+    assert home == [(0, 1), (2, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("episodes", [-1, ROUND_EPISODES + 1])
+def test_a_number_of_episodes_that_no_round_can_have_is_refused(home, episodes):
+    with pytest.raises(ConfigError, match=f"episodes={episodes} must be between 1 and {ROUND_EPISODES}"):
+        fetch(settings(), episodes=episodes)
+
+
+# --------------------------------------------------------------------------------------------------------- correctors
 
 
 def test_a_corrector_is_written_with_its_tables(home):
     chosen = settings()
     data, key = fetch(chosen)
-    trained, errors = make_corrector(chosen, chosen.cell, "two_tower", data, key, epochs=2, progress=False)
+    trained, errors = make_corrector(chosen, chosen.cell, "two_tower", data, key, epochs=2)
     folder = paths.results("smoke") / "corrector"
     curve = read_table(folder / "tiny-task-1m-1-two_tower.csv")
     assert curve.to_dict("records") == trained.curve
-    assert (
-        list(read_table(folder / "tiny-task-1m-1-two_tower-depth.csv")["depth"])
-        == [r["depth"] for r in errors]
-        == [1, 2]
-    )
+    depths = read_table(folder / "tiny-task-1m-1-two_tower-depth.csv")["depth"]
+    assert list(depths) == [r["depth"] for r in errors] == [1, 2]
     back = load_corrector(folder / "tiny-task-1m-1-two_tower.safetensors", teacher_key("tiny-task-1m-1"))
     assert all(torch.equal(v, trained.corrector.state_dict()[k]) for k, v in back.state_dict().items())
     about = read_sidecar(folder / "tiny-task-1m-1-two_tower.safetensors")
-    assert about["distillation_key"] == key and about["samples"] == len(data) and about["training"]["epochs"] == 2
+    assert about["distillation_key"] == key and about["samples"] == len(data) and about["training"] == {"epochs": 2}
+
+
+@pytest.mark.parametrize("arch", ["two_tower", "temporal", "state"])
+def test_every_corrector_is_made_with_losses_that_need_the_world_model(home, arch):
+    chosen = settings()
+    data, key = fetch(chosen)
+    trained, errors = make_corrector(
+        chosen, chosen.cell, arch, data, key, epochs=1, rollout_weight=0.5, q_weighted=True
+    )
+    assert trained.corrector.arch == arch and all(r["corrector_mse"] >= 0 for r in errors)
+    about = read_sidecar(paths.results("smoke") / "corrector" / f"tiny-task-1m-1-{arch}.csv")
+    assert about["training"] == {"epochs": 1, "rollout_weight": 0.5, "q_weighted": True}
+
+
+def test_labels_of_another_teacher_are_refused(home):
+    chosen = settings()
+    data, key = fetch(chosen)
+    save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
+    with pytest.raises(DistillationError, match="labelled by another tiny-task-1m-1 .* 02_collect_data"):
+        make_corrector(chosen, chosen.cell, "two_tower", data, key, epochs=1)
 
 
 def test_a_lacking_corrector_is_made_and_a_present_one_is_kept(home):
     chosen = settings()
     path = ensure_corrector(chosen, chosen.cell, "two_tower")
-    assert home == ["collect", "train_corrector"]
+    assert home == [(0, 1), 16]
     before = path.read_bytes()
-    assert ensure_corrector(chosen, chosen.cell, "two_tower") == path and home == ["collect", "train_corrector"]
+    assert ensure_corrector(chosen, chosen.cell, "two_tower") == path and home == [(0, 1), 16]
     path.write_bytes(before[:-9])
     ensure_corrector(chosen, chosen.cell, "two_tower")
-    assert home == ["collect", "train_corrector", "train_corrector"] and path.read_bytes() == before
+    assert home == [(0, 1), 16, 16] and path.read_bytes() == before
     save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
     ensure_corrector(chosen, chosen.cell, "two_tower")
     assert len(home) == 5
     load_corrector(path, teacher_key("tiny-task-1m-1"))
 
 
-def test_every_profile_has_an_episode_to_hold_out():
-    assert all(isinstance(p, Profile) and p.collect_episodes >= 2 for p in PROFILES.values())
+# ------------------------------------------------------------------------------------------------- cells and profiles
+
+
+def test_cells_without_a_teacher_are_left_out_and_named(home, capsys):
+    every = resolve("smoke", "tiny-task", "all", 1, "", "cpu")
+    assert [str(c) for c in cells_with_teacher(every)] == ["tiny-task-1m-1"]
+    said = capsys.readouterr().out
+    assert "tiny-task-5m-1" in said and "tiny-task-317m-1" in said and "tiny-task-1m-1" not in said
+    with pytest.raises(CheckpointError, match="none of the teachers.*tiny-task-1m-2, tiny-task-5m-2"):
+        cells_with_teacher(resolve("smoke", "tiny-task", "all", 2, "", "cpu"))
+    one = resolve("smoke", "tiny-task", "5m", 1, "", "cpu")  # loading its teacher says what is wrong
+    assert cells_with_teacher(one) == list(one.cells) and not capsys.readouterr().out
+
+
+def test_every_profile_has_an_episode_to_hold_out_and_depths_to_correct():
+    assert all(isinstance(p, Profile) and p.collect_episodes >= 2 and p.collect_horizon >= 3 for p in PROFILES.values())
+    for name in ("quick", "paper"):  # plans of both planners
+        assert PROFILES[name].collect_episodes >= 2 * SHARD_EPISODES

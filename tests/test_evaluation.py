@@ -1,5 +1,6 @@
 """Arms by name; episodes that are paired, counted, kept, resumed, and re-run to verify what was committed."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,9 +11,9 @@ from tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 from lib import evaluation, paths
 from lib.arms import Arm, make_arm, make_controller
 from lib.checkpoints import save_world_model, teacher_key
-from lib.config import Cell, ConfigError, PlannerConfig
+from lib.config import Cell, ConfigError, PlannerConfig, as_dict
 from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
-from lib.evaluation import evaluate, run_episodes, write_results
+from lib.evaluation import Stage, evaluate, run_episodes, write_results
 from lib.results import describe, module_key
 from lib.speculation import PolicyController
 
@@ -36,6 +37,12 @@ code_key = functools.cache(module_key)  # the code does not change while the tes
         ("two-tower-12", Arm("two-tower-12", BUDGET, 12, "two_tower")),
         ("budget-64x2", Arm("budget-64×2", PlannerConfig(samples=64, iterations=2, elites=8, policy_samples=16))),
         ("budget-256×3", Arm("budget-256×3", PlannerConfig(samples=256, iterations=3, elites=32, policy_samples=24))),
+        ("best-of-32", Arm("best-of-32", None, samples=32)),
+        ("temporal-3", Arm("temporal-3", BUDGET, 3, "temporal")),
+        ("no-plan-3", Arm("no-plan-3", BUDGET, 3, "state")),
+        ("plan-ahead-6", Arm("plan-ahead-6", dataclasses.replace(BUDGET, horizon=6), 6, tail="plan")),
+        ("plan-ahead-2", Arm("plan-ahead-2", BUDGET, 2, tail="plan")),
+        ("64x2+two-tower-3", Arm("64×2+two-tower-3", PlannerConfig.budget(64, 2), 3, "two_tower")),
     ],
 )
 def test_an_arm_is_made_by_its_name(name, arm):
@@ -43,10 +50,48 @@ def test_an_arm_is_made_by_its_name(name, arm):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "open-loop", "open-loop-0", "two_tower-3", "budget-64", "Teacher", "open-loop-3 "]
+    ("name", "gate", "corrector", "refined"),
+    [
+        ("gate-only-6", "sensitivity", "", False),
+        ("gated-6", "threshold", "two_tower", False),
+        ("sensitive-6", "sensitivity", "two_tower", False),
+        ("value-only-6", "value", "", False),
+        ("value-checked-6", "value", "two_tower", False),
+        ("ladder-6", "ladder", "two_tower", True),
+        ("64x2+ladder-6", "ladder", "two_tower", True),
+    ],
+)
+def test_a_gated_arm_has_the_numbers_of_its_calibration(name, gate, corrector, refined):
+    levels = [0.1, 0.2] if gate == "ladder" else None
+    arm = make_arm(name, BUDGET, {"threshold": 0.3, "levels": levels, "call_rate": 0.2})
+    assert (arm.gate, arm.corrector, arm.threshold, arm.execution_horizon) == (gate, corrector, 0.3, 6)
+    assert arm.levels == (levels and (0.1, 0.2)) and bool(arm.refiner) == refined
+    assert arm.planner == (PlannerConfig.budget(64, 2) if "+" in name else BUDGET)
+    wm = tiny_model()
+    made = make_controller(arm, wm, {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)})
+    assert made.gate.threshold.item() == pytest.approx(0.3) and (made.refiner is not None) == refined
+    assert Arm.from_dict(json.loads(json.dumps(as_dict(arm))) | {"key": "a", "decisions": 5}) == arm
+    with pytest.raises(ConfigError, match="has a gate but no threshold"):
+        make_arm(name, BUDGET)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "64x2+teacher",
+        "64x+open-loop-3",
+        "best-of-0",
+        "open-loop",
+        "open-loop-0",
+        "two_tower-3",
+        "budget-64",
+        "Teacher",
+        "open-loop-3 ",
+    ],
 )
 def test_an_unknown_arm_is_an_error_that_lists_the_forms(name):
-    with pytest.raises(ConfigError, match="is not known; write teacher, .*open-loop-E.*budget-NxI"):
+    with pytest.raises(ConfigError, match="is not known; write teacher, .*budget-NxI.*open-loop-E.*ladder-E"):
         make_arm(name, BUDGET)
 
 
@@ -101,14 +146,15 @@ def corrector_file():
 
 def score(arms=ARMS, episodes=2, decisions=10, **options):
     files = {"two_tower": corrector_file()}
-    options = {"planner": BUDGET, "corrector_files": files, "decisions": decisions} | options
-    return evaluate(CELL, list(arms), episodes, "smoke", **options)
+    options = {"corrector_files": files, "decisions": decisions, "planner": BUDGET, "calibration": None} | options
+    planner, calibration = options.pop("planner"), options.pop("calibration")
+    return evaluate(Stage.of(CELL, "smoke", **options), list(arms), episodes, planner, calibration)
 
 
 def commit(arms=ARMS, episodes=2, **options):
     """Evaluate, write the results, and forget the cache, as in a clone."""
     made = score(arms, episodes, **options)
-    write_results(CELL, "smoke", *made)
+    write_results(Stage.of(CELL, "smoke"), *made)
     for file in (paths.CACHE / "rollouts").glob("*"):
         file.unlink()
     return made
@@ -180,6 +226,21 @@ def test_what_is_counted_is_what_the_planner_did(home, env):
         controller = make_controller(arm, tiny_model(), {})
         rows, _ = run_episodes(arm, controller, "tiny", [1, 2], 8)
         assert controller.planner.solves == sum(r["planner_calls"] for r in rows)
+
+
+def test_refinements_are_counted_with_those_that_were_in_vain(home, env):
+    arm = make_arm("8x2+ladder-4", BUDGET, {"threshold": 0.0, "levels": [0.0, 0.0]})
+    arm = dataclasses.replace(arm, refiner=PlannerConfig.budget(4, 1, mode="eager"))
+    wm = tiny_model(num_q=4)
+    controller = make_controller(arm, wm, {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)})
+    rows, depths = run_episodes(arm, controller, "tiny", [1, 2, 3], 40)
+    calls, refined, fallbacks = (sum(r[k] for r in rows) for k in ("planner_calls", "refinements", "fallbacks"))
+    assert controller.planner.solves == calls and controller.refiner.solves == refined + fallbacks
+    assert refined and fallbacks  # or nothing was tested
+    spent = calls * 8 * 2 * 3 + (refined + fallbacks) * 4 * 1 * 3
+    assert sum(r["model_evaluations"] for r in rows) == spent
+    assert sum(r["corrector_calls"] for r in rows) == 120 - calls - refined
+    assert sum(d["count"] for d in depths if d["depth"] == 0) == calls + refined
 
 
 def test_returns_are_the_rewards_of_the_actions_that_were_executed(home, env):
@@ -261,12 +322,15 @@ def test_an_episode_does_not_depend_on_its_block(home, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "stale"),
     [("teacher", ARMS), ("corrector", ["two-tower-3"]), ("decisions", ARMS), ("planner", [*ARMS[:1], *ARMS[2:5]]),
-     ("mode", []), ("nothing", [])],
+     ("mode", []), ("nothing", []), ("threshold", ["gated-4"])],
 )  # fmt: skip
 def test_what_an_arm_depends_on_runs_it_again(home, blocks, change, stale):
-    score()
+    arms, calibration = ARMS, None
+    if change == "threshold":
+        arms, calibration = [*ARMS, "gated-4"], {"gated-4": {"threshold": 0.1}}
+    score(arms, calibration=calibration)
     del blocks[:]
-    options = {}
+    options = {"calibration": calibration}
     match change:
         case "teacher":
             new_teacher(1)
@@ -278,7 +342,9 @@ def test_what_an_arm_depends_on_runs_it_again(home, blocks, change, stale):
             options = {"planner": PlannerConfig.budget(16, 1, mode="eager")}
         case "mode":
             options = {"planner": PlannerConfig.budget(16, 2, mode="auto")}
-    score(**options)
+        case "threshold":
+            options = {"calibration": {"gated-4": {"threshold": 0.2}}}
+    score(arms, **options)
     assert [name for name, _ in blocks] == [name.replace("x", "×") for name in stale]
 
 
@@ -301,7 +367,7 @@ def test_committed_episodes_are_not_run_again(home, blocks):
 def test_only_the_paper_profile_plays_the_reported_start_states(home):
     seeds = {}
     for profile in ("smoke", "quick", "paper"):
-        rows, _, _ = evaluate(CELL, ["policy"], 2, profile, planner=BUDGET, decisions=4)
+        rows, _, _ = evaluate(Stage.of(CELL, profile, decisions=4), ["policy"], 2)
         seeds[profile] = [row["episode_seed"] for row in rows]
     assert seeds == {"smoke": [FIRST, FIRST + 1], "quick": [FIRST, FIRST + 1], "paper": [500_000_000, 500_000_001]}
 

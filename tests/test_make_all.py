@@ -15,7 +15,8 @@ from lib.paths import ROOT
 
 CELL = "walker-walk-1m-1"
 RESULTS = "data/results/smoke"
-PARTS = ("lib", "notebooks", "figures", "paper", "data/teachers", "Makefile", "pyproject.toml", "requirements.lock")
+PARTS = ("lib", "notebooks", "figures", "paper", "data/teachers", "data/official_returns.csv", "Makefile")
+PARTS += ("pyproject.toml", "requirements.lock")
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
@@ -42,9 +43,11 @@ def test_every_result_is_there(made):
     folder, said = made
     results = [
         f"teacher/{CELL}.csv",
+        f"teacher/{CELL}-card.csv",
         f"distillation/{CELL}.csv",
         f"corrector/{CELL}-two_tower.csv",
         f"corrector/{CELL}-two_tower-depth.csv",
+        f"corrector/{CELL}-temporal.csv",
         f"horizon/{CELL}.csv",
         f"horizon/{CELL}-depth.csv",
         "horizon/summary.csv",

@@ -63,6 +63,7 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "notebooks/02_collect_data.ipynb",
         "notebooks/03_train_corrector.ipynb",
         "notebooks/04_horizon_evaluation.ipynb",
+        "figures/teachers.py",
         "paper/summary.py",
         "figures/pareto.py",
         "notebooks/08_planner_benchmark.ipynb",
@@ -85,25 +86,28 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
     *graph, build = calls(repo / "log")
     assert all("-p profile paper --mode warn --stale-list build/paper/stale.txt" in line for line in graph)
     figures = [line for line in graph if "figures/" in line]
-    assert [line.split()[3] for line in figures] == ["figures/pareto.py", "figures/planner.py"]
+    assert [line.split()[3] for line in figures] == ["figures/teachers.py", "figures/pareto.py", "figures/planner.py"]
     assert all("--mode warn" in line for line in figures)
     assert build == "python paper/build.py --profile paper"
     assert (repo / "build/paper/stale.txt").read_text() == ""
-    for name, figure in (("horizon/summary.csv", "pareto"), ("planner/cpu.csv", "planner")):
+    (repo / "data").mkdir()
+    (repo / "data/official_returns.csv").touch()
+    inputs = {"teachers": "teacher/a-1m-1-card.csv", "pareto": "horizon/summary.csv", "planner": "planner/cpu.csv"}
+    for figure, name in inputs.items():
         result = repo / "data/results/paper" / name
         result.parent.mkdir(parents=True)
         result.touch()
         (repo / "log").unlink()
         make(repo, f"PYTHON={python}", "paper")
         drawn = [line for line in calls(repo / "log") if "--mode run" in line]
-        assert f"figures/{figure}.py" in drawn[-1]
+        assert f"figures/{figure}.py" in drawn[-1] and f"data/results/paper/{name}" in drawn[-1]
         assert all("figures/" in line for line in drawn)
 
 
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper")
-    assert len(calls(repo / "log")) == 8
+    assert len(calls(repo / "log")) == 9
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
 
 
@@ -134,7 +138,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 9
+    assert len(calls(tmp_path / "log")) == 10
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

@@ -18,7 +18,7 @@ from bare import run_bare
 
 from lib import paths
 from lib.checkpoints import CheckpointError, save_world_model
-from lib.config import SEED_BLOCKS, WorldModelConfig
+from lib.config import SEED_BLOCKS, Cell, ConfigError, WorldModelConfig
 from lib.notebook import read_notebook
 from lib.paths import NOTEBOOKS, ROOT
 from lib.world_model import WorldModel
@@ -26,7 +26,8 @@ from lib.world_model import WorldModel
 CELL = "walker-walk-1m-1"
 SMOKE = "data/results/smoke"
 NAMES = sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb"))
-CARD = {"return_mean": 25.0, "return_std": 1.0, "returns": [24.0, 26.0], "decisions": 24, "frames": 48, "minutes": 1.0}
+CARD = {"task": "walker-walk", "size": "1m", "seed": 1, "return_mean": 25.0, "return_std": 1.0, "returns": [24.0, 26.0],
+        "decisions": 24, "frames": 48, "minutes": 1.0, "planner": {"samples": 512, "iterations": 6}}  # fmt: skip
 
 
 class Copy:
@@ -42,6 +43,7 @@ class Copy:
             assert count == 1, f"{name} has no parameter profile with the default quick"
             (root / "notebooks" / f"{name}.ipynb").write_text(text, encoding="utf-8")
         (root / "data" / "teachers").mkdir(parents=True)
+        shutil.copy(ROOT / "data" / "official_returns.csv", root / "data")
         weights = root / "data" / "teachers" / f"{CELL}.safetensors"
         save_world_model(WorldModel(WorldModelConfig(24, 6, 16, 16, 16, 2, 2)), weights)
         weights.with_suffix(".json").write_text(json.dumps(CARD))
@@ -111,6 +113,9 @@ def test_01_shows_the_shipped_teacher(copy, run_all):
     assert copy.table(f"teacher/{CELL}.csv").to_dict("records") == [
         {"decision": 24, "frames": 48, "return": 25.0, "episodes": 2, "minutes": 1.0}
     ]
+    (card,) = copy.table(f"teacher/{CELL}-card.csv").to_dict("records")
+    assert (card["decisions"], card["episodes"], card["return_mean"], card["samples"]) == (24, 2, 25.0, 512)
+    assert (card["official_frames"], card["official_return"]) == (100_000, 962) and 24 <= card["return_low"] <= 25
 
 
 def test_02_takes_the_set_that_03_made(copy, run_all):
@@ -176,17 +181,76 @@ def test_08_measures_where_only_torch_numpy_and_safetensors_are_installed(tmp_pa
 
 def execute_here(name, **given):
     parameters, _, code = read_notebook(NOTEBOOKS / f"{name}.ipynb", given)
-    exec("\n".join(code.values()), dict(parameters))
+    exec("\n".join(code.values()), {"display": lambda shown: None, **parameters})
 
 
-def test_01_trains_when_asked_to(monkeypatch, tmp_path):
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Folders of its own for what runs here, with the official returns; the folder of its teacher results."""
     for name in ("DATA", "CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    paths.DATA.mkdir()
+    shutil.copy(ROOT / "data" / "official_returns.csv", paths.DATA)
+    return paths.results("smoke") / "teacher"
+
+
+def ship(name):
+    """A small random teacher, with a card and a curve, in `data/teachers/`."""
+    cell, weights = Cell.parse(name), paths.TEACHERS / f"{name}.safetensors"
+    paths.TEACHERS.mkdir(exist_ok=True)
+    save_world_model(WorldModel(WorldModelConfig(24, 6, 16, 16, 16, 2, 2), cell.task), weights)
+    weights.with_suffix(".json").write_text(json.dumps(CARD | {"size": cell.size, "seed": cell.seed}))
+    weights.with_suffix(".csv").write_text("decision,frames,return,episodes,minutes\n24,48,25.0,2,1.0\n")
+    return weights
+
+
+def test_01_trains_when_asked_to(elsewhere):
     execute_here("01_teacher", profile="smoke", decisions="48")
-    table = pd.read_csv(tmp_path / "data" / "results" / "smoke" / "teacher" / f"{CELL}.csv")
+    table = pd.read_csv(elsewhere / f"{CELL}.csv")
     assert {"decision", "frames", "return", "episodes", "minutes"} <= set(table)
     assert table["decision"].tolist()[-1] == 48 and (table["frames"] == 2 * table["decision"]).all()
-    assert not (tmp_path / "teachers").exists()  # only lib.teacher ships
+    (card,) = pd.read_csv(elsewhere / f"{CELL}-card.csv").to_dict("records")
+    assert (card["decisions"], card["frames"], card["samples"], card["collect_samples"]) == (48, 96, 32, 16)
+    assert not paths.TEACHERS.exists()  # only lib.teacher ships
+
+
+def test_01_does_not_train_and_show_another_teacher_at_once(elsewhere):
+    with pytest.raises(ConfigError, match="decisions=48 trains from scratch, without teacher='official/dog-run-1'"):
+        execute_here("01_teacher", profile="smoke", decisions="48", teacher="official/dog-run-1")
+
+
+def test_01_measures_a_teacher_from_elsewhere_and_names_its_results_after_it(elsewhere, tmp_path, capsys):
+    mine = ship(CELL).rename(tmp_path / "mine.safetensors")
+    execute_here("01_teacher", profile="smoke", teacher=str(mine))
+    cell = str(Cell.of_teacher(str(mine), "walker-walk", 1))
+    assert (
+        cell.startswith("mine-") and f"{mine} has no card: nothing is known of its training" in capsys.readouterr().out
+    )
+    assert [p.name for p in elsewhere.glob("*.csv")] == [f"{cell}-card.csv"]  # nothing under the shipped one's name
+    (card,) = pd.read_csv(elsewhere / f"{cell}-card.csv").to_dict("records")
+    assert card["episodes"] == 2 and 0 <= card["return_low"] <= card["return_mean"] and pd.isna(card["frames"])
+
+
+def test_01_shows_every_size_that_is_shipped_and_says_which_are_not(elsewhere, capsys):
+    for name in ("walker-walk-1m-1", "walker-walk-19m-1", "walker-walk-5m-2", "cheetah-run-48m-1"):
+        ship(name)
+    execute_here("01_teacher", profile="smoke", model_size="all")
+    left_out = "not shipped, so left out: walker-walk-5m-1, walker-walk-48m-1, walker-walk-317m-1\n"
+    assert left_out in capsys.readouterr().out
+    cards = sorted(p.name for p in elsewhere.glob("*-card.csv"))
+    assert cards == ["walker-walk-19m-1-card.csv", "walker-walk-1m-1-card.csv"]
+    assert {pd.read_csv(elsewhere / f"walker-walk-{size}-1-card.csv")["size"][0] for size in ("1m", "19m")} == {
+        "1m",
+        "19m",
+    }
+
+
+def test_01_says_when_no_size_is_shipped(elsewhere):
+    ship("walker-walk-1m-1")
+    with pytest.raises(
+        CheckpointError, match="no teacher 'walker-walk-1m-2'.* the shipped teachers are walker-walk-1m-1"
+    ):
+        execute_here("01_teacher", profile="smoke", model_size="all", seed="2")
 
 
 def test_a_size_that_is_not_shipped_is_a_sentence(copy, monkeypatch):

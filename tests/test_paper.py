@@ -10,7 +10,8 @@ import pytest
 from pypdf import PdfReader
 
 from lib import paths
-from lib.results import read_table, write_json, write_table
+from lib.cards import card_row
+from lib.results import read_table, write_table
 from lib.statistics import summarise
 
 SOURCE = paths.PAPER  # the repository's own, before any monkeypatching
@@ -50,18 +51,28 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
         for seed in range(episodes)
     ]  # fmt: skip
     folder = paths.results(profile)
-    write_table(folder / "horizon" / "summary.csv", summarise(pd.DataFrame(rows)))
+    write_table(folder / "horizon" / "summary.csv", summarise(pd.DataFrame(rows)).assign(cell=CELL))
     depth = dict(plan_mse=0.0612, corrector_mse=0.0321, policy_mse=0.2012, teacher_floor_mse=0.0091, samples=512)
     write_table(folder / "corrector" / f"{CELL}-two_tower-depth.csv", [{"depth": 1, **depth}, {"depth": 2, **depth}])
     mismatch = [{"depth": d, "samples": 512, "mismatch": 0.0413 * d} for d in (0, 1, 2)]
     write_table(folder / "distillation" / f"{CELL}.csv", mismatch)
-    card = dict(decisions=15_000, frames=30_000, collect_samples=128, collect_iterations=2)
-    write_json(paths.TEACHERS / f"{CELL}.json", card)
+    teacher(profile)
     figure = '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100"><text x="9" y="50">figure</text></svg>'
     paths.figures(profile).mkdir(parents=True, exist_ok=True)
-    for name in ("pareto", "planner"):
+    for name in ("pareto", "planner", "teachers"):
         (paths.figures(profile) / f"{name}.svg").write_text(figure)
     timings(folder / "planner")
+
+
+def teacher(profile: str, name=CELL, task="walker-walk", size="1m", seed=1, mean=900.0, **facts) -> None:
+    """A teacher's card as notebook 01 writes it; the official agent returns 1000 at 100,000 frames."""
+    official = [{"task": t, "frames": 100_000, "return": 1000.0} for t in ("walker-walk", "cup-catch")]
+    write_table(paths.DATA / "official_returns.csv", official)
+    about = dict(decisions=15_000, frames=30_000, collect_samples=128, collect_iterations=2)
+    config = {"eval_episodes": 3, "eval_samples": 96, "eval_iterations": 4}
+    card = dict(task=task, size=size, seed=seed, return_mean=mean, returns=[mean - 20, mean + 20])
+    card |= {"planner": {"samples": 512, "iterations": 6}, **about, "config": config, **facts}
+    write_table(paths.results(profile) / "teacher" / f"{name}-card.csv", [card_row(card)])
 
 
 def timings(folder, device="cpu", name="2 × Some Processor", dtypes=("float32",)) -> None:
@@ -124,6 +135,45 @@ def test_numbers_come_from_the_result_files(tree):
     change("paper", "two-tower-3", "kept", 0.8774)
     text = text_of("paper")
     assert "corrector keeps 87.7% [" in text and "keeps 92.8%" not in text
+
+
+def test_the_teachers_are_listed_beside_the_official_agent(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "trained for 15,000 decisions, that is 30,000 frames, on data collected with a planner of 128 × 2" in text
+    assert "walker-walk 1m 1 15,000 30,000 900 [880, 920] 1000 100,000 90%" in text
+    assert "in the end: 90% of what" in text and "3 episodes with a planner of 96 × 4" in text
+    teacher("paper", "cup-catch-5m-2", "cup-catch", "5m", 2, 970.0, decisions=50_000, frames=100_000)
+    text = text_of("paper")
+    assert "trained for 15,000 to 50,000 decisions, that is 30,000 to 100,000 frames" in text
+    assert "cup-catch 5m 2 50,000 100,000 970 [950, 990] 1000 100,000 97%" in text and "in the end: 90% to 97%" in text
+
+
+def test_of_a_teacher_from_elsewhere_only_the_return_is_known(tree):
+    unknown = dict.fromkeys(("decisions", "frames", "collect_samples", "collect_iterations"))
+    for profile in ("quick", "paper"):
+        results(profile)
+        teacher(profile, "official-walker-walk-1", seed=4, size="5m", mean=970.0, config={}, **unknown)
+        text = text_of(profile)
+        assert "walker-walk 5m official-walker-walk-1 – – 970 [950, 990] – – –" in text
+        assert "trained for 15,000 decisions" in text and "in the end: 90% of what" in text
+        assert "– stands for what is not known" in text
+
+
+def test_a_teacher_from_elsewhere_is_a_cell_of_its_own(tree):
+    results("quick")
+    path = paths.results("quick") / "horizon" / "summary.csv"
+    table = read_table(path)  # the same task, size and seed as the shipped teacher
+    write_table(path, pd.concat([table, table.assign(cell="mine-1a2b3c4d-walker-walk", return_mean=321.0)]))
+    text = text_of("quick")
+    assert "mine-1a2b3c4d-walker-walk teacher 321" in text and "teacher 904" in text
+
+
+def test_a_missing_number_of_a_shipped_teacher_is_an_error_in_the_paper_profile(tree):
+    results("paper")
+    teacher("paper", collect_samples=None)
+    with pytest.raises(paper.PaperError, match=f"column collect_samples in data/results/paper/teacher/{CELL}-card.csv"):
+        paper.build("paper")
 
 
 def test_the_planner_table_comes_from_its_files(tree):
@@ -209,7 +259,8 @@ def test_a_missing_arm_is_an_error_in_the_paper_profile(tree):
 
 @pytest.mark.parametrize(
     "missing",
-    ["data/results/paper/horizon/summary.csv", f"data/teachers/{CELL}.json", "figures/paper/pareto.svg",
+    ["data/results/paper/horizon/summary.csv", f"data/results/paper/teacher/{CELL}-card.csv",
+     "figures/paper/teachers.svg", "figures/paper/pareto.svg",
      f"data/results/paper/corrector/{CELL}-two_tower-depth.csv", "figures/paper/planner.svg",
      *(f"data/results/paper/planner/cpu{part}.csv" for part in ("", "-step", "-updates", "-memory"))],
 )  # fmt: skip
@@ -235,7 +286,11 @@ def test_tables_iterate_over_the_cells_that_exist(tree):
     results("quick")
     path = paths.results("quick") / "horizon" / "summary.csv"
     table = read_table(path)
-    write_table(path, pd.concat([table, table.assign(task="cup-catch"), table.assign(teacher_seed=2)]))
+    others = (
+        table.assign(task="cup-catch", cell="cup-catch-1m-1"),
+        table.assign(teacher_seed=2, cell="walker-walk-1m-2"),
+    )
+    write_table(path, pd.concat([table, *others]))
     text = text_of("quick")
     assert "cup-catch (1m)" in text and "walker-walk (1m, seed 2)" in text
 

@@ -9,7 +9,8 @@ from tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, latents, streams, ti
 from torch import nn
 
 from lib.config import ConfigError
-from lib.correctors import TwoTowerCorrector
+from lib.correctors import TemporalCorrector, TwoTowerCorrector
+from lib.gates import DriftGate, Gate, make_gate
 from lib.planner import MPPI
 from lib.speculation import PolicyController, SpeculativeController
 
@@ -36,9 +37,32 @@ class PushCorrector(nn.Module):
         super().__init__()
         self.depths = []
 
-    def forward(self, z_real, z_pred, a_plan, depth):
+    def forward(self, z_real, z_pred, a_plan, a_policy, depth, history=None):
         self.depths.append(depth.tolist())
         return (a_plan + 0.3).clamp(-1, 1)
+
+
+class TestGate(Gate):
+    """Replans where a function of (look, depth) of the test's own is true; it is told the depth by the controller."""
+
+    __test__ = False
+
+    def __init__(self, function):
+        super().__init__(threshold=0.5)
+        self.function = function
+
+    def score(self, wm, look):
+        return self.function(look).float()
+
+
+def at_depth(controller, rows, depth):
+    """A gate that lets these rows (B,) not pass at this depth."""
+    return TestGate(lambda look: torch.tensor(rows) & (controller[0]._depth == depth))
+
+
+def drifted(limit):
+    """A gate that replans beyond an L1 distance of the latents."""
+    return TestGate(lambda look: (look.z - look.z_pred).abs().sum(-1) > limit)
 
 
 def random_corrector(seed=0):
@@ -138,7 +162,7 @@ class Twin:
         else:
             action = self.plan[-1]
         if self.corrector is not None and not called:
-            inputs = z[None], self.predicted[None], action[None], torch.tensor([self.depth])
+            inputs = z[None], self.predicted[None], action[None], wm.policy(z[None])[0], torch.tensor([self.depth])
             action = self.corrector(*inputs)[0]
         depth = self.depth
         self.predicted = wm.next(self.predicted[None], action[None])[0]
@@ -153,10 +177,8 @@ def test_the_batch_does_what_a_slow_twin_does(horizon, threshold, corrected, tai
     obs, wm = observations(9, 3), tiny_model()
     corrector = random_corrector() if corrected else None
 
-    def gate(z, z_pred, depth):
-        return (z - z_pred).abs().sum(-1) / (2 * LATENT // 8) > threshold
-
-    controller = SpeculativeController(MPPI(wm, BUDGET), corrector, gate if threshold else None, horizon, tail)
+    gate = DriftGate(threshold) if threshold else None
+    controller = SpeculativeController(MPPI(wm, BUDGET), corrector, gate, horizon, tail)
     actions, info = play(controller, obs)
     for row in range(3):
         twin = Twin(MPPI(wm, BUDGET), corrector, threshold, horizon, tail, seed=row)
@@ -178,11 +200,9 @@ def test_the_batch_does_what_a_slow_twin_does(horizon, threshold, corrected, tai
 def test_a_forced_miss_is_one_call_whose_first_action_is_executed():
     planner = NotingPlanner(tiny_model(), BUDGET)
 
-    def gate(z, z_pred, depth):
-        return torch.tensor([True, False]) & (depth == 2)
-
-    obs = observations(5, 2)
-    controller = SpeculativeController(planner, PushCorrector(), gate, execution_horizon=4)
+    obs, made = observations(5, 2), []
+    controller = SpeculativeController(planner, PushCorrector(), at_depth(made, [True, False], 2), execution_horizon=4)
+    made.append(controller)
     actions, info = play(controller, obs)
     assert info["fallback"].int().tolist() == [[0, 0], [0, 0], [1, 0], [0, 0], [1, 0]]
     assert info["planner_called"].int().tolist() == [[1, 1], [0, 0], [1, 0], [0, 0], [1, 1]]
@@ -264,13 +284,49 @@ def test_beyond_the_plan_the_prior_goes_on_or_the_last_action_is_held():
         assert len(planner.calls) == 1
 
 
+def test_a_longer_plan_is_executed_as_it_was_planned():
+    planner = NotingPlanner(tiny_model(), dataclasses.replace(BUDGET, horizon=5))
+    controller = SpeculativeController(planner, execution_horizon=5, tail="plan")
+    actions, info = play(controller, observations(5, 2))
+    assert len(planner.calls) == 1
+    torch.testing.assert_close(actions, planner.calls[0][2].actions.transpose(0, 1))
+
+
+def test_a_temporal_corrector_is_given_the_tokens_of_its_own_plan():
+    """Against lists: at depth k of a plan the last min(k, K) tokens count, and nothing of the plan before."""
+    torch.manual_seed(0)
+    corrector = TemporalCorrector(LATENT, ACTIONS, history_len=3)
+    nn.init.normal_(corrector.update_head.weight, std=0.2)
+    corrector = corrector.eval().requires_grad_(False)
+    wm = tiny_model()
+    controller = SpeculativeController(MPPI(wm, BUDGET), corrector, drifted(1.7), execution_horizon=5)
+    controller.reset(3, streams(0, 1, 2))
+    tokens, depths = [[], [], []], set()
+    for obs in observations(14, 3):
+        step = controller.propose(obs)
+        for row in range(3):
+            depth = int(step.depth[row])
+            if depth == 0:
+                tokens[row] = []
+                continue
+            now = [10 * (step.z - step.z_pred)[row], step.a_plan[row], torch.tensor([depth / 12])]
+            tokens[row].append(torch.cat(now))
+            last = tokens[row][-3:]
+            history = torch.stack([torch.zeros(LATENT + ACTIONS + 1)] * (3 - len(last)) + last)
+            a_policy = wm.policy(step.z[row : row + 1])[0]
+            inputs = step.z[row : row + 1], step.z_pred[row : row + 1], step.a_plan[row : row + 1], a_policy
+            expected = corrector(*inputs, torch.tensor([depth]), history[None])[0]
+            torch.testing.assert_close(step.action[row], expected, rtol=0, atol=1e-5)
+            depths.add((row, depth))
+        controller.commit(step.action)
+    assert {d for _, d in depths} == {1, 2, 3, 4} and len({len(t) for t in tokens}) > 1
+
+
 # ------------------------------------------------------------------------------------------------ rows of a batch
 
 
 def test_rows_ignore_their_neighbours():
-    def gate(z, z_pred, depth):
-        return (z - z_pred).abs().sum(-1) > 1.6
-
+    gate = drifted(1.6)
     controller = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), gate, 4)
     obs = observations(10, 3)
     actions, info = play(controller, obs)
@@ -283,9 +339,7 @@ def test_rows_ignore_their_neighbours():
 
 
 def test_kept_rows_go_on_as_if_they_had_been_alone():
-    def gate(z, z_pred, depth):
-        return (z - z_pred).abs().sum(-1) > 1.6
-
+    gate = drifted(1.6)
     obs = observations(10, 3)
     controller = SpeculativeController(MPPI(tiny_model(), BUDGET), random_corrector(), gate, 4)
     alone, _ = play(controller, obs[:, [0, 2]], seeds=[0, 2])
@@ -311,6 +365,10 @@ def test_what_cannot_be_controlled_is_refused():
         SpeculativeController(planner, execution_horizon=0)
     with pytest.raises(ConfigError, match="tail='last' is not known"):
         SpeculativeController(planner, tail="last")
+    with pytest.raises(ConfigError, match="tail='plan' executes 4 planned steps, but the planner plans 3"):
+        SpeculativeController(planner, execution_horizon=4, tail="plan")
+    with pytest.raises(ConfigError, match="the corrector was made for latent 24 and 2 actions"):
+        SpeculativeController(planner, TwoTowerCorrector(24, ACTIONS))
     controller = SpeculativeController(planner)
     with pytest.raises(ValueError, match=r"call reset\(batch_size=2\) first"):
         controller.act(torch.zeros(2, OBS))
@@ -364,21 +422,29 @@ def test_an_action_that_is_not_finite_is_refused():
     controller.reset(2, streams(0, 1))
     obs = observations(2, 2)
     controller.act(obs[0])
-    corrector.forward = lambda z_real, z_pred, a_plan, depth: a_plan * torch.nan
+    corrector.forward = lambda z_real, z_pred, a_plan, a_policy, depth, history=None: a_plan * torch.nan
     with pytest.raises(ValueError, match="an action is not finite"):
         controller.act(obs[1])
 
 
 @pytest.mark.slow
-def test_the_compiled_controller_equals_the_eager_one():
-    """With a corrector and beyond the plan's horizon, for a batch of one and then others."""
+@pytest.mark.parametrize("gate", [None, "ladder"])
+def test_the_compiled_controller_equals_the_eager_one(gate):
+    """With a temporal corrector and beyond the plan's horizon, for a batch of one and then others."""
     modes = [dataclasses.replace(BUDGET, mode=mode) for mode in ("compiled", "eager")]
     seconds = []
     for batch in (1, 3, 2):
         obs = observations(6, batch)
-        made = [SpeculativeController(MPPI(tiny_model(), c), random_corrector(), None, 5) for c in modes]
+        made = []
+        for config in modes:
+            torch.manual_seed(0)
+            corrector = TemporalCorrector(LATENT, ACTIONS).eval().requires_grad_(False)
+            nn.init.normal_(corrector.update_head.weight, std=0.2)
+            judge = gate and make_gate(gate, 0.3, (0.2, 0.4))
+            made.append(SpeculativeController(MPPI(tiny_model(), config), corrector, judge, 5))
         (fast, fast_info), (slow, slow_info) = (play(controller, obs) for controller in made)
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+        assert torch.equal(fast_info["fallback"], slow_info["fallback"])
         torch.testing.assert_close(fast_info["mismatch"], slow_info["mismatch"], rtol=1e-4, atol=1e-4, equal_nan=True)
         seconds.append(made[0]._look.seconds)
     assert seconds[0] > 0 and seconds[1] > 0 and seconds[2] == 0  # once for a batch of one, once for all others

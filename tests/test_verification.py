@@ -15,7 +15,7 @@ def falsify(arm, change, signed=True):
     table.loc[(table["arm"] == arm) & (table["episode_seed"] == FIRST), "return"] += change
     table.to_csv(file, index=False)
     if signed:
-        describe(file, arms=read_sidecar(file)["arms"])
+        describe(file, **{name: read_sidecar(file)[name] for name in ("arms", "teacher", "task")})
 
 
 def test_verify_passes_on_what_was_just_written(home, capsys):

@@ -1,0 +1,113 @@
+"""Cells and settings: results of a teacher from elsewhere never stand under the name of a shipped one."""
+
+import hashlib
+import itertools
+import re
+
+import pytest
+
+from lib.config import MODEL_SIZES, Cell, ConfigError, resolve
+
+DEFAULTS = dict(profile="quick", task="walker-walk", model_size="1m", seed=1, teacher="", device="cpu")
+
+
+def settings(**changes):
+    return resolve(**DEFAULTS | changes)
+
+
+def test_a_cell_is_read_as_it_is_written():
+    cell = Cell.parse("cartpole-swingup-19m-12")
+    assert (cell.task, cell.size, cell.seed, str(cell)) == ("cartpole-swingup", "19m", 12, "cartpole-swingup-19m-12")
+    for text in ("official-walker-walk-1", "walker-walk-1m", "a/b-1m-1"):
+        with pytest.raises(ConfigError, match="is not a cell; write <task>-<size>-<seed>"):
+            Cell.parse(text)
+
+
+def test_without_a_teacher_the_cell_names_it():
+    given = settings(model_size="5m", seed=3)
+    assert str(given.cell) == given.teacher_name(given.cell) == "walker-walk-5m-3" and given.cell.name == ""
+
+
+def test_a_listed_teacher_gives_its_name_to_the_results():
+    given = settings(teacher="official/walker-walk-1", seed=4)
+    assert str(given.cell) == "official-walker-walk-1"
+    assert (given.cell.task, given.cell.size, given.cell.seed) == ("walker-walk", "?", 4)
+    assert given.teacher_name(given.cell) == "official/walker-walk-1"
+
+
+def test_weights_of_many_tasks_have_results_for_each_task():
+    cells = [settings(teacher="official/mt30-5m", task=task).cell for task in ("walker-walk", "reacher-easy")]
+    assert [str(cell) for cell in cells] == ["official-mt30-5m-walker-walk", "official-mt30-5m-reacher-easy"]
+    assert {cell.size for cell in cells} == {"5m"}
+
+
+def test_a_shipped_teacher_by_name_is_its_own_cell():
+    given = settings(teacher="walker-walk-5m-2", model_size="1m")
+    assert given.cell == Cell("walker-walk", "5m", 2) and given.teacher_name(given.cell) == "walker-walk-5m-2"
+    assert settings(teacher="walker-walk-1m-1").cell == settings().cell
+
+
+def test_a_teacher_of_another_task_does_not_take_over_its_cell():
+    cell = settings(teacher="cheetah-run-1m-1").cell
+    assert cell.task == "walker-walk" and str(cell) not in ("cheetah-run-1m-1", "walker-walk-1m-1")
+
+
+def test_files_are_told_apart_by_their_content(tmp_path):
+    files = [tmp_path / name / "walker-walk-1m-1.safetensors" for name in ("a", "b", "c")]
+    for file, content in zip(files, (b"one", b"two", b"one"), strict=True):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    names = [str(settings(teacher=str(file)).cell) for file in files]
+    digits = [hashlib.sha256(content).hexdigest()[:8] for content in (b"one", b"two")]
+    assert names == [f"walker-walk-1m-1-{d}" for d in (*digits, digits[0])]
+    reacher = settings(teacher=str(files[0]), task="reacher-easy").cell
+    assert str(reacher) == f"walker-walk-1m-1-{digits[0]}-reacher-easy" and reacher.task == "reacher-easy"
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        "../../etc/passwd",
+        "/",
+        "..",
+        "a/../b",
+        "über/weights v1.2",
+        "walker-walk/1m/1",
+        "a/walker-walk-1m-1",
+        "x" * 3,
+        "a\\b:c",
+    ],
+)
+def test_names_are_safe_in_a_file_name(teacher):
+    name = str(settings(teacher=teacher).cell)
+    assert re.fullmatch("[A-Za-z0-9_-]+", name) and name[0] != "-" and "--" not in name
+    with pytest.raises(ConfigError, match="is not a cell"):
+        Cell.parse(name)
+    assert "walker-walk" in name
+
+
+def test_no_two_teachers_share_a_name(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    given = ["", "official/walker-walk-1", "official/walker-walk-2", "official/mt30-1m", "official/mt30-5m",
+             "walker-walk-1m-2", "cheetah-run-1m-1", str(tmp_path / "w.pt")]  # fmt: skip
+    names = [str(settings(teacher=teacher).cell) for teacher in given]
+    assert all(a != b for a, b in itertools.combinations(names, 2))
+
+
+def test_all_sizes_are_cells_of_their_own_and_do_not_go_with_a_teacher():
+    given = settings(model_size="all")
+    assert [cell.size for cell in given.cells] == list(MODEL_SIZES)
+    with pytest.raises(ConfigError, match="use one of: 1m, 5m"):
+        _ = given.cell
+    with pytest.raises(ConfigError, match="teacher='official/dog-run-1' has one size"):
+        settings(model_size="all", teacher="official/dog-run-1")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [({"profile": "qick"}, "Did you mean quick"), ({"model_size": "2m"}, "model_size='2m'"), ({"seed": -1}, "negative"),
+     ({"device": "gpu"}, "use auto, cpu or cuda")],
+)  # fmt: skip
+def test_a_wrong_value_is_a_sentence(change, words):
+    with pytest.raises(ConfigError, match=words):
+        settings(**change)

@@ -1,0 +1,219 @@
+"""The gates against slow loops, and what the controller does with them: thresholds, refining, arms by name."""
+
+import math
+
+import pytest
+import torch
+from test_speculation import NotingPlanner, PushCorrector, observations, play
+from tiny import ACTIONS, BUDGET, LATENT, LatentModel, latents, streams, tiny_model
+
+from lib.config import ConfigError, PlannerConfig
+from lib.gates import GATES, DriftGate, Gate, LadderGate, Look, SensitivityGate, ValueGate, make_gate
+from lib.planner import MPPI
+from lib.speculation import PolicyController, SpeculativeController
+from lib.world_model import total_variation
+
+ROWS = 40
+
+
+def look_of(wm, seed=0, rows=ROWS):
+    """Unrelated latents and actions, and what a controller would know of them."""
+    generator = torch.Generator().manual_seed(seed)
+    z, z_pred = latents(rows, seed + 1), latents(rows, seed + 2)
+    a_plan, corrected = (2 * torch.rand(2, rows, ACTIONS, generator=generator) - 1).unbind()
+    return Look(z, z_pred, total_variation(z, z_pred), a_plan, wm.policy(z)[0], corrected)
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+def test_drift_is_total_variation_or_l2_distance():
+    wm = tiny_model()
+    look = look_of(wm)
+    for row in range(5):
+        p, q = look.z[row].tolist(), look.z_pred[row].tolist()
+        simplices = [0.5 * sum(abs(p[i + j] - q[i + j]) for j in range(8)) for i in range(0, LATENT, 8)]
+        action, score, _ = DriftGate()(wm, look)
+        assert score[row].item() == pytest.approx(sum(simplices) / len(simplices), abs=1e-6)
+        assert torch.equal(action, look.corrected)
+        assert DriftGate(measure="l2").score(wm, look)[row].item() == pytest.approx(math.dist(p, q), abs=1e-6)
+
+
+def test_sensitivity_is_mismatch_times_the_finite_difference_along_the_drift():
+    wm = tiny_model(num_q=3)
+    look = look_of(wm)
+    for of in ("action", "value"):
+        for row in range(5):
+            at, expected = look.z[row : row + 1], look.z_pred[row : row + 1]
+            a, b = wm.policy(at)[0], wm.policy(expected)[0]
+            if of == "action":
+                change = sum(abs(x - y) for x, y in zip(a[0].tolist(), b[0].tolist(), strict=True)) / ACTIONS
+            else:
+                change = abs(wm.q(at, a).mean().item() - wm.q(expected, b).mean().item())
+            sensitivity = change / look.mismatch[row].item()
+            score = SensitivityGate(of=of).score(wm, look)[row].item()
+            assert score == pytest.approx(look.mismatch[row].item() * sensitivity, abs=1e-5)
+
+
+def test_the_value_gate_takes_the_best_candidate_and_compares_it_with_the_promise():
+    wm = tiny_model(num_q=3)
+    look = look_of(wm)
+    action, score, promised = ValueGate()(wm, look)
+    chosen = set()
+    for row in range(ROWS):
+        at = look.z[row : row + 1]
+        candidates = [c[row : row + 1] for c in (look.a_plan, look.corrected, look.a_policy)]
+        values = [wm.q(at, c).mean().item() for c in candidates]
+        best = max(range(3), key=values.__getitem__)
+        promise = wm.q(look.z_pred[row : row + 1], candidates[0]).mean().item()
+        assert torch.equal(action[row], candidates[best][0])
+        assert score[row].item() == pytest.approx(promise - values[best], abs=1e-4)
+        assert promised[row].item() == pytest.approx(promise, abs=1e-4)
+        chosen.add(best)
+    assert chosen == {0, 1, 2}  # or nothing was tested
+
+
+def test_the_ladder_takes_the_cheapest_rung_that_passes():
+    wm = tiny_model()
+    look = look_of(wm)
+    low, high = look.mismatch.quantile(torch.tensor([0.3, 0.6])).tolist()
+    action, score, _ = LadderGate(levels=(low, high))(wm, look)
+    best, value_score, _ = ValueGate()(wm, look)
+    for row, drift in enumerate(look.mismatch.tolist()):
+        if drift <= low:
+            expected = look.a_plan[row], -math.inf
+        elif drift <= high:
+            expected = look.corrected[row], -math.inf
+        else:
+            expected = best[row], value_score[row].item()
+        assert torch.equal(action[row], expected[0]) and score[row].item() == expected[1]
+
+
+def test_gates_by_name():
+    for kind in GATES:
+        gate = make_gate(kind, 0.25)
+        assert isinstance(gate, Gate) and gate.threshold.item() == 0.25
+    assert make_gate("ladder", 1.0, (0.1, 0.2)).levels.tolist() == pytest.approx([0.1, 0.2])
+    with pytest.raises(ConfigError, match="gate='treshold' is not known.*threshold"):
+        make_gate("treshold")
+    with pytest.raises(ConfigError, match="measure='l1'"):
+        DriftGate(measure="l1")
+    with pytest.raises(ConfigError, match="of='reward'"):
+        SensitivityGate(of="reward")
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(kind):
+    wm = tiny_model()
+    gate, look, graphs = make_gate(kind), look_of(wm), []
+
+    def counting(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda look: gate(wm, look), fullgraph=True, backend=counting)
+    with torch.no_grad():
+        for threshold in (0.5, 0.1):
+            gate.threshold.fill_(threshold)
+            for ours, plain in zip(compiled(look), gate(wm, look), strict=True):
+                torch.testing.assert_close(ours, plain)
+    assert len(graphs) == 1
+
+
+# -------------------------------------------------------------------------------------------------- in the controller
+
+
+def test_a_threshold_decides_and_infinity_never_replans():
+    wm, obs = tiny_model(), observations(12, 3)
+    never = SpeculativeController(MPPI(wm, BUDGET), None, DriftGate(), 4)
+    _, info = play(never, obs)
+    assert not info["fallback"].any() and not info["refined"].any()
+    scores = info["score"][~info["score"].isnan()]
+    assert torch.equal(scores, info["mismatch"][~info["mismatch"].isnan()])
+    always = SpeculativeController(MPPI(wm, BUDGET), None, DriftGate(-1.0), 4)
+    _, info = play(always, obs)
+    assert info["planner_called"].all() and torch.equal(info["fallback"].sum(0), torch.tensor([11, 11, 11]))
+    without = SpeculativeController(MPPI(wm, BUDGET), None, None, 4)
+    assert play(without, obs)[1]["score"].isnan().all()
+
+
+class Refiner(NotingPlanner):
+    """A refiner whose plans are worth what `values` says, one number for each row of a call."""
+
+    values: list[float]
+
+    def __call__(self, z, warm_start=None, generator=None, noise=None):
+        plan = super().__call__(z, warm_start, generator, noise)
+        plan.value = torch.tensor(self.values[: len(z)])
+        return plan
+
+
+class AllOrNothing(ValueGate):
+    """Lets no step pass, executes the corrected action otherwise, and says that plans promised 10."""
+
+    def forward(self, wm, look):
+        return look.corrected, torch.full_like(look.mismatch, 5.0), torch.full_like(look.mismatch, 10.0)
+
+
+def test_what_fails_its_check_is_refined_and_replanned_only_if_that_does_not_hold_up():
+    wm = tiny_model()
+    planner, refiner = NotingPlanner(wm, BUDGET), Refiner(wm, PlannerConfig.budget(8, 1, mode="eager", max_std=0.5))
+    refiner.values = [9.5, 8.0]  # against a promise of 10 and a threshold of 1: the first holds up
+    controller = SpeculativeController(planner, PushCorrector(), AllOrNothing(1.0), 4, refiner=refiner)
+    controller.reset(2, streams(0, 1))
+    obs = observations(2, 2)
+    controller.act(obs[0])
+    before = controller.plan.clone()
+    step = controller.propose(obs[1])
+    assert step.refined.tolist() == [True, False] and step.planner_called.tolist() == [False, True]
+    assert step.fallback.tolist() == [False, True] and step.depth.tolist() == [0, 0]
+    assert step.mismatch.isnan().all() and step.score.isnan().all()
+    (z, mean, refined), (_, _, first), (z_again, warm, solved) = refiner.calls[0], *planner.calls
+    assert len(refiner.calls) == 1 and torch.equal(z, step.z) and torch.equal(z_again, step.z[1:])
+    assert torch.equal(warm, first.shifted(1)[1:])
+    assert torch.equal(step.action, torch.stack([refined.actions[0, 0], solved.actions[0, 0]]))
+    assert torch.equal(controller.plan, torch.stack([refined.actions[0], solved.actions[0]]))
+    # What is refined: the corrected action, the rest of the plan, and the prior where the plan has no more.
+    chosen = (before[:, 1] + 0.3).clamp(-1, 1)
+    after = wm.next(wm.next(step.z, chosen), before[:, 2])
+    torch.testing.assert_close(mean, torch.stack([chosen, before[:, 2], wm.policy(after)[0]], 1))
+    controller.commit(step.action)
+    assert controller.warm_start()[0, 0].equal(refined.mean[0, 1])
+
+
+def test_a_refiner_that_cannot_be_used_is_refused():
+    wm = tiny_model()
+    planner, small = MPPI(wm, BUDGET), MPPI(wm, PlannerConfig.budget(8, 1, mode="eager"))
+    longer = MPPI(wm, PlannerConfig.budget(8, 1, mode="eager", horizon=5))
+    for gate, refiner in ((None, small), (DriftGate(0.1), small), (ValueGate(0.1), longer)):
+        with pytest.raises(ConfigError, match="a refiner needs a gate that checks values"):
+            SpeculativeController(planner, None, gate, refiner=refiner)
+
+
+def test_nothing_is_refined_when_the_model_is_the_world():
+    """Nothing drifts, so the promise is kept to the last digit that a float holds."""
+    wm = tiny_model(kind=LatentModel)
+    refiner = MPPI(wm, PlannerConfig.budget(8, 1, mode="eager"))
+    controller = SpeculativeController(MPPI(wm, BUDGET), None, ValueGate(1e-3), 6, refiner=refiner)
+    controller.reset(2, streams(0, 1))
+    z = latents(2)
+    for t in range(13):
+        action, info = controller.act(z)
+        z = wm.next(z, action)
+        assert info["planner_called"].tolist() == [t % 6 == 0] * 2 and not info["refined"].any()
+
+
+def test_best_of_n_is_the_sample_with_the_highest_value_and_rows_ignore_each_other():
+    wm, obs = tiny_model(num_q=3), observations(1, 3)[0]
+    controller = PolicyController(wm, samples=7)
+    controller.reset(3, streams(4, 5, 6))
+    action, info = controller.act(obs)
+    assert not info["planner_called"].any() and not info["refined"].any()
+    for row, seed in enumerate((4, 5, 6)):
+        z, noise = wm.encode(obs[row : row + 1]), torch.randn(7, ACTIONS, generator=streams(seed)[0])
+        draws = [wm.policy_sample(z, n[None]) for n in noise]
+        best = max(draws, key=lambda a: wm.q(z, a).mean().item())
+        torch.testing.assert_close(action[row], best[0])
+    controller.reset(3, streams(4, 5, 6))
+    controller.keep([1])
+    torch.testing.assert_close(controller.act(obs[1:2])[0][0], action[1])
