@@ -1,11 +1,11 @@
-"""The look of every chart: theme, one colour and shape per family of arms, label placement, and saving.
+"""The look of every chart: theme, one colour and shape per family of arms, marks that keep clear, and saving.
 
 One chart unit is one point (1/72 inch), so a font size here is the size in print.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,34 +23,54 @@ FONT_SIZE = 8
 
 @dataclass(frozen=True)
 class Family:
-    """How one kind of arm is drawn; `shape` is a Vega point shape."""
+    """How one kind of arm is drawn; `shape` is a Vega point shape: a name, or an SVG path in [-1, 1] × [-1, 1]."""
 
     name: str
     colour: str
     shape: str
 
 
-# Okabe–Ito colours (Okabe & Ito 2008), told apart with every common colour blindness; shapes carry the same
-# information in black and white. Keys are prefixes of arm names, the longest match counts.
+STAR = "M0,-1L.29,-.35L1,-.28L.47,.19L.62,.89L0,.53L-.62,.89L-.47,.19L-1,-.28L-.29,-.35Z"
+PENTAGON = "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z"
+HEXAGON = "M-.9,-.5L0,-1L.9,-.5L.9,.5L0,1L-.9,.5Z"
+HOURGLASS, BOW_TIE, BAR = "M-.9,-1H.9L-.9,1H.9Z", "M-1,-.9V.9L1,-.9V.9Z", "M-1,-.4H1V.4H-1Z"
+SALTIRE = "M-.9,-.5L-.5,-.9L0,-.4L.5,-.9L.9,-.5L.4,0L.9,.5L.5,.9L0,.4L-.5,.9L-.9,.5L-.4,0Z"
+
+# Okabe–Ito colours (Okabe & Ito 2008) and a dark wine, told apart with every common colour blindness; shapes carry the
+# same information in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
+# Keys are prefixes of an arm's scheme, the longest match counts.
+EVERY_STEP = Family("replans at every step", "#000000", "diamond")
 FAMILIES = {
-    "teacher": Family("teacher", "#000000", "diamond"),
+    "teacher": EVERY_STEP,
+    "budget": EVERY_STEP,
     "policy": Family("policy prior", "#CC79A7", "triangle-up"),
+    "best-of": Family("best of prior samples", "#CC79A7", "triangle-left"),
     "open-loop": Family("open loop", "#0072B2", "square"),
-    "hold-last": Family("hold last action", "#0072B2", "stroke"),
+    "hold-last": Family("hold last action", "#0072B2", BAR),
+    "plan-ahead": Family("plan ahead", "#0072B2", HEXAGON),
     "two-tower": Family("two-tower corrector", "#D55E00", "circle"),
     "temporal": Family("temporal corrector", "#E69F00", "triangle-right"),
-    "gate": Family("gated", "#009E73", "triangle-down"),
-    "value-checked": Family("value-checked", "#56B4E9", "triangle-left"),
-    "budget": Family("smaller planner", "#7A7A7A", "square"),
-    "right-sized": Family("right-sized planner", "#7A7A7A", "diamond"),
+    "no-plan": Family("corrector without plan", "#D55E00", SALTIRE),
+    "gated": Family("gated by mismatch", "#009E73", "triangle-down"),
+    "sensitive": Family("gated by sensitivity", "#009E73", HOURGLASS),
+    "gate-only": Family("gate, no corrector", "#009E73", BOW_TIE),
+    "value-checked": Family("value-checked", "#56B4E9", STAR),
+    "value-only": Family("value check alone", "#56B4E9", PENTAGON),
+    "ladder": Family("ladder", "#882255", "cross"),
 }
-OTHER = Family("other", "#7A7A7A", "cross")
+OTHER = Family("other", "#7A7A7A", "wedge")
 
 
 def family(arm: str) -> Family:
-    """The family of an arm, by the longest prefix in `FAMILIES`; `OTHER` (grey crosses) for any further arm."""
-    matches = [prefix for prefix in FAMILIES if arm.startswith(prefix)]
+    """The family of an arm, whatever its planner: the longest prefix of its scheme in `FAMILIES`, else `OTHER`."""
+    scheme = arm.split("+")[-1]
+    matches = [prefix for prefix in FAMILIES if scheme.startswith(prefix)]
     return FAMILIES[max(matches, key=len)] if matches else OTHER
+
+
+def on_smaller_planner(arm: str) -> bool:
+    """Whether an arm plans with a smaller planner than the teacher's (64×2+ladder-6, budget-64×2)."""
+    return "+" in arm or arm.startswith("budget")
 
 
 @alt.theme.register("paper", enable=False)
@@ -115,104 +135,20 @@ def save(chart: alt.TopLevelMixin, stem: Path) -> list[Path]:
     return paths
 
 
-# ---------------------------------------------------------------------------------------------- labels in the chart
+# ------------------------------------------------------------------------------------------- marks that keep clear
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in chart units, y downwards."""
+def spread(marks: list[tuple[float, float, float]], left: float, right: float, reach: float = 18) -> list[float]:
+    """Where marks (x, y, radius), in chart units, are drawn from left to right: beside their x, as near as leaves
+    every earlier mark uncovered, but never farther than `reach`. Where that is too near, the least is covered."""
+    drawn: list[tuple[float, float, float]] = []
 
-    left: float
-    top: float
-    right: float
-    bottom: float
+    def room(x: float, y: float, radius: float) -> float:
+        """Space to the nearest mark, negative if it is covered; no more than none, as all free places are alike."""
+        return min([0.0, *(math.hypot(x - other, y - level) - radius - size for other, level, size in drawn)])
 
-    def overlap(self, other: Box) -> float:
-        """Shared area."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(width, 0) * max(height, 0)
-
-    def outside(self, frame: Box) -> float:
-        """Area that sticks out of `frame`."""
-        return (self.right - self.left) * (self.bottom - self.top) - self.overlap(frame)
-
-
-@dataclass(frozen=True)
-class Label:
-    """A placed label: text starts at (x, y) when `align` is "left" and ends there when "right"; `y` is its middle.
-
-    `point` is what it names; a label that is `far` from it wants a leader line.
-    """
-
-    text: str
-    x: float
-    y: float
-    align: str
-    point: tuple[float, float]
-
-    @property
-    def far(self) -> bool:
-        return abs(self.y - self.point[1]) > 1.2 * FONT_SIZE
-
-    @property
-    def box(self) -> Box:
-        width = 0.55 * FONT_SIZE * len(self.text)  # a little more than the average letter of a sans-serif font
-        left = self.x if self.align == "left" else self.x - width
-        return Box(left, self.y - 0.55 * FONT_SIZE, left + width, self.y + 0.55 * FONT_SIZE)
-
-    def leader_area(self, box: Box) -> float:
-        """How much of `box` the leader line runs through (tiny squares along the line, its ends left out)."""
-        if not self.far:
-            return 0.0
-        (x, y), n = self.point, 16
-        steps = ((x + (self.x - x) * i / n, y + (self.y - y) * i / n) for i in range(3, n))
-        return sum(Box(a - 0.5, b - 0.5, a + 0.5, b + 0.5).overlap(box) for a, b in steps)
-
-
-def place_labels(
-    points: list[tuple[str, float, float, str]], frame: Box, taken: list[Box], gap: float = 6
-) -> list[Label]:
-    """Put a label beside each point (text, x, y, side), clear of other labels, of `taken`, and of the frame's edge.
-
-    Tries both sides of the point (`side`, "left" or "right", first), level with it and shifted up or down by half
-    lines, nearest first; takes the
-    first clean place for each point in turn, and goes back a point when there is none. Where no clean arrangement is
-    found within a bounded search, the least overlap is taken.
-    """
-    shifts = [0, *itertools.chain.from_iterable((-s, s) for s in range(1, 10))]
-    candidates = [
-        [
-            Label(text, x + gap if align == "left" else x - gap, y + 0.55 * FONT_SIZE * shift, align, (x, y))
-            for shift in shifts
-            for align in (
-                ("left", "right") if side == "right" else ("right", "left")
-            )  # text right of a point starts there
-        ]
-        for text, x, y, side in points
-    ]
-
-    def cost(label: Label, placed: list[Label]) -> float:
-        clutter = label.box.outside(frame) + sum(label.box.overlap(t) for t in taken)
-        for other in placed:
-            clutter += label.box.overlap(other.box) + label.leader_area(other.box) + other.leader_area(label.box)
-        return clutter
-
-    steps = itertools.count()
-
-    def search(placed: list[Label]) -> list[Label] | None:
-        if len(placed) == len(points):
-            return placed
-        for label in candidates[len(placed)]:
-            if next(steps) > 5_000:
-                return None
-            if cost(label, placed) == 0 and (found := search([*placed, label])) is not None:
-                return found
-        return None
-
-    found = search([])
-    if found is None:
-        found = []
-        for options in candidates:
-            found.append(min(options, key=lambda label: cost(label, found)))
-    return found
+    for x, y, radius in marks:
+        offsets = [sign * step for step in range(math.floor(reach) + 1) for sign in (1, -1)]
+        places = [x + offset for offset in offsets if left + radius <= x + offset <= right - radius] or [x]
+        drawn.append((max(places, key=lambda place: room(place, y, radius)), y, radius))  # the first of the best
+    return [place for place, _, _ in drawn]

@@ -146,17 +146,19 @@ def _checked(entry: Entry, where: Path) -> Entry:
 
 
 def register(name: str) -> str:
-    """List a teacher of data/teachers/ with its checksum, one entry a line, and return the checksum."""
-    own, weights, card = (paths.TEACHERS / file for file in ("registry.json", f"{name}.safetensors", f"{name}.json"))
+    """List a teacher of data/teachers/, or a snapshot `<teacher>/<decisions>` of one, and return its checksum."""
+    own, weights = paths.TEACHERS / "registry.json", paths.TEACHERS / f"{name}.safetensors"
+    card = paths.TEACHERS / f"{name.split('/')[0]}.json"
     if not (weights.is_file() and card.is_file()):
         raise CheckpointError(f"{shown(weights)} and its card {card.name} are not both there; ship the teacher first.")
     content = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
     about = json.loads(card.read_text(encoding="utf-8"))
-    facts = {"file": weights.name, "sha256": file_hash(weights), "task": about["task"], "size": about["size"]}
-    content[name] = facts | {"licence": "MIT"}
+    file = weights.relative_to(paths.TEACHERS).as_posix()
+    content[name] = {"file": file, "sha256": file_hash(weights), "task": about["task"], "size": about["size"]}
+    content[name] |= {"licence": "MIT"}
     lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in content.items()]
     write_text(own, "{\n" + ",\n".join(lines) + "\n}\n")
-    return facts["sha256"]
+    return content[name]["sha256"]
 
 
 # ------------------------------------------------------------------------------------------------------- downloads

@@ -49,6 +49,9 @@ ZOO = (
     ("cartpole-swingup", "1m", 3, 755, 20_000),
 )
 
+# The runs whose snapshots are shipped: 06_offline_vs_downstream compares them.
+STUDIED = [(task, "1m", 1) for task in ("walker-walk", "cartpole-swingup", "reacher-easy")]
+
 
 def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     """Ship a run's newest snapshot to `data/teachers/` and return its card.
@@ -99,7 +102,25 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     write_table(target.with_suffix(".csv"), curve)
     write_json(target.with_suffix(".json"), card)
     registry.register(config.name)
+    if (config.task, config.size, config.seed) in STUDIED:
+        ship_snapshots(config, folder)
     return card
+
+
+def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[str]:
+    """Ship the snapshots of a shipped run from before its end as `data/teachers/<cell>/<decisions>.safetensors`.
+
+    Returns their names, `<cell>/<decisions>`, by which they are loaded as any teacher is. The last of the run's
+    snapshots is the teacher itself.
+    """
+    files = sorted(((folder or run_folder(config)) / "snapshots").glob("*.safetensors"), key=lambda p: int(p.stem))
+    names = []
+    for file in files[:-1]:
+        names.append(f"{config.name}/{file.stem}")
+        with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:
+            path.write_bytes(file.read_bytes())
+        registry.register(names[-1])
+    return names
 
 
 def lacking() -> list[TeacherConfig]:

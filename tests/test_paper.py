@@ -15,7 +15,8 @@ from lib.results import read_table, write_table
 from lib.statistics import summarise
 
 SOURCE = paths.PAPER  # the repository's own, before any monkeypatching
-RETURNS = {"teacher": 900, "policy": 380, "open-loop-3": 745, "two-tower-3": 835}
+RETURNS = {"teacher": 900, "policy": 380, "budget-64×2": 890, "open-loop-3": 745, "two-tower-3": 835}
+RETURNS |= {"64×2+open-loop-3": 700, "64×2+two-tower-3": 820}
 CELL = "walker-walk-1m-1"
 
 
@@ -42,18 +43,21 @@ def tree(tmp_path, monkeypatch):
 
 def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     """Small synthetic result files of one cell, whose numbers are easy to find in the text."""
-    calls = {"teacher": 500, "policy": 0}
+    calls = {"teacher": 500, "budget-64×2": 500, "policy": 0}
     rows = [
         dict(task="walker-walk", size="1m", teacher_seed=1, corrector_seed=0, arm=arm, episode_seed=seed, length=500,
-             execution_horizon=3 if "3" in arm else 1, planner_calls=calls.get(arm, 167), model_evaluations=9216,
-             fallbacks=0, corrector_calls=333, delta_abs=0.1) | {"return": value + 3.0 * (seed % 4)}
+             execution_horizon=3 if arm.endswith("-3") else 1, planner_calls=calls.get(arm, 167), fallbacks=0,
+             corrector_calls=333, delta_abs=0.1, model_evaluations=calls.get(arm, 167) * (384 if "64" in arm else 9216))
+        | {"return": value + 3.0 * (seed % 4)}
         for arm, value in returns.items()
         for seed in range(episodes)
     ]  # fmt: skip
     folder = paths.results(profile)
-    write_table(folder / "horizon" / "summary.csv", summarise(pd.DataFrame(rows)).assign(cell=CELL))
+    table = summarise(pd.DataFrame(rows)).assign(cell=CELL, step_ms=None, steps_per_s=None)
+    write_table(folder / "horizon" / "summary.csv", table)
     depth = dict(plan_mse=0.0612, corrector_mse=0.0321, policy_mse=0.2012, teacher_floor_mse=0.0091, samples=512)
-    write_table(folder / "corrector" / f"{CELL}-two_tower-depth.csv", [{"depth": 1, **depth}, {"depth": 2, **depth}])
+    depths = [{"depth": 1, **depth}, {"depth": 2, **depth, "corrector_mse": 0.0472}]
+    write_table(folder / "corrector" / f"{CELL}-two_tower-depth.csv", depths)
     mismatch = [{"depth": d, "samples": 512, "mismatch": 0.0413 * d} for d in (0, 1, 2)]
     write_table(folder / "distillation" / f"{CELL}.csv", mismatch)
     teacher(profile)
@@ -120,6 +124,19 @@ def text_of(profile: str) -> str:
     return " ".join(joined.split())
 
 
+def bold(tree) -> set[str]:
+    """What is bold in the table of arms of the last PDF, by the font of each piece of text."""
+    found = set()
+
+    def visit(text, matrix, transform, font, size):
+        if text.strip() and font and "Bold" in font["/BaseFont"] and 7.4 < size * 1 < 7.6:
+            found.add(text.strip())
+
+    for page in PdfReader(paths.executed("paper") / "paper.pdf").pages:
+        page.extract_text(visitor_text=visit)
+    return found
+
+
 def test_two_builds_are_byte_identical(tree):
     results("paper")
     first = paper.build("paper").read_bytes()
@@ -130,11 +147,65 @@ def test_two_builds_are_byte_identical(tree):
 def test_numbers_come_from_the_result_files(tree):
     results("paper")
     text = text_of("paper")
-    assert "corrector keeps 92.8% [" in text  # (835 + 4) / (900 + 4), rounded
+    assert "asked at every step, keeps 98.9% [98.9%, 98.9%] of the return" in text  # (890 + 4) / (900 + 4), rounded
+    assert "budget-64×2 keeps 98.9% [98.9%, 98.9%] with 500 planner calls and 4.2% of the full" in text
+    assert "with the same planner and 𝐸 by +90 [+90, +90] (two" in text and "+120 [+120, +120] (64×2+" in text
     assert "15,000 decisions" in text and "0.0612" in text and "0.041" in text
-    change("paper", "two-tower-3", "kept", 0.8774)
+    change("paper", "budget-64×2", "kept", 0.8774)
     text = text_of("paper")
-    assert "corrector keeps 87.7% [" in text and "keeps 92.8%" not in text
+    assert "at every step, keeps 87.7% [" in text and "keeps 98.9%" not in text
+
+
+def test_the_table_lists_every_arm_and_marks_what_intervals_show(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "budget-64×2 894 [893, 896] 893 890 0 98.9 [98.9, 98.9] 500 192 (4.2%)" in text
+    assert "64×2+two-tower-3 824 [823, 826] 823 820 0 91.2 [91.1, 91.2] +120 [+120, +120] 167 64.1 (1.4%)" in text
+    assert "policy 384 [383, 386] 383 380 6 42.5 [42.4, 42.6] 0 0 (0.0%)" in text
+    assert "Bold: intervals of kept that lie above 98%" in text
+    assert bold(tree) == {"98.9 [98.9, 98.9]", "500", "192"}  # the one good arm
+    change("paper", "two-tower-3", "kept_low", 0.985), change("paper", "two-tower-3", "kept_high", 0.99)
+    text_of("paper")
+    assert bold(tree) == {"98.9 [98.9, 98.9]", "192", "92.8 [98.5, 99.0]", "167"}  # the least of each cost
+    results("quick")
+    assert "Bold" not in text_of("quick")
+
+
+def test_step_times_are_shown_where_they_were_measured(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "Step (ms)" not in text and "A control step takes" not in text
+    assert "it does not evaluate a gate that replans early" in text and "or the measured time of an arm" in text
+    change("paper", "teacher", "step_ms", 31.44), change("paper", "budget-64×2", "step_ms", 7.9)
+    text = text_of("paper")
+    assert "Step (ms)" in text and "500 4608 (100.0%) 31.4" in text and "167 64.1 (1.4%) –" in text
+    assert "A control step takes 31.4 ms (teacher) and 7.9 ms (" in text and "measured time of an arm" not in text
+
+
+def test_both_correctors_are_in_the_table_of_errors(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "1 512 0.041 0.0612 0.0321 0.2012 0.0091" in text and "Temporal Policy" not in text
+    assert "the two-tower corrector removes 27% to 56%." in text
+    results("paper", returns=RETURNS | {"temporal-3": 840})
+    with pytest.raises(paper.PaperError, match=f"corrector/{CELL}-temporal-depth.csv"):
+        paper.build("paper")
+    folder = paths.results("paper") / "corrector"
+    table = read_table(folder / f"{CELL}-two_tower-depth.csv")
+    write_table(folder / f"{CELL}-temporal-depth.csv", table.assign(corrector_mse=[0.0123, 0.0712]))
+    text = text_of("paper")
+    assert "1 512 0.041 0.0612 0.0321 0.0123 0.2012 0.0091" in text
+    assert "the temporal corrector removes −19% to 94% (negative: it is worse than the plan)" in text
+
+
+def test_the_method_names_the_constants_of_the_code(tree, monkeypatch):
+    results("paper")
+    text = text_of("paper")
+    assert "at most 1.5 planner calls for every 𝐸 decisions" in text and "at least 98% of the teacher" in text
+    assert "32 samples × 1 iteration" in text and "last 𝐾 = 4 mismatch tokens" in text
+    assert "collected with 𝐸 = 6, so that depths up to 5 are there" in text and "two-tower corrector trained on" in text
+    monkeypatch.setattr(paper, "CALLS_PER_PLAN", 1.7)
+    assert "at most 1.7 planner calls" in text_of("paper")
 
 
 def test_the_teachers_are_listed_beside_the_official_agent(tree):
@@ -166,7 +237,8 @@ def test_a_teacher_from_elsewhere_is_a_cell_of_its_own(tree):
     table = read_table(path)  # the same task, size and seed as the shipped teacher
     write_table(path, pd.concat([table, table.assign(cell="mine-1a2b3c4d-walker-walk", return_mean=321.0)]))
     text = text_of("quick")
-    assert "mine-1a2b3c4d-walker-walk teacher 321" in text and "teacher 904" in text
+    assert "mine-1a2b3c4d-walker-walk; all else as in Table 1" in text
+    assert "teacher 321" in text and "teacher 904" in text
 
 
 def test_a_missing_number_of_a_shipped_teacher_is_an_error_in_the_paper_profile(tree):
@@ -221,13 +293,24 @@ def test_a_missing_timing_is_an_error_in_the_paper_profile_and_said_in_others(tr
 def test_words_follow_the_intervals(tree):
     results("paper")
     text = text_of("paper")
-    assert "correction helps" in text and "No other arm evaluated here is shown to act as well" in text
-    for low, high, words in ((-9.0, 5.0, "this sample cannot tell"), (-9.0, -5.0, "correction hurts")):
-        change("paper", "two-tower-3", "gain_low", low)
-        change("paper", "two-tower-3", "gain_high", high)
+    assert "By these intervals it helps in all of them." in text and "correction helps in 2 and hurts in 0" in text
+    assert "No arm with several steps per plan of the standard planner is shown to keep 98%." in text
+    assert "keep 98%, and no arm that is cheaper in evaluations is" in text
+    assert "A cheaper arm is shown to do so not on the one cell evaluated" in text
+    for low, high, words in ((-9.0, 5.0, "effect that this sample cannot tell in two"), (-9.0, -5.0, "hurts in two")):
+        change("paper", "two-tower-3", "gain_low", low), change("paper", "two-tower-3", "gain_high", high)
         assert words in text_of("paper")
-    change("paper", "policy", "kept_low", 0.985)
-    assert "shown to act as well as the full planner is policy" in text_of("paper")
+    for arm, low in (("two-tower-3", 0.985), ("budget-64×2", 0.9)):
+        change("paper", arm, "kept_low", low), change("paper", arm, "kept_high", 0.99)
+    text = text_of("paper")
+    assert "standard planner, the cheapest shown to keep 98% is two" in text and "rival itself is not shown" in text
+    assert "A cheaper arm is shown to do so not on the one" in text  # two-tower-3 is good, but no cheaper than the rival
+    change("paper", "64×2+two-tower-3", "kept_low", 0.985), change("paper", "64×2+two-tower-3", "kept_high", 0.99)
+    change("paper", "budget-64×2", "kept_low", 0.985)
+    text = text_of("paper")
+    assert "does so with 3.0 times fewer evaluations" in text and "A cheaper arm is shown to do so on the one" in text
+    change("paper", "policy", "kept_low", 0.985), change("paper", "policy", "kept_high", 0.99)
+    assert "policy does so with no evaluations" in text_of("paper")
 
 
 def test_paper_profile_has_conclusions_and_no_banner(tree):
@@ -241,7 +324,7 @@ def test_quick_profile_has_a_banner_and_no_conclusion(tree):
     results("quick")
     text = text_of("quick")
     assert "This is the quick profile." in text
-    assert "Conclusion" not in text and "correction helps" not in text and "92.8%" in text
+    assert "Conclusion" not in text and "shown to keep" not in text and "98.9%" in text
 
 
 def test_a_missing_number_is_an_error_in_the_paper_profile(tree):
@@ -252,9 +335,16 @@ def test_a_missing_number_is_an_error_in_the_paper_profile(tree):
 
 
 def test_a_missing_arm_is_an_error_in_the_paper_profile(tree):
-    results("paper", returns={k: v for k, v in RETURNS.items() if k != "open-loop-3"})
-    with pytest.raises(paper.PaperError, match="arm open-loop-3"):
+    results("paper", returns={k: v for k, v in RETURNS.items() if k != "budget-64×2"})
+    with pytest.raises(paper.PaperError, match="arm budget-64×2"):
         paper.build("paper")
+
+
+def test_an_arm_that_a_profile_leaves_out_is_said_elsewhere(tree):
+    results("smoke", returns={k: v for k, v in RETURNS.items() if "64" not in k})
+    text = text_of("smoke")
+    assert "budget-64×2 keeps not in this profile" in text
+    assert "does not evaluate a smaller planner that replans at every step" in text
 
 
 @pytest.mark.parametrize(
@@ -293,6 +383,7 @@ def test_tables_iterate_over_the_cells_that_exist(tree):
     write_table(path, pd.concat([table, *others]))
     text = text_of("quick")
     assert "cup-catch (1m)" in text and "walker-walk (1m, seed 2)" in text
+    assert "Table 1, Table 2 and Table 3 list them" in text and text.count("budget-64×2 894") == 3
 
 
 def test_stale_results_are_listed(tree, capsys):

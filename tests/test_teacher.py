@@ -370,6 +370,23 @@ def test_seeds_of_runs_differ(whole, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ shipping
 
 
+def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch, small_standard):
+    folder, run, wm = whole
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    monkeypatch.setattr(teacher, "STUDIED", [])
+    ship(CONFIG, folder)
+    assert not (tmp_path / CONFIG.name).exists()
+    monkeypatch.setattr(teacher, "STUDIED", [(CONFIG.task, CONFIG.size, CONFIG.seed)])
+    ship(CONFIG, folder)
+    files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.safetensors")]
+    assert files == [f"{CONFIG.name}/30.safetensors"]  # that of decision 60 is the teacher
+    early = load_world_model(f"{CONFIG.name}/30")
+    assert equal(early, load_world_model(folder / "snapshots" / "30.safetensors"))
+    assert not equal(early, load_world_model(CONFIG.name))
+    entry = registry.find(f"{CONFIG.name}/30")
+    assert (entry.path, entry.sha256, entry.task) == (tmp_path / files[0], file_hash(tmp_path / files[0]), CONFIG.task)
+
+
 def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_standard):
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
     folder, run, wm = whole

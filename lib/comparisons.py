@@ -1,0 +1,115 @@
+"""Is an arm better than another one, and is it not much worse? Tests and tables over the same episodes.
+
+    table = compare(rows)  # one row per cell, arm and arm that it is compared with
+
+*Probability of improvement* is the share of start states from which an arm returns more than the other one, ties
+counting one half. *Non-inferior* is an arm that is shown to lose less than a margin, stated beforehand, of the other's
+mean return: not finding a difference does not show that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from lib.statistics import (
+    CELL,
+    MIN_INTERVAL,
+    Estimate,
+    StatisticsError,
+    arms_by_seed,
+    pair,
+    paired_difference,
+    references,
+    studentised,
+    vector,
+)
+
+MARGIN = 0.02  # of the mean return of the arm compared with
+
+
+def probability_of_improvement(a, b, level: float = 0.95) -> Estimate:
+    """Probability that a > b for a new pair, ties counting one half; a, b: (n,) in the same order of episodes.
+
+    With Wilson's interval, which has a width also where all pairs fall to one side.
+    """
+    a, b = pair(a, b, "a", "b")
+    n, p, z = a.size, float(np.mean((a > b) + 0.5 * (a == b))), float(ndtri((1 + level) / 2))
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Estimate(p, centre - half, centre + half)
+
+
+def non_inferiority(arm, reference, margin: float = MARGIN, resamples: int = 10_000, seed: int = 0) -> float:
+    """One-sided p-value of "the arm's mean is at most (1 − margin) × the reference's mean"; small means non-inferior.
+
+    A studentised bootstrap of the pairs arm − (1 − margin) × reference. A t test takes an arm that seldom falls for
+    non-inferior too often: episodes without a fall have a high mean and, at once, a small standard error; the tests of
+    this function count how often. arm, reference: (n,) in the same order of episodes; nan for a single one.
+    """
+    arm, reference = pair(arm, reference, "arm", "reference")
+    if not 0 < margin < 1:
+        raise StatisticsError(f"margin={margin} must lie between 0 and 1, as 0.02 for 2 %.")
+    if arm.size < MIN_INTERVAL:
+        return math.nan
+    return float(one_sided_p(arm - (1 - margin) * reference, resamples, seed))
+
+
+def one_sided_p(x, resamples: int = 10_000, seed: int = 0):
+    """p-value of "the mean of x is at most 0", by bootstrap-t; x: (..., n) → (...). At least 1 / (resamples + 1)."""
+    value, error, t = studentised(x, 1.0, resamples, seed)
+    # Without any spread the mean is what it is: only its sign counts.
+    observed = np.where(error > 0, value / np.where(error > 0, error, 1), np.copysign(1e12, value))
+    above = (t >= observed[..., None]).sum(-1)
+    return np.where(value > 0, (1 + above) / (resamples + 1), 1 - (t < observed[..., None]).sum(-1) / (resamples + 1))
+
+
+def holm(p_values) -> np.ndarray:
+    """p-values adjusted for their number (Holm 1979): below 5 %, the chance of any false finding among them is ≤ 5 %.
+
+    p_values: (m,) → (m,); nan (no test) stays nan and does not count.
+    """
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full(p.shape, math.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1) if order.size else steps
+    return adjusted
+
+
+def compare(
+    rows: pd.DataFrame, margin: float = MARGIN, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """Every arm against the arms that `references` names, one row per cell, role and arm, paired by episode seed.
+
+    rows: as `summarise` takes them. `improvement` is the probability of improvement over `reference`, `difference` the
+    mean difference in return, both with intervals; `p_non_inferior` is the one-sided p-value at `margin` (a fraction of
+    the reference's mean), `p_holm` the same corrected for the number of arms with this role in the cell.
+
+    Raises `StatisticsError` as `summarise` does.
+    """
+    options, tables = dict(resamples=resamples, seed=seed), []
+    for cell, episodes in rows.groupby(CELL, sort=False):
+        arms, table = arms_by_seed(episodes, "-".join(map(str, cell))), []
+        returns = {name: vector(arm["return"], name) for name, arm in arms.items()}
+        for name in arms:
+            for role, reference in references(name, arms).items():
+                mine, theirs = returns[name], returns[reference]
+                improvement = probability_of_improvement(mine, theirs, level)
+                difference = paired_difference(mine, theirs, level, **options)
+                row = dict(zip(CELL, cell, strict=True))
+                row |= {"arm": name, "role": role, "reference": reference, "episodes": len(mine)}
+                for quantity, estimate in (("improvement", improvement), ("difference", difference)):
+                    row |= dict(zip((quantity, f"{quantity}_low", f"{quantity}_high"), estimate, strict=True))
+                row |= {"margin": margin, "p_non_inferior": non_inferiority(mine, theirs, margin, **options)}
+                table.append(row)
+        if table:
+            table = pd.DataFrame(table)
+            tables.append(table.assign(p_holm=table.groupby("role")["p_non_inferior"].transform(holm)))
+    if not tables:
+        raise StatisticsError("No arm has another one to be compared with; evaluate arms beside the teacher.")
+    return pd.concat(tables, ignore_index=True)
