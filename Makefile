@@ -9,7 +9,7 @@ PROFILE = quick
 # The cells (<task>-<size>-<seed>) of each profile; `make all CELLS="…"` takes others.
 CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
-CELLS_paper = walker-walk-1m-1 cartpole-swingup-1m-1
+CELLS_paper = walker-walk-1m-1
 CELLS = $(CELLS_$(PROFILE))
 ifeq ($(filter $(PROFILE),smoke quick paper),)
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
@@ -142,6 +142,7 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 		--out $(R)/horizon/$*.csv \
 		--out $(R)/horizon/$*-depth.csv \
 		--out $(R)/latency/$*.csv \
+		--out $(R)/corrector/$*-calibration.json \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 
 # Timings of this machine's CPU; the teacher plays only where float32 and bfloat16 are compared. For a GPU, on a machine

@@ -1,4 +1,4 @@
-"""Return kept against planner calls, one panel per cell.
+"""Return kept against planner calls, model evaluations and step time, a row of panels per cell.
 
     python figures/pareto.py --profile quick
 
@@ -8,122 +8,257 @@ reads data/results/quick/horizon/summary.csv and writes figures/quick/pareto.{sv
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import dataclass
 
 import altair as alt
 import pandas as pd
 
 from lib import charts, paths
-from lib.charts import INK, MUTED, Box
+from lib.charts import GRID, INK, MUTED
 from lib.results import read_table
 from lib.statistics import CELL
 
-WIDTH, HEIGHT = charts.COLUMN_WIDTH - 42, 155  # the plot itself; 42 units hold the axis on its left
-MARK = 3.5  # half of a point's extent, caps of its interval included
-LANES = [0, -1, 1, -2, 2, -3, 3, *range(-4, -100, -1)]  # places beside the true x, in marks
+# Column of the table → title of the axis, d3 format of its numbers.
+COSTS = {
+    "planner_calls": ("Planner calls per episode", "~g"),
+    "model_evaluations": ("Model evaluations per episode", "~s"),
+    "step_ms": ("Time of a control step (ms)", "~g"),
+}
+Y_TITLE, SHORT_Y_TITLE = "Return kept (% of teacher)", "Return kept (%)"
+AXIS, GAP = 40, 13  # units for the axis of the first panel of a row, and between panels
+HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 165, 490, 22  # of a panel at most, of all rows, and what a row needs beside its panels
+EDGE = 5  # units that are free above and below all intervals
+LOW = 110  # a panel that is lower has smaller marks and a shorter title
+STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below
+ZERO_SLOT = 0.13  # of the width: logarithmic axes have no zero, so arms that cost nothing stand apart on the left
+LEGEND_COLUMNS, LEGEND_LINE = 5, 11
 
 
-def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure from `horizon/summary.csv`: a single panel one column wide, or rows of two panels."""
-    cells = list(summary.groupby(["cell", *CELL], sort=False))
-    if len(cells) == 1:
-        return panel(cells[0][1], title=None)
-    seeds = summary.groupby(["task", "size"])["teacher_seed"].nunique().max()
-    titles = [f"{task}, {size}" + (f", seed {seed}" if seeds > 1 else "") for (_, task, size, seed), _ in cells]
-    panels = [panel(arms, title) for (_, arms), title in zip(cells, titles, strict=True)]
-    return alt.concat(*panels, columns=2, spacing={"row": 14, "column": 12})
+@dataclass(frozen=True)
+class Scale:
+    """An axis of `length` units from `low` to `high`; logarithmic, or proportional to a power where one is given.
+
+    `zero` is where a logarithmic axis shows 0, if it has to.
+    """
+
+    low: float
+    high: float
+    length: float
+    power: float = 0
+    zero: float | None = None
+
+    def bend(self, value: float) -> float:
+        return math.copysign(abs(value) ** self.power, value) if self.power else math.log(value)
+
+    def place(self, value: float) -> float:
+        """Units from the axis' beginning."""
+        low, high = self.bend(self.low), self.bend(self.high)
+        shown = self.zero if value == 0 and self.zero is not None else value
+        return (self.bend(shown) - low) / (high - low) * self.length
+
+    def value(self, place: float) -> float:
+        """What a logarithmic axis shows at a place."""
+        low, high = self.bend(self.low), self.bend(self.high)
+        return math.exp(low + (high - low) * place / self.length)
+
+    @property
+    def altair(self) -> alt.Scale:
+        kind = dict(type="pow", exponent=self.power) if self.power else dict(type="log")
+        return alt.Scale(**kind, domain=[self.low, self.high], nice=False)
 
 
-def panel(arms: pd.DataFrame, title: str | None) -> alt.LayerChart:
-    """One cell: every arm a labelled point with the interval of its kept return; the teacher is the reference line."""
-    points = place(arms)
-    x_domain, y_domain = domains(arms)
-    ticks = list(range(0, int(x_domain[1]) + 1, tick(x_domain[1])))
+def cost_scale(costs: pd.Series, width: float) -> Scale:
+    """A logarithmic axis for costs, with a place apart for 0 if one of them is."""
+    most, least = costs.max() * 1.2, costs[costs > 0].min() / 1.2
+    if (costs > 0).all():
+        return Scale(least, most, width)
+    slot = (most / least) ** (ZERO_SLOT / (1 - ZERO_SLOT))
+    return Scale(least / slot, most, width, zero=least / slot**0.55)
 
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(grid=False, values=ticks)
-        return alt.X(
-            field, type="quantitative", title="Planner calls per episode", axis=axis, scale=alt.Scale(domain=x_domain)
-        )
 
-    def y(field: str) -> alt.Y:
-        axis = alt.Axis(values=list(range(0, 101, 20)), minExtent=24, maxExtent=24)
-        return alt.Y(
-            field, type="quantitative", title="Return kept (% of teacher)", axis=axis, scale=alt.Scale(domain=y_domain)
-        )
+def kept_scale(arms: pd.DataFrame, height: float) -> Scale:
+    """An axis for return kept in percent that holds every interval, stretched towards its upper end."""
+    ends = 100 * arms[["kept", "kept_low", "kept_high"]].stack()
+    low, high = (end**STRETCH for end in (min(90.0, ends.min()), max(100.0, ends.max())))
+    room = EDGE / height * (high - low)  # for half a mark
+    return Scale(math.cbrt(low - room), math.cbrt(high + room), height, power=STRETCH)
 
-    base = alt.Chart(points).encode(x=x("x"), color=alt.Color("colour:N", scale=None))
-    known = base.transform_filter(
-        "datum.low < datum.high"
-    )  # not where there is none, nor for the teacher against itself
+
+def cost_ticks(scale: Scale) -> list[float]:
+    """0 if the axis has a place for it, and round numbers: 1, 2 and 5 times powers of ten, or the powers alone."""
+    decades = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
+    steps = (1, 2, 5) if scale.high / cost_floor(scale) < 100 else (1,)
+    ticks = [s * 10.0**d for d in decades for s in steps if s * 10.0**d <= scale.high]
+    return ([] if scale.zero is None else [scale.zero]) + [t for t in ticks if t >= cost_floor(scale)]
+
+
+def cost_floor(scale: Scale) -> float:
+    """Where the place of 0 ends: the axis' beginning if it has none."""
+    return scale.low if scale.zero is None else scale.value(ZERO_SLOT * scale.length)
+
+
+def kept_ticks(scale: Scale) -> list[int]:
+    """100, and multiples of 5 or 10 on both sides as far apart as their labels need."""
+    apart = 1.25 * charts.FONT_SIZE
+    step = 5 if scale.place(100) - scale.place(95) >= apart else 10
+    ticks = [100]
+    for candidates in (range(100 - step, -1, -step), range(100 + step, int(scale.high) + 1, step)):
+        last = 100
+        for value in candidates:
+            if (value >= 80 or value % 10 == 0) and value >= scale.low:
+                if abs(scale.place(value) - scale.place(last)) >= apart:
+                    ticks.append(last := value)
+    return sorted(ticks)
+
+
+def size(execution_horizon: int, height: float = HEIGHT) -> float:
+    """Area of a mark: the larger the more steps of each plan are executed; all are smaller in a low panel."""
+    return (18 + 6 * execution_horizon) * (1 if height > LOW else 0.7)
+
+
+def look(arm: str) -> dict[str, str]:
+    """Colour, filling and shape of an arm's mark; hollow on a smaller planner."""
+    family = charts.family(arm)
+    fill = "white" if charts.on_smaller_planner(arm) else family.colour
+    return {"colour": family.colour, "fill": fill, "shape": family.shape}
+
+
+def place(arms: pd.DataFrame, cost: str, x: Scale, y: Scale) -> pd.DataFrame:
+    """The marks of a panel: what was measured, with `x` in the axis' values, beside the true one where marks would
+    cover each other, and return kept and its interval in percent."""
+    known = arms.dropna(subset=[cost, "kept"])
+    known = known.assign(size=[size(steps, y.length) for steps in known["execution_horizon"]])
+    drawn = pd.Series(0.0, index=known.index)
+    floor = x.place(cost_floor(x))
+    for free, left, right in ((known[cost] == 0, 0, floor), (known[cost] > 0, floor, x.length)):
+        rows = known[free]
+        marks = [
+            (x.place(value), y.place(100 * kept), 0.45 * math.sqrt(area))
+            for value, kept, area in zip(rows[cost], rows["kept"], rows["size"], strict=True)
+        ]
+        drawn[free] = charts.spread(marks, left, right)
+    looks = pd.DataFrame([look(arm) for arm in known["arm"]], index=known.index)
+    return looks.assign(
+        arm=known["arm"],
+        x=[x.value(at) for at in drawn],
+        y=100 * known["kept"],
+        low=100 * known["kept_low"],
+        high=100 * known["kept_high"],
+        size=known["size"],
+    )
+
+
+def panel(arms: pd.DataFrame, cost: str, x: Scale, y: Scale, first: bool, bottom: bool) -> alt.LayerChart:
+    """One cell and one cost. Only the `first` panel of a row and the `bottom` row have titles and labels of axes."""
+    points = place(arms, cost, x, y)
+    title, numbers = COSTS[cost]
+    labels = (
+        f"datum.index == 0 ? '0' : format(datum.value, '{numbers}')" if x.zero else f"format(datum.value, '{numbers}')"
+    )
+    x_axis = alt.Axis(grid=False, values=cost_ticks(x), labelExpr=labels, labels=bottom, labelOverlap=True)
+    extent = AXIS - 18 if first else 0
+    y_axis = alt.Axis(
+        values=kept_ticks(y),
+        labels=first,
+        ticks=first,
+        domain=first,
+        minExtent=extent,
+        maxExtent=extent,
+        titlePadding=2,
+    )
+
+    def at(field: str) -> alt.X:
+        return alt.X(field, type="quantitative", scale=x.altair, axis=x_axis, title=title if bottom else None)
+
+    def kept(field: str) -> alt.Y:
+        words = Y_TITLE if y.length > LOW else SHORT_Y_TITLE
+        return alt.Y(field, type="quantitative", scale=y.altair, axis=y_axis, title=words if first else None)
+
+    colour = alt.Stroke("colour:N", scale=None)
+    base = alt.Chart(points).encode(x=at("x"))
     layers = [
         alt.Chart(pd.DataFrame({"y": [100]}))
         .mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8)
-        .encode(y=y("y")),
-        base.transform_filter("datum.far").mark_rule(strokeWidth=0.6).encode(y=y("y"), x2="leader_x", y2="label_y"),
-        known.mark_rule(strokeWidth=1.1).encode(y=y("low"), y2="high"),
-        *(
-            known.mark_tick(orient="horizontal", size=7, thickness=1.1, opacity=1).encode(y=y(end))
-            for end in ("low", "high")
+        .encode(y=kept("y")),
+        # not where there is no interval, nor for the teacher against itself
+        base.transform_filter("datum.low < datum.high")
+        .mark_rule(strokeWidth=0.8, opacity=0.6)
+        .encode(y=kept("low"), y2="high", color=alt.Color("colour:N", scale=None)),
+        base.mark_point(opacity=1, strokeWidth=0.9).encode(
+            y=kept("y"),
+            stroke=colour,
+            fill=alt.Fill("fill:N", scale=None),
+            shape=alt.Shape("shape:N", scale=None),
+            size=alt.Size("size:Q", scale=None),
         ),
-        base.mark_point(filled=True, size=27, opacity=1).encode(y=y("y"), shape=alt.Shape("shape:N", scale=None)),
     ]
-    for align in ("left", "right"):
-        text = alt.Chart(points[points["align"] == align]).mark_text(align=align, baseline="middle", color=INK)
-        layers.append(text.encode(x=x("label_x"), y=y("label_y"), text="arm:N"))
-    chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
-    return chart if title is None else chart.properties(title=title)
+    if x.zero:
+        edge = alt.Chart(pd.DataFrame({"x": [cost_floor(x)]}))
+        layers.insert(0, edge.mark_rule(color=GRID, strokeWidth=2).encode(x=at("x")))
+    return alt.layer(*layers).properties(width=x.length, height=y.length)
 
 
-def domains(arms: pd.DataFrame) -> tuple[list[float], list[float]]:
-    """Axes from zero (a little beyond it in x, so that an arm that never plans is not cut); return kept in percent."""
-    most = arms["planner_calls"].max()
-    highest = 100 * max(1, arms["kept"].max(), arms["kept_high"].max())
-    return [-0.04 * most, 1.04 * most], [0, 1.15 * highest]  # room above for a label over the reference line
+def legend(summary: pd.DataFrame, width: float) -> alt.LayerChart:
+    """What shapes, filling and sizes mean, for the arms that are there."""
+    arms, steps = summary["arm"].unique(), summary["execution_horizon"]
+    families = {charts.family(arm).name: look(arm) | {"fill": charts.family(arm).colour} for arm in arms}
+    grey = {"colour": MUTED, "fill": MUTED, "shape": "circle"}
+    others = {}
+    if any(map(charts.on_smaller_planner, arms)):
+        others |= {"standard planner": grey, "smaller planner": grey | {"fill": "white"}}
+    if len(several := sorted(steps[steps > 1].unique())) > 1:
+        others |= {f"{count} steps of each plan": grey | {"size": size(count)} for count in several}
+    names, marks = [*families, *others], [*families.values(), *others.values()]
+    first = LEGEND_COLUMNS * math.ceil(len(families) / LEGEND_COLUMNS)  # what is not a family has lines of its own
+    cells = [*range(len(families)), *range(first, first + len(others))]
+    height = LEGEND_LINE * (cells[-1] // LEGEND_COLUMNS + 1)
+    rows = pd.DataFrame([{"name": name, "size": size(3)} | mark for name, mark in zip(names, marks, strict=True)])
+    rows["x"] = [width * (cell % LEGEND_COLUMNS) / LEGEND_COLUMNS + 5 for cell in cells]
+    rows["y"] = [height - LEGEND_LINE * (cell // LEGEND_COLUMNS + 0.5) for cell in cells]
+    rows["text_x"] = rows["x"] + 7
 
+    def unseen(field: str, channel, end: float):
+        return channel(field, type="quantitative", axis=None, scale=alt.Scale(domain=[0, end], nice=False))
 
-def tick(most: float) -> int:
-    """The round step that gives about five ticks up to `most`."""
-    return next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / step <= 6), 1000)
-
-
-def place(arms: pd.DataFrame) -> pd.DataFrame:
-    """Where each arm's point, interval and label go, in data units.
-
-    Points or intervals that would cover each other are moved apart sideways by about the width of a mark.
-    """
-    x_domain, y_domain = domains(arms)
-    per_x, per_y = WIDTH / (x_domain[1] - x_domain[0]), HEIGHT / (y_domain[1] - y_domain[0])
-    points = pd.DataFrame(
-        {
-            "arm": arms["arm"],
-            "y": 100 * arms["kept"],
-            "low": 100 * arms["kept_low"],
-            "high": 100 * arms["kept_high"],
-            "colour": [charts.family(arm).colour for arm in arms["arm"]],
-            "shape": [charts.family(arm).shape for arm in arms["arm"]],
-        }
+    base = alt.Chart(rows).encode(y=unseen("y", alt.Y, height))
+    symbols = base.mark_point(opacity=1, strokeWidth=0.9).encode(
+        x=unseen("x", alt.X, width),
+        stroke=alt.Stroke("colour:N", scale=None),
+        fill=alt.Fill("fill:N", scale=None),
+        shape=alt.Shape("shape:N", scale=None),
+        size=alt.Size("size:Q", scale=None),
     )
-    true_x = (arms["planner_calls"] - x_domain[0]) * per_x
-    middle, top, bottom = ((y_domain[1] - points[c].fillna(points["y"])) * per_y for c in ("y", "high", "low"))
-    marks, sides = [], []
-    for x, y, high, low in zip(true_x, middle, top, bottom, strict=True):
-        upper, lower = min(high, y - MARK), max(low, y + MARK)
-        boxes = ((lane, Box(x + (2.2 * lane - 1) * MARK, upper, x + (2.2 * lane + 1) * MARK, lower)) for lane in LANES)
-        lane, box = next((lane, box) for lane, box in boxes if all(box.overlap(m) == 0 for m in marks))
-        marks.append(box)
-        sides.append("left" if lane < 0 else "right")  # the name of a neighbour must not stand between the two
-    pixels = [(box.left + box.right) / 2 for box in marks]
+    texts = base.mark_text(align="left", baseline="middle", color=INK).encode(
+        x=unseen("text_x", alt.X, width), text="name:N"
+    )
+    return alt.layer(symbols, texts).properties(width=width, height=height)
 
-    reference = Box(0, (y_domain[1] - 100) * per_y - 1, WIDTH, (y_domain[1] - 100) * per_y + 1)
-    wanted = list(zip(points["arm"], pixels, middle, sides, strict=True))
-    labels = charts.place_labels(wanted, frame=Box(0, 0, WIDTH, HEIGHT), taken=[reference, *marks])
-    points["x"] = [pixel / per_x + x_domain[0] for pixel in pixels]
-    points["leader_x"] = [(label.x + (-2 if label.align == "left" else 2)) / per_x + x_domain[0] for label in labels]
-    points["label_x"] = [label.x / per_x + x_domain[0] for label in labels]
-    points["label_y"] = [y_domain[1] - label.y / per_y for label in labels]
-    points["align"] = [label.align for label in labels]
-    points["far"] = [label.far for label in labels]
-    return points
+
+def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
+    """The figure from `horizon/summary.csv`: the legend, and per cell a panel for every cost that was measured."""
+    cells = [arms for _, arms in summary.groupby("cell", sort=False)]
+    costs = [cost for cost in COSTS if summary[cost].notna().any()]
+    width = (charts.FULL_WIDTH - AXIS - GAP * (len(costs) - 1)) / len(costs)
+    height = min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA)
+    x = {cost: cost_scale(summary[cost].dropna(), width) for cost in costs}
+    rows: list[alt.TopLevelMixin] = []
+    for arms in cells:
+        y, bottom = kept_scale(arms, height), arms is cells[-1]
+        measured = [cost for cost in costs if arms[cost].notna().any()]
+        panels = [panel(arms, cost, x[cost], y, cost == measured[0], bottom) for cost in measured]
+        row = alt.hconcat(*panels, spacing=GAP)
+        rows.append(row.properties(title=cell_title(arms, summary)) if len(cells) > 1 else row)
+    return alt.vconcat(*rows, legend(summary, charts.FULL_WIDTH - AXIS), spacing=6)
+
+
+def cell_title(arms: pd.DataFrame, summary: pd.DataFrame) -> str:
+    """Task and size, the seed where it tells cells apart, and the name of a cell whose teacher is from elsewhere."""
+    cell, task, model_size, seed = arms[["cell", *CELL]].iloc[0]
+    if cell != f"{task}-{model_size}-{seed}":
+        return cell
+    seeds = summary[(summary["task"] == task) & (summary["size"] == model_size)]["teacher_seed"].nunique()
+    return f"{task}, {model_size}" + (f", seed {seed}" if seeds > 1 else "")
 
 
 def main(arguments: list[str] | None = None) -> None:

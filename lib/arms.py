@@ -116,7 +116,9 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
 def _with_thresholds(arm: Arm, calibration: dict) -> Arm:
     if calibration.get("threshold") is None:
         raise ConfigError(f"arm {arm.name} has a gate but no threshold; calibrate it with lib.calibration first.")
-    levels = calibration.get("levels")
+    levels = calibration.get("levels") if arm.gate == "ladder" else None
+    if arm.gate == "ladder" and levels is None:
+        raise ConfigError(f"arm {arm.name} has no levels; calibrate it with lib.calibration first.")
     return dataclasses.replace(arm, threshold=calibration["threshold"], levels=levels and tuple(levels))
 
 

@@ -1,11 +1,12 @@
-"""Thresholds of the gates, from episodes that are neither trained on nor reported.
+"""Thresholds of the gates, from episodes that no corrector learnt from and that are not reported.
 
     numbers = calibrate(ValueGate(), wm, held_out, corrector, call_rate=0.25)      # {"threshold": …, …}
 
 A gate's score needs no planner call, so every labelled state of the distillation set has one, and a plan that was
 executed to its end there tells at which depth any threshold would have cut it short. That gives the planner-call rate
-of every threshold, and the teacher's labels give the error of what it lets pass. Only the validation episodes are used.
-The ladder has three numbers that depend on each other: they are chosen by playing on start states of their own.
+of every threshold, and the teacher's labels give the error of what it lets pass. Only the validation episodes are used,
+which also chose the corrector's epoch: such errors are a little optimistic. The ladder has three numbers that depend on
+each other: they are chosen by playing on start states of their own.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from lib import paths
 from lib.arms import Arm, arm_name, has_gate, make_arm
 from lib.config import ConfigError, PlannerConfig, Settings, episode_seeds
 from lib.corrector_training import corrected_actions, split_by_episode
-from lib.distillation import corrector_path, distillation_set
+from lib.distillation import distillation_key, distillation_set
 from lib.distillation_set import DistillationSet
 from lib.evaluation import Stage, arm_key
 from lib.gates import Gate, Look, make_gate
-from lib.results import SETTINGS_MODULES, combine, intact, module_key, read_sidecar, write_json
+from lib.results import SETTINGS_MODULES, combine, intact, module_key, read_sidecar, shown, write_artefact
 from lib.world_model import WorldModel
 
 CHUNK = 4096  # states that are scored at once
@@ -37,6 +38,7 @@ CALLS_PER_PLAN = 1.5  # planner calls wanted of a gated arm for every E decision
 # planner calls, or refinements, for every E decisions.
 LADDER_LEVELS = ((0.05, 0.25), (0.15, 0.75))
 LADDER_CALLS = (1.25, 2.0)
+NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
 WANTED = 0.98  # of the teacher's return, for the ladder
 
 
@@ -47,13 +49,13 @@ WANTED = 0.98  # of the teacher's return, for the ladder
 def judged(gate: Gate, wm: WorldModel, data: DistillationSet, corrector: nn.Module | None) -> tuple[Tensor, Tensor]:
     """The gate's score (n,) at every state, and the mean squared error (n,) of the action that it would execute."""
     scores, errors = [], []
-    corrected = data.a_plan if corrector is None else corrected_actions(corrector, data)
+    corrected = data.a_plan if corrector is None else corrected_actions(corrector, data, wm.device)
+    known = data.z_real, data.z_pred, data.mismatch, data.a_plan, data.a_policy, corrected
+    gate = gate.to(wm.device)
     for rows in torch.arange(len(data)).split(CHUNK):
-        z, z_pred = data.z_real[rows].float(), data.z_pred[rows].float()
-        look = Look(z, z_pred, data.mismatch[rows], data.a_plan[rows], data.a_policy[rows], corrected[rows])
-        action, score, _ = gate(wm, look)
-        scores.append(score)
-        errors.append((action - data.a_teacher[rows]).square().mean(-1))
+        action, score, _ = gate(wm, Look(*(x[rows].to(wm.device).float() for x in known)))
+        scores.append(score.cpu())
+        errors.append((action.cpu() - data.a_teacher[rows]).square().mean(-1))
     return torch.cat(scores), torch.cat(errors)
 
 
@@ -92,7 +94,7 @@ def calibrate(
     if (call_rate is None) == (action_error is None):
         raise ConfigError("calibrate needs a call_rate or an action_error, and not both.")
     score, error = judged(gate, wm, data, corrector)
-    if not torch.isfinite(score[score > -torch.inf]).all():
+    if score.isnan().any() or score.isposinf().any():
         raise ConfigError("the gate's scores on the held-out states are not finite; check the world model's weights.")
     if call_rate is not None:
         threshold = _threshold_for_rate(data, score, call_rate, execution_horizon)
@@ -109,8 +111,13 @@ def calibrate(
 
 
 def _threshold_for_rate(data: DistillationSet, score: Tensor, wanted: float, execution_horizon: int) -> float:
-    """The smallest score that is a threshold with at most the wanted rate: the rate falls as the threshold rises."""
-    candidates = score.unique()  # in ascending order
+    """The smallest score that is a threshold with at most the wanted rate: the rate falls as the threshold rises.
+
+    States that need no check, of score −∞, are no candidates: a threshold must be a finite loss of value.
+    """
+    candidates = score[score > -torch.inf].unique()  # in ascending order
+    if not len(candidates):
+        raise ConfigError("no held-out state has a score, as all are below the gate's levels; lower these.")
     low, high = 0, len(candidates) - 1
     if calls_per_decision(data, score, candidates[high].item(), execution_horizon) > wanted:
         least = calls_per_decision(data, score, torch.inf, execution_horizon)
@@ -156,6 +163,10 @@ def calibrate_ladder(
     """
     seeds = episode_seeds("calibrate", episodes, stage.cell.seed)
     teacher = np.mean([r["return"] for r in stage.play(Arm("teacher", standard), seeds)[0]])
+    if teacher <= 0:
+        raise ConfigError(
+            f"the teacher of {stage.cell} returns {teacher:.3g} on average; no share of that can be kept."
+        )
     corrector, steps, tried = stage.correctors.get(arm.corrector), _steps(arm, data), []
     for trusted, calls in itertools.product(LADDER_LEVELS, LADDER_CALLS):
         levels = tuple(float(data.mismatch.quantile(q)) for q in trusted)
@@ -183,17 +194,22 @@ def thresholds(
     given, else what the profile's calibration of the cell says, which is made where it is lacking."""
     gated = [arm_name(name) for name in names if has_gate(name)]
     if threshold is not None:
-        return {name: {"threshold": threshold, "levels": [0.0, 0.0] if "ladder" in name else None} for name in gated}
+        return {name: {"threshold": threshold, "levels": NO_LEVELS} for name in gated}
     path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
-    corrector = corrector_path(settings, stage.cell, "two_tower")
-    key = read_sidecar(corrector).get("distillation_key") if intact(corrector) else None
+    key = distillation_key(settings, stage.cell)
+    for file in stage.corrector_files.values():
+        if read_sidecar(file).get("distillation_key") != key:
+            raise ConfigError(
+                f"{shown(file)} was trained on another distillation set, so that it is not known which episodes it has "
+                "not seen; train it again with 03_train_corrector, or give a threshold."
+            )
 
     def held_out() -> DistillationSet:
         data, _ = distillation_set(settings, stage.cell)
         return data.rows(split_by_episode(data)[1])
 
     episodes = max(settings.profile.eval_episodes // 2, 1)
-    return ensure_calibration(stage, gated, held_out, key or str(stage.cell), path, standard, episodes)
+    return ensure_calibration(stage, gated, held_out, key, path, standard, episodes) if gated else {}
 
 
 def ensure_calibration(
@@ -210,10 +226,10 @@ def ensure_calibration(
     An arm's numbers are made anew when its corrector, the teacher, the held-out states (`held_out_key`) or the code
     have changed; `held_out()` is only called then. `episodes` are played for each entry of the ladder's grid.
     """
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = json.loads(path.read_text(encoding="utf-8")) if intact(path) else {}
     data = None
     for name in filter(has_gate, map(arm_name, names)):
-        arm = make_arm(name, standard, {"threshold": torch.inf})
+        arm = make_arm(name, standard, {"threshold": torch.inf, "levels": NO_LEVELS})
         code = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
         wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate == "ladder" else None]
         key = combine(code, module_key("lib.calibration", without=SETTINGS_MODULES), held_out_key, wanted)
@@ -228,8 +244,9 @@ def ensure_calibration(
             rate = CALLS_PER_PLAN / steps
             numbers = calibrate(make_gate(arm.gate), stage.wm, part, corrector, steps, call_rate=rate)
         kept[name] = numbers | {"key": key}
-        write_json(path, kept)
-    return kept
+        text = json.dumps(kept, indent=1)
+        write_artefact(path, lambda temporary, text=text: temporary.write_text(text), held_out_key=held_out_key)
+    return {name: kept[name] for name in filter(has_gate, map(arm_name, names))}
 
 
 def _steps(arm: Arm, data: DistillationSet) -> int:

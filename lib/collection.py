@@ -46,6 +46,10 @@ def collect(
     the two planners do not fit together, or there is nothing to collect.
     """
     _check(planner, labeller, source)
+    if execution_horizon < 2:
+        raise DistillationError(
+            f"execution_horizon={execution_horizon} leaves no step to label; it must be at least 2."
+        )
     for solver in (planner, labeller):
         solver.reset_streams(seeds[0])
     controller = SpeculativeController(planner, corrector, execution_horizon=execution_horizon)

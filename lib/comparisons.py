@@ -62,9 +62,8 @@ def one_sided_p(x, resamples: int = 10_000, seed: int = 0):
     """p-value of "the mean of x is at most 0", by bootstrap-t; x: (..., n) → (...). At least 1 / (resamples + 1)."""
     value, error, t = studentised(x, 1.0, resamples, seed)
     # Without any spread the mean is what it is: only its sign counts.
-    observed = np.where(error > 0, value / np.where(error > 0, error, 1), np.copysign(1e12, value))
-    above = (t >= observed[..., None]).sum(-1)
-    return np.where(value > 0, (1 + above) / (resamples + 1), 1 - (t < observed[..., None]).sum(-1) / (resamples + 1))
+    observed = np.where(error > 0, value / np.where(error > 0, error, 1), np.where(value > 0, 1e12, -1e12))
+    return (1 + (t >= observed[..., None]).sum(-1)) / (resamples + 1)
 
 
 def holm(p_values) -> np.ndarray:

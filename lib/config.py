@@ -276,7 +276,7 @@ SMOKE_ARMS = ("policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "
 QUICK_ARMS = ("policy", "budget-64x2", "open-loop-3", "two-tower-3")
 QUICK_ARMS += tuple(f"64x2+{scheme}" for scheme in ("open-loop-3", "two-tower-3", "value-checked-6"))
 _SCHEMES = ("open-loop-3", "open-loop-6", "two-tower-3", "two-tower-6", "temporal-3", "temporal-6")
-_SCHEMES += ("gated-6", "sensitive-6", "value-checked-6", "ladder-6")
+_SCHEMES += ("gate-only-6", "gated-6", "sensitive-6", "value-checked-6", "ladder-6")
 PAPER_ARMS = ("policy", "budget-64x2", *_SCHEMES, *(f"64x2+{scheme}" for scheme in _SCHEMES))
 
 PROFILES = {

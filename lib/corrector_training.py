@@ -161,6 +161,8 @@ def train_corrector(
     the world model without one that fits; `DistillationError` when no validation loss is finite.
     """
     one_of("arch", arch, CORRECTORS)
+    if epochs < 1 or batch_size < 1:
+        raise ConfigError(f"epochs={epochs} and batch_size={batch_size} must be at least 1.")
     latent_dim, action_dim = data.z_real.shape[1], data.a_plan.shape[1]
     if (rollout_weight or q_weighted) and wm is None:
         raise ConfigError("rollout_weight and q_weighted need the world model; pass the teacher's as wm.")
@@ -234,11 +236,11 @@ def _losses(corrector, batch: Batch, weight: Tensor, lambda_reg: float, rollout_
 
 
 @torch.no_grad()
-def corrected_actions(corrector: Corrector, data: DistillationSet) -> Tensor:
-    """The corrector's action (n, A) at every state; `data` holds whole episodes, as histories are read."""
+def corrected_actions(corrector: Corrector, data: DistillationSet, device="cpu") -> Tensor:
+    """The action (n, A) of a corrector on `device` at every state. Histories are read: `data` holds whole episodes."""
     index = data.history_index(corrector.history_len) if corrector.history_len else None
     parts = torch.arange(len(data)).split(CHUNK)
-    return torch.cat([Batch.of(data, rows, index).corrected(corrector) for rows in parts])
+    return torch.cat([Batch.of(data, rows, index, device).corrected(corrector).cpu() for rows in parts])
 
 
 @torch.no_grad()

@@ -4,13 +4,15 @@
     trained, errors = make_corrector(settings, cell, "two_tower", data, key, epochs=60)
 
 A distillation set is collected in shards of a few episodes, each a file with a key of its own under
-`data/cache/distillation/`: a run that was killed goes on at the next shard, and more episodes only add shards. Plans of
-the standard and of a right-sized planner take turns, so that a corrector knows the plans of both.
+`data/cache/distillation/`: a run that was killed goes on at the next shard, and more episodes of the first round only
+add shards (later rounds follow a corrector that has seen all before). Plans of the standard and of a right-sized
+planner take turns, so that a corrector knows the plans of both.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -58,6 +60,17 @@ def cells_with_teacher(settings: Settings) -> list[Cell]:
 # ----------------------------------------------------------------------------------------------- the distillation set
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One file of a set: its seeds, the facts that it keeps beside its columns, and the key of all that."""
+
+    path: Path
+    key: str
+    seeds: list[int]
+    facts: dict
+    what: str
+
+
 def distillation_set(
     settings: Settings, cell: Cell, episodes: int = 0, plan_horizon: int = 3, execution_horizon: int = 0
 ) -> tuple[DistillationSet, str]:
@@ -65,53 +78,83 @@ def distillation_set(
 
     Shards that are lacking are collected. Raises `ConfigError` for a number of episodes that no round can have.
     """
-    teacher, profile = settings.teacher_name(cell), settings.profile
+    profile, teacher = settings.profile, settings.teacher_name(cell)
+    wm = load_world_model(teacher, task=cell.task, device=settings.device)
+    budgets = _budgets(settings, wm.action_dim, plan_horizon)
+    shards = _shards(settings, cell, budgets, episodes, execution_horizon)
+    planner = functools.cache(lambda config: MPPI(wm, config))  # what is compiled or captured serves all shards
+    # Trained only if a shard of a later round is lacking, and then once for all of them.
+    acting = functools.cache(lambda files: _acting_corrector(files, profile.epochs, wm))
+
+    def make(temporary: Path, shard: Shard) -> None:
+        about, standard = shard.facts, planner(budgets[SOURCES[0]])
+        before = tuple(s.path for s in shards if s.facts["round"] < about["round"])
+        data = collect(
+            planner(budgets[about["source"]]),
+            standard,
+            cell.task,
+            shard.seeds,
+            about["execution_horizon"],
+            acting(before) if before else None,
+            decisions=profile.decisions,
+            source=SOURCES.index(about["source"]),
+            what=shard.what,
+        )
+        data.about = about | {"teacher": teacher}
+        data.save(temporary)
+
+    for shard in shards:
+        made, what = functools.partial(make, shard=shard), f"the distillation set of {shard.what}"
+        cached(shard.path, shard.key, made, what, **shard.facts, teacher=teacher)
+    return DistillationSet.load(*(s.path for s in shards)), combine([s.key for s in shards])
+
+
+def distillation_key(settings: Settings, cell: Cell) -> str:
+    """The key of the profile's distillation set of a cell; nothing is collected."""
+    wm = load_world_model(settings.teacher_name(cell), task=cell.task)
+    return combine([s.key for s in _shards(settings, cell, _budgets(settings, wm.action_dim))])
+
+
+def _budgets(settings: Settings, action_dim: int, plan_horizon: int = 3) -> dict[str, PlannerConfig]:
+    """The planners of the sources: the teacher's own, which also labels, and a right-sized one."""
+    standard = settings.planner(action_dim, horizon=plan_horizon)
+    small = PlannerConfig.budget(*RIGHT_SIZED, horizon=plan_horizon) if settings.profile.planner is None else standard
+    return dict(zip(SOURCES, (standard, small), strict=True))
+
+
+def _shards(
+    settings: Settings, cell: Cell, budgets: dict[str, PlannerConfig], episodes: int = 0, execution_horizon: int = 0
+) -> list[Shard]:
+    """The files of a set, round after round. A shard's key names all that it depends on; those of later rounds also
+    depend on all files of the rounds before."""
+    profile = settings.profile
     episodes = episodes or profile.collect_episodes
     if not 1 <= episodes <= ROUND_EPISODES:
         raise ConfigError(f"episodes={episodes} must be between 1 and {ROUND_EPISODES}, or 0 for the profile's number.")
-    wm = load_world_model(teacher, task=cell.task, device=settings.device)
-    standard = settings.planner(wm.action_dim, horizon=plan_horizon)
-    small = PlannerConfig.budget(*RIGHT_SIZED, horizon=plan_horizon) if profile.planner is None else standard
-    budgets = dict(zip(SOURCES, (standard, small), strict=True))
-    planner = functools.cache(lambda config: MPPI(wm, config))  # what is compiled or captured serves all shards
-    facts = {
-        "task": cell.task,
-        "teacher_key": teacher_key(teacher),
-        "labeller": _budget(standard),
-        "execution_horizon": execution_horizon or profile.collect_horizon,
-        "decisions": profile.decisions,
-    }
-
-    def make(temporary: Path, seeds: list[int], source: int, corrector, about: dict, what: str) -> None:
-        horizon, config = about["execution_horizon"], budgets[SOURCES[source]]
-        solvers = planner(config), planner(standard)
-        data = collect(
-            *solvers, cell.task, seeds, horizon, corrector(), decisions=profile.decisions, source=source, what=what
-        )
-        data.about = about
-        data.save(temporary)
-
     code = module_key("lib.collection", without=ELSEWHERE)
     training_code = module_key("lib.corrector_training", without=SETTINGS_MODULES)
-    files: list[Path] = []
-    keys: list[str] = []
+    found: list[Shard] = []
     for number in range(1, profile.rounds + 1):
-        # Trained only if a shard is lacking, and then once for all of them.
-        corrector = functools.cache(functools.partial(_acting_corrector, tuple(files), profile.epochs, wm))
-        acting = combine(keys, ACTING, profile.epochs, training_code) if files else ""
+        acting = combine([s.key for s in found], ACTING, profile.epochs, training_code) if found else ""
         all_seeds = episode_seeds("collect", episodes, cell.seed, first=(number - 1) * ROUND_EPISODES)
-        shards = [all_seeds[first : first + SHARD_EPISODES] for first in range(0, episodes, SHARD_EPISODES)]
-        for shard, seeds in enumerate(shards):
-            source = shard % len(SOURCES)
-            facts |= {"planner": _budget(budgets[SOURCES[source]]), "source": SOURCES[source], "round": number}
+        parts = [all_seeds[first : first + SHARD_EPISODES] for first in range(0, episodes, SHARD_EPISODES)]
+        for part, seeds in enumerate(parts):
+            source = SOURCES[part % len(SOURCES)]
+            facts = {
+                "task": cell.task,
+                "teacher_key": teacher_key(settings.teacher_name(cell)),
+                "labeller": _budget(budgets[SOURCES[0]]),
+                "planner": _budget(budgets[source]),
+                "source": source,
+                "round": number,
+                "execution_horizon": execution_horizon or profile.collect_horizon,
+                "decisions": profile.decisions,
+            }
             key = combine(code, LAYOUT, facts, acting, seeds)
-            what = f"{cell}, round {number}/{profile.rounds}, shard {shard + 1}/{len(shards)}"
             path = paths.CACHE / "distillation" / f"{cell}-{key[:16]}.safetensors"
-            about = facts | {"teacher": teacher}
-            made = functools.partial(make, seeds=seeds, source=source, corrector=corrector, about=about, what=what)
-            files.append(cached(path, key, made, f"the distillation set of {what}", **about))
-            keys.append(key)
-    return DistillationSet.load(*files), combine(keys)
+            what = f"{cell}, round {number}/{profile.rounds}, shard {part + 1}/{len(parts)}"
+            found.append(Shard(path, key, seeds, facts, what))
+    return found
 
 
 def _budget(config: PlannerConfig) -> dict:
@@ -119,10 +162,8 @@ def _budget(config: PlannerConfig) -> dict:
     return {k: v for k, v in as_dict(config).items() if k != "mode"}
 
 
-def _acting_corrector(files: tuple[Path, ...], epochs: int, wm: WorldModel) -> nn.Module | None:
-    """What acts after the rounds of `files`; None in the first round, where plans are executed as they are."""
-    if not files:
-        return None
+def _acting_corrector(files: tuple[Path, ...], epochs: int, wm: WorldModel) -> nn.Module:
+    """What acts after the rounds of `files`."""
     return train_corrector(DistillationSet.load(*files), ACTING, epochs=epochs, wm=wm).corrector.to(wm.device)
 
 

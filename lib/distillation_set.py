@@ -97,6 +97,8 @@ class DistillationSet:
 
     def filtered(self, min_mismatch: float = 0.0, max_samples: int = 0) -> DistillationSet:
         """The rows that drifted at least `min_mismatch`; of these at most `max_samples` (0 = all), evenly spaced."""
+        if max_samples < 0:
+            raise DistillationError(f"max_samples={max_samples} must not be negative; 0 keeps all.")
         keep = self.mismatch >= min_mismatch
         if max_samples and keep.sum() > max_samples:
             spaced = torch.linspace(0, keep.sum().item() - 1, max_samples).long()

@@ -48,9 +48,6 @@ def run_episodes(
     arm: Arm, controller, task: str, seeds: list[int], decisions: int, what: str = ""
 ) -> tuple[list, list]:
     """Run one episode per seed as a batch. Returns rows per episode, and rows per episode and depth."""
-    for planner in (getattr(controller, "planner", None), getattr(controller, "refiner", None)):
-        if planner is not None:
-            planner.reset_streams()  # not from a seed: an episode must not depend on which others share its block
     controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
     envs = [make_env(task, s) for s in seeds]
     obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib.config import one_of
+from lib.config import ConfigError, one_of
 from lib.world_model import WorldModel
 
 
@@ -127,6 +127,10 @@ GATES = {
 
 
 def make_gate(kind: str, threshold: float = torch.inf, levels: tuple[float, float] | None = None) -> Gate:
-    """A gate by its name in `GATES`; `ConfigError` for an unknown one. Only the ladder has `levels`."""
+    """A gate by its name in `GATES`; `ConfigError` for an unknown one. The ladder, and it alone, has `levels`."""
     made = GATES[one_of("gate", kind, GATES)]
-    return made(threshold) if levels is None else made(threshold, levels)
+    if (levels is not None) != (made is LadderGate):
+        raise ConfigError(
+            f"gate {kind!r} {'needs' if made is LadderGate else 'has no'} levels; the ladder alone has two."
+        )
+    return made(threshold, levels) if levels is not None else made(threshold)

@@ -74,6 +74,8 @@ def measure(
     ]
     for one in playing:
         one.start()
+        if refiner := getattr(one.controller, "refiner", None):  # which may first be asked after the warm-up
+            refiner(torch.zeros(1, stage.wm.latent_dim, device=device))
     bar = tqdm(range(WARM_UP + decisions), desc=f"{stage.cell} latency", unit="decision", mininterval=2)
     for decision in bar:
         for one in playing:

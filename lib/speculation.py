@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.compilation import CPU_OPTIONS, Captured, Compiled
+from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
 from lib.config import ConfigError, one_of
 from lib.correctors import appended, token
 from lib.gates import Gate, Look
@@ -98,7 +98,8 @@ class SpeculativeController:
         self.execution_horizon, self.tail = execution_horizon, tail
         self._history_len = getattr(corrector, "history_len", 0)
         beyond = tail == "policy" and execution_horizon > horizon
-        self._look = _prepared(planner, functools.partial(_look, wm, corrector, gate, beyond))
+        self._look = _prepared(planner.mode, functools.partial(_look, wm, corrector, gate, beyond), range(6))
+        self._encode = _prepared(planner.mode, functools.partial(_encode, wm), range(1))
         self._batch = 0
 
     @property
@@ -117,7 +118,7 @@ class SpeculativeController:
             raise ConfigError(
                 f"{len(generators)} generators were given for {batch_size} episodes; give one per episode."
             )
-        self._batch, self._generators = batch_size, generators
+        self._batch, self._generators, self._decision = batch_size, generators, 0
         self._plan = torch.zeros(batch_size, c.horizon, wm.action_dim, device=wm.device)
         self._mean = torch.zeros_like(self._plan)
         self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # as it was at the last decision
@@ -162,7 +163,7 @@ class SpeculativeController:
         obs = obs.to(self.wm.device)
         due = (self._depth < 0) | (self._depth >= self.execution_horizon)
         if due.all():  # nothing to look at
-            z = self.wm.encode(obs)
+            (z,) = self._encode(obs)
             nothing, history = torch.zeros_like(self._executed), self._history
             look, action = Look(z, z, nothing[:, 0], nothing, nothing, nothing), nothing
             score = promised = nothing[:, 0]
@@ -179,7 +180,7 @@ class SpeculativeController:
                 fallback = fallback & ~refined
         called = due | fallback
         if called.any():
-            self._take(called, self.planner(look.z[called], self.warm_start()[called], self._streams(called)))
+            self._take(called, self._solved(self.planner, look.z, self.warm_start(), called))
         z_pred, a_plan, fresh = look.z_pred, look.a_plan, called | refined
         if fresh.any():
             row = fresh.unsqueeze(-1)
@@ -209,24 +210,29 @@ class SpeculativeController:
             raise ValueError("an action is not finite; check the weights of the corrector and of the world model.")
         z_pred, self._history = self._proposed
         self._z_pred, self._executed = z_pred.clone(), actions.clone()  # the caller may write to both
-        self._depth = self._depth + 1
+        self._depth, self._decision = self._depth + 1, self._decision + 1
 
     def _refine(self, z: Tensor, action: Tensor, promised: Tensor, asked: Tensor) -> Tensor:
-        """Refine the plans of the rows asked for around their chosen action; the rows (B,) where the value holds up."""
-        mean = _around(self.wm, z[asked], action[asked], self._plan[asked], self._depth[asked])
-        plan = self.refiner(z[asked], mean, self._streams(asked))
-        holds = promised[asked] - plan.value <= self.gate.threshold
+        """Refine the plans of the rows asked for around their chosen action; the rows (B,) where the value holds up.
+
+        The value is that of the refined action by Q, as in the gate's own scores, so that the threshold fits it.
+        """
+        plan = self._solved(self.refiner, z, _around(self.wm, z, action, self._plan, self._depth), asked)
+        holds = promised[asked] - self.wm.q(z[asked], plan.actions[:, 0]).mean(0) <= self.gate.threshold
         refined = asked.clone()
         refined[asked] = holds
         self._take(refined, Plan(*(x[holds] for x in vars(plan).values())))
         return refined
 
+    def _solved(self, planner: MPPI, z: Tensor, start: Tensor, rows: Tensor) -> Plan:
+        """Plans for the rows (B,) that are true, from latents (B, L) and a first mean (B, H, A)."""
+        planner.reset_streams(self._decision)  # so that a row's Q heads do not depend on when others asked for plans
+        generators = self._generators and [self._generators[i] for i in rows.nonzero().flatten().tolist()]
+        return planner(z[rows], start[rows], generators)
+
     def _take(self, rows: Tensor, plan: Plan) -> None:
         """Queue new plans for the rows (B,) that are true."""
         self._plan[rows], self._mean[rows], self._depth[rows] = plan.actions, plan.mean, 0
-
-    def _streams(self, rows: Tensor) -> list[torch.Generator] | None:
-        return self._generators and [self._generators[i] for i in rows.nonzero().flatten().tolist()]
 
 
 def _around(wm: WorldModel, z: Tensor, action: Tensor, plan: Tensor, depth: Tensor) -> Tensor:
@@ -241,14 +247,19 @@ def _around(wm: WorldModel, z: Tensor, action: Tensor, plan: Tensor, depth: Tens
     return torch.stack(mean, 1)
 
 
-def _prepared(planner: MPPI, look):
-    """`look` run as the planner runs: as it is, compiled, or captured (uncompiled: a graph has no launches to save)."""
-    if planner.mode == "eager":
-        return look
-    if planner.mode == "compiled":
-        return Compiled(look, "controller", CPU_OPTIONS if planner.wm.device.type == "cpu" else None, range(6))
-    modules = [m for m in look.args if isinstance(m, nn.Module)]
-    return Captured(look, [p for m in modules for p in m.parameters()])
+def _prepared(mode: str, function: functools.partial, batched):
+    """A function of tensors, bound to its modules, run as planners run: as it is, compiled, or captured (uncompiled: a
+    graph has no launches to save). `batched`: see `Compiled`."""
+    modules = [m for m in function.args if isinstance(m, nn.Module)]
+    if mode == "eager":
+        return function
+    if mode == "compiled":
+        return Compiled(function, "controller", CPU_OPTIONS if modules[0].device.type == "cpu" else None, batched)
+    return Captured(function, [p for m in modules for p in m.parameters()])
+
+
+def _encode(wm: WorldModel, obs: Tensor) -> tuple[Tensor]:
+    return (wm.encode(obs),)
 
 
 def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, executed, depth, history):
@@ -276,8 +287,9 @@ def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, exec
 class PolicyController:
     """No planning: the mean of the policy prior, the cheapest arm, or the best of `samples` draws by the model's Q."""
 
-    def __init__(self, wm: WorldModel, samples: int = 0):
+    def __init__(self, wm: WorldModel, samples: int = 0, mode: str = "auto"):
         self.wm, self.samples, self._generators = wm, samples, None
+        self._act = _prepared(resolve_mode(mode, wm.device), functools.partial(_prior, wm), range(2))
 
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start `batch_size` episodes with the rows' own random streams."""
@@ -292,16 +304,23 @@ class PolicyController:
         """Actions (B, A) for observations (B, obs_dim); `ValueError` when one is not finite."""
         if not torch.isfinite(obs).all():
             raise ValueError("an observation is not finite.")
-        z = self.wm.encode(obs.to(self.wm.device))
-        action = self._best_of(z) if self.samples else self.wm.policy(z)[0]
+        noise = None
+        if self.samples:
+            generators = self._generators or [None] * len(obs)
+            draws = [torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators]
+            noise = torch.stack(draws).to(self.wm.device)
+        (action,) = self._act(obs.to(self.wm.device), noise)
         zero = torch.zeros(len(obs), device=action.device)
         flags = dict.fromkeys(("planner_called", "fallback", "refined"), zero.bool())
         return action, flags | {"depth": zero.long(), "mismatch": zero + torch.nan, "delta_abs": zero}
 
-    def _best_of(self, z: Tensor) -> Tensor:
-        generators = self._generators or [None] * len(z)
-        noise = torch.stack([torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators], 1)
-        z = z.expand(self.samples, *z.shape)
-        actions = self.wm.policy_sample(z, noise.to(z.device))  # (N, B, A)
-        best = self.wm.q(z, actions).mean(0).argmax(0)  # (B,)
-        return actions.gather(0, best.view(1, -1, 1).expand(1, -1, actions.shape[2])).squeeze(0)
+
+def _prior(wm: WorldModel, obs: Tensor, noise: Tensor | None) -> tuple[Tensor]:
+    """The prior's mean action (B, A), or the best by Q of the samples that `noise` (B, N, A) makes."""
+    z = wm.encode(obs)
+    if noise is None:
+        return (wm.policy(z)[0],)
+    z = z.unsqueeze(1).expand(-1, noise.shape[1], -1)
+    actions = wm.policy_sample(z, noise)  # (B, N, A)
+    best = wm.q(z, actions).mean(0).argmax(1)  # (B,)
+    return (actions.gather(1, best.view(-1, 1, 1).expand(-1, 1, actions.shape[2])).squeeze(1),)

@@ -10,6 +10,7 @@ Typst reads the CSV and JSON files itself. The same files give the same bytes on
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import re
 import sys
@@ -18,7 +19,11 @@ from pathlib import Path
 import typst
 
 from lib import paths
+from lib.arms import SCHEMES
+from lib.calibration import CALLS_PER_PLAN, WANTED
 from lib.config import PROFILES, PlannerConfig, as_dict, one_of
+from lib.corrector_training import train_corrector
+from lib.distillation import RIGHT_SIZED
 from lib.results import write_bytes
 
 
@@ -38,21 +43,29 @@ def stale_lines(profile: str) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
 
+def method(profile: str) -> dict:
+    """The constants of the method that the text names, from where the code has them."""
+    settings, standard = PROFILES[profile], PlannerConfig()
+    training = inspect.signature(train_corrector).parameters
+    return {
+        "profile": as_dict(settings) | {"last_depth": settings.collect_horizon - 1},
+        "planner": as_dict(settings.planner or standard),
+        "standard": as_dict(standard) | {"model_evaluations": standard.model_evaluations},
+        "right_sized": as_dict(PlannerConfig.budget(*RIGHT_SIZED)),
+        "refiner": as_dict(SCHEMES["ladder"]["refiner"]),
+        "corrector": {name: training[name].default for name in ("history_len", "lambda_reg")},
+        "calibration": {"calls_per_plan": CALLS_PER_PLAN, "wanted": WANTED},
+    }
+
+
 def build(profile: str) -> Path:
     """Write `build/<profile>/paper.pdf` and return its path. Raises `PaperError` in one sentence."""
-    settings = PROFILES[one_of("profile", profile, PROFILES)]
-    standard = PlannerConfig()
+    one_of("profile", profile, PROFILES)
     inputs = {
         "profile": profile,
         "files": json.dumps(result_files(profile)),
         "stale": json.dumps(stale_lines(profile)),
-        "settings": json.dumps(
-            {
-                "profile": as_dict(settings),
-                "planner": as_dict(settings.planner or standard),
-                "standard": as_dict(standard) | {"model_evaluations": standard.model_evaluations},
-            }
-        ),
+        "settings": json.dumps(method(profile)),
     }
     try:
         pdf = typst.compile(paths.PAPER / "main.typ", root=paths.ROOT, ignore_system_fonts=True, sys_inputs=inputs)

@@ -15,7 +15,7 @@ from lib.config import ConfigError, PlannerConfig
 from lib.correctors import TwoTowerCorrector
 from lib.distillation_set import DistillationSet
 from lib.evaluation import Stage
-from lib.gates import DriftGate, ValueGate
+from lib.gates import DriftGate, LadderGate, ValueGate
 from lib.world_model import total_variation
 
 HORIZON = 4  # steps that a plan of the set is executed
@@ -128,6 +128,26 @@ def test_what_cannot_be_reached_is_said():
         calibrate(DriftGate(), wm, data, None, HORIZON, action_error=1e-9)
 
 
+def test_scores_that_are_not_finite_are_refused():
+    data, wm = states(), tiny_model()
+    wm.q_heads.layers[-1].bias.data[0] = torch.nan
+    with pytest.raises(ConfigError, match="scores on the held-out states are not finite"):
+        calibrate(ValueGate(), wm, data, None, HORIZON, call_rate=0.5)
+
+
+def test_states_that_need_no_check_are_no_thresholds():
+    """Where trusted states alone give fewer calls than wanted, the smallest loss of value is the threshold."""
+    data, wm = states(episodes=30), tiny_model()
+    levels = tuple(data.mismatch.quantile(torch.tensor([0.15, 0.75])).tolist())
+    gate = LadderGate(levels=levels)
+    score, _ = judged(gate, wm, data, None)
+    assert calls_per_decision(data, score, -torch.inf, HORIZON) < 0.5
+    numbers = calibrate(gate, wm, data, None, HORIZON, call_rate=0.5)
+    assert numbers["threshold"] == score[score > -torch.inf].min().item() and numbers["call_rate"] < 0.5
+    with pytest.raises(ConfigError, match="no held-out state has a score"):
+        calibrate(LadderGate(levels=(1.0, 1.0)), wm, data, None, HORIZON, call_rate=0.5)
+
+
 # ------------------------------------------------------------------------------------------------------- the ladder
 
 
@@ -144,7 +164,7 @@ def calibrated(stage, tmp_path, names=NAMES):
 
 
 def test_the_ladder_is_the_cheapest_that_keeps_the_return(stage, monkeypatch):
-    arm = calibration.make_arm("8x2+ladder-4", BUDGET, {"threshold": 0.0})
+    arm = calibration.make_arm("8x2+ladder-4", BUDGET, {"threshold": 0.0, "levels": (0.0, 0.0)})
     returns = {0.05: 99.0, 0.15: 90.0}  # by the quantile of the lower level: the second is cheaper, but too bad
 
     def play(self, arm, seeds):
@@ -155,6 +175,8 @@ def test_the_ladder_is_the_cheapest_that_keeps_the_return(stage, monkeypatch):
         return [row] * len(seeds), [], ""
 
     monkeypatch.setattr(Stage, "play", play)
+    chosen = calibrate_ladder(stage, arm, states(), 2, BUDGET)
+    assert all(np.isfinite([t["threshold"], *t["levels"]]).all() for t in chosen["tried"])
     for wanted, kept, cost in ((0.98, 0.99, 10), (0.8, 0.9, 5), (1.1, 0.99, 10)):
         chosen = calibrate_ladder(stage, arm, states(), 2, BUDGET, wanted)
         assert chosen["kept"] == pytest.approx(kept) and chosen["evaluations_per_decision"] == cost

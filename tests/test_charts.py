@@ -1,8 +1,10 @@
-"""Charts: text that survives into the PDF, labels that do not collide, files that are the same twice."""
+"""Charts: text that survives into the PDF, marks that do not cover each other, files that are the same twice."""
 
 import importlib.util
 import itertools
+import math
 import struct
+import sys
 from collections import Counter
 
 import altair as alt
@@ -12,14 +14,15 @@ import pytest
 from pypdf import PdfReader
 
 from lib import charts, paths
-from lib.charts import FAMILIES, Box, family, place_labels
+from lib.charts import EVERY_STEP, FAMILIES, family, on_smaller_planner, spread
+from lib.config import PROFILES
 from lib.results import ResultError, write_table
 
 
 def load_figure(name: str):
     """A script of figures/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, paths.FIGURES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"figures_{name}", paths.FIGURES / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module
 
@@ -32,19 +35,22 @@ teachers = load_figure("teachers")
 ARMS = {
     "teacher": (1, 500, 1.0),
     "policy": (1, 0, 0.42),
+    "budget-64×2": (1, 500, 0.99),
     "open-loop-3": (3, 167, 0.82),
     "two-tower-3": (3, 167, 0.92),
     "temporal-3": (3, 167, 0.93),
-    "open-loop-6": (6, 84, 0.55),
     "two-tower-6": (6, 84, 0.62),
-    "gated-two-tower-6": (6, 210, 0.96),
+    "64×2+two-tower-6": (6, 84, 0.6),
+    "64×2+ladder-6": (6, 210, 0.96),
 }
 
 
-def summary(arms=ARMS, task="walker-walk", teacher_seed=1, half=0.02) -> pd.DataFrame:
+def summary(arms=ARMS, task="walker-walk", teacher_seed=1, half=0.02, timed=True) -> pd.DataFrame:
     rows = [
-        dict(task=task, size="1m", teacher_seed=teacher_seed, arm=arm, execution_horizon=e, planner_calls=calls,
-             kept=kept, kept_low=kept - half * (arm != "teacher"), kept_high=kept + half * (arm != "teacher"))
+        dict(cell=f"{task}-1m-{teacher_seed}", task=task, size="1m", teacher_seed=teacher_seed, arm=arm, kept=kept,
+             execution_horizon=e, planner_calls=calls, model_evaluations=calls * (384 if "64" in arm else 9216),
+             kept_low=kept - half * (arm != "teacher"), kept_high=kept + half * (arm != "teacher"),
+             step_ms=0.9 + calls / 20 if timed else np.nan)
         for arm, (e, calls, kept) in arms.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -54,12 +60,23 @@ def pdf_text(path) -> str:
     return " ".join("\n".join(page.extract_text() for page in PdfReader(path).pages).split())
 
 
-def test_families_are_told_apart_by_colour_and_shape():
-    looks = [(f.colour, f.shape) for f in FAMILIES.values()]
-    assert len(set(looks)) == len(looks)
-    assert family("two-tower-3") is FAMILIES["two-tower"]
-    assert family("right-sized + two-tower-3") is FAMILIES["right-sized"]
+def test_families_are_told_apart_by_colour_and_by_shape_alone():
+    families = list(dict.fromkeys([*FAMILIES.values(), charts.OTHER]))
+    assert len({f.shape for f in families}) == len({f.name for f in families}) == len(families)
+    assert family("two-tower-3") is family("64×2+two-tower-3") is FAMILIES["two-tower"]
+    assert family("value-only-6") is FAMILIES["value-only"] and family("gate-only-6") is FAMILIES["gate-only"]
+    assert family("budget-64×2") is family("teacher") is EVERY_STEP
     assert family("something-new") is charts.OTHER
+
+
+def test_every_arm_of_every_profile_has_a_look_of_its_own():
+    for profile in PROFILES.values():
+        arms = ["teacher", *profile.arms]
+        assert charts.OTHER not in map(family, arms)
+        looks = {(*pareto.look(arm).values(), arm.rsplit("-")[-1]) for arm in arms}  # E is the size of the mark
+        assert len(looks) == len(arms)
+    hollow = {arm for arm in PROFILES["paper"].arms if pareto.look(arm)["fill"] == "white"}
+    assert hollow == {arm for arm in PROFILES["paper"].arms if "64x2" in arm} == set(filter(on_smaller_planner, hollow))
 
 
 def test_figure_writes_three_files_with_their_text(tmp_path, monkeypatch):
@@ -70,10 +87,12 @@ def test_figure_writes_three_files_with_their_text(tmp_path, monkeypatch):
     folder = paths.figures("smoke")
     assert sorted(p.name for p in folder.iterdir()) == ["pareto.pdf", "pareto.png", "pareto.svg"]
     text = pdf_text(folder / "pareto.pdf")
-    for words in ("Planner calls per episode", "Return kept (% of teacher)", *ARMS):
+    titles = [title for title, _ in pareto.COSTS.values()]
+    for words in ("Return kept (% of teacher)", *titles, "two-tower corrector", "ladder", "smaller planner", "6 steps"):
         assert words in text
+    assert "gated" not in text and "walker-walk" not in text
     width, height = struct.unpack(">II", (folder / "pareto.png").read_bytes()[16:24])
-    assert width / charts.PNG_PPI == pytest.approx(3.3, abs=0.1) and charts.PNG_PPI >= 200
+    assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.12) and charts.PNG_PPI >= 200
 
 
 def solves(modes=("eager", "compiled"), sizes=("5m", "1m")) -> pd.DataFrame:
@@ -228,57 +247,109 @@ def test_svg_is_the_same_twice(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-def test_several_cells_become_panels_named_by_what_differs(tmp_path):
+def test_several_cells_become_rows_named_by_what_differs(tmp_path):
     tables = pd.concat([summary(), summary(task="cup-catch")])
     charts.save(pareto.draw(tables), tmp_path / "two")
     text = pdf_text(tmp_path / "two.pdf")
     assert "walker-walk, 1m" in text and "cup-catch, 1m" in text and "seed" not in text
-    charts.save(pareto.draw(pd.concat([tables, summary(teacher_seed=2)])), tmp_path / "three")
-    assert "walker-walk, 1m, seed 2" in pdf_text(tmp_path / "three.pdf")
+    assert text.count("Planner calls per episode") == 1 and text.count("Return kept (% of teacher)") == 2
+    elsewhere = summary().assign(cell="mine-1a2b3c4d-walker-walk")
+    charts.save(pareto.draw(pd.concat([tables, summary(teacher_seed=2), elsewhere])), tmp_path / "four")
+    text = pdf_text(tmp_path / "four.pdf")
+    assert "walker-walk, 1m, seed 2" in text and "mine-1a2b3c4d-walker-walk" in text
 
 
-def test_missing_intervals_leave_the_point(tmp_path):
-    table = summary({k: ARMS[k] for k in ("teacher", "policy")}).assign(kept_low=np.nan, kept_high=np.nan)
-    charts.save(pareto.draw(table), tmp_path / "one")
-    assert "policy" in pdf_text(tmp_path / "one.pdf")
+def test_six_cells_fit_a_page(tmp_path):
+    tasks = ["walker-walk", "cup-catch", "walker-run", "cheetah-run", "reacher-easy", "finger-spin"]
+    charts.save(pareto.draw(pd.concat([summary(task=task) for task in tasks])), tmp_path / "six")
+    width, height = struct.unpack(">II", (tmp_path / "six.png").read_bytes()[16:24])
+    assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.12) and height / charts.PNG_PPI < 8.5
 
 
-def test_axes_start_at_zero_and_hold_everything():
-    table = summary({**ARMS, "better": (1, 700, 1.3)})
-    (left, right), (bottom, top) = pareto.domains(table)
-    assert left < 0 < 700 < right and bottom == 0 and top > 132
+def panels(chart) -> list[list[dict]]:
+    """The panels of each row."""
+    return [row["hconcat"] for row in chart.to_dict()["vconcat"] if "hconcat" in row]
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_labels_do_not_collide(seed):
+def test_step_time_has_a_panel_only_where_it_was_measured():
+    def titles(chart):
+        return [[p["layer"][0]["encoding"].get("x", {}).get("title") or p["layer"][-1]["encoding"]["x"]["title"]
+                 for p in row] for row in panels(chart)]  # fmt: skip
+
+    all_titles = [title for title, _ in pareto.COSTS.values()]
+    assert titles(pareto.draw(summary())) == [all_titles]
+    assert titles(pareto.draw(summary(timed=False))) == [all_titles[:2]]
+    some = summary().assign(step_ms=lambda t: t["step_ms"].where(t["arm"] != "policy"))
+    x, y = pareto.cost_scale(some["step_ms"].dropna(), 140), pareto.kept_scale(some, 165)
+    assert set(pareto.place(some, "step_ms", x, y)["arm"]) == set(ARMS) - {"policy"}
+    both = pareto.draw(pd.concat([summary(timed=False), summary(task="cup-catch")]))
+    assert [len(row) for row in panels(both)] == [2, 3]
+
+
+def test_marks_stand_at_the_numbers_of_the_table():
+    apart = {k: v for k, v in ARMS.items() if k not in ("temporal-3", "64×2+two-tower-6", "budget-64×2")}
+    table = summary(apart)
+    for cost in pareto.COSTS:
+        x, y = pareto.cost_scale(table[cost], 140), pareto.kept_scale(table, 165)
+        points = pareto.place(table, cost, x, y).set_index("arm")
+        assert points["y"].to_dict() == pytest.approx({arm: 100 * kept for arm, (_, _, kept) in apart.items()})
+        true = table.set_index("arm")[cost]
+        assert points.loc[true > 0, "x"].to_dict() == pytest.approx(true[true > 0].to_dict())
+    assert points.loc["two-tower-6", "size"] > points.loc["two-tower-3", "size"]
+
+
+def test_missing_intervals_leave_the_mark(tmp_path):
+    table = summary().assign(kept_low=np.nan, kept_high=np.nan)
+    charts.save(pareto.draw(table), tmp_path / "none")
+    charts.save(pareto.draw(summary()), tmp_path / "all")
+    counts = [(tmp_path / f"{name}.svg").read_text().count('"rule mark"') for name in ("none", "all")]
+    assert counts[1] - counts[0] == 3 * (len(ARMS) - 1)  # in three panels, all but the teacher
+
+
+@pytest.mark.parametrize(("kept", "half"), [(0.42, 0.02), (1.3, 0.1), (0.97, 0.0), (-0.05, 0.1)])
+def test_the_axis_of_kept_holds_every_interval_and_is_true(kept, half):
+    table = summary({**ARMS, "further": (1, 100, kept)}, half=half)
+    scale = pareto.kept_scale(table, 165)
+    ends = 100 * table[["kept_low", "kept_high"]].to_numpy()
+    assert scale.low < ends.min() and scale.high > max(ends.max(), 100)
+    assert scale.place(scale.low) == pytest.approx(0) and scale.place(scale.high) == pytest.approx(165)
+    places = [scale.place(v) for v in (50, 60, 70, 80, 90, 100)]
+    assert (np.diff(places) > 0).all() and (np.diff(places, 2) > 0).all()  # ten percent take more room the higher
+    ticks = [scale.place(t) for t in pareto.kept_ticks(scale)]
+    assert 100 in pareto.kept_ticks(scale) and min(np.diff(ticks)) >= charts.FONT_SIZE
+
+
+def test_arms_that_cost_nothing_stand_apart_at_the_left():
+    table = summary()
+    scale = pareto.cost_scale(table["planner_calls"], 140)
+    edge = scale.place(pareto.cost_floor(scale))
+    assert 0 < scale.place(0) < edge < scale.place(84) < scale.place(500) < 140
+    assert scale.value(scale.place(84)) == pytest.approx(84)
+    assert scale.place(168) - scale.place(84) == pytest.approx(scale.place(336) - scale.place(168))
+    assert pareto.cost_ticks(scale) == [scale.zero, 100, 200, 500]
+    none = pareto.cost_scale(table["planner_calls"].replace(0, 20), 140)
+    assert none.zero is None and pareto.cost_floor(none) == none.low < 20 and 0 not in pareto.cost_ticks(none)
+    points = pareto.place(table, "planner_calls", scale, pareto.kept_scale(table, 165)).set_index("arm")
+    assert points.loc["policy", "x"] == pytest.approx(scale.zero)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_marks_do_not_cover_each_other_where_there_is_room(seed):
     rng = np.random.default_rng(seed)
-    names = list(ARMS)
-    calls = rng.choice([0, 84, 125, 167, 210, 500], size=len(names))
-    kept = rng.uniform(0.4, 1.05, size=len(names))
-    points = pareto.place(summary({n: (3, int(c), k) for n, c, k in zip(names, calls, kept, strict=True)}, half=0.0))
-    x_domain, y_domain = pareto.domains(pd.DataFrame({"planner_calls": calls, "kept": kept, "kept_high": kept}))
-    boxes = []
-    for p in points.itertuples():
-        x = (p.label_x - x_domain[0]) / (x_domain[1] - x_domain[0]) * pareto.WIDTH
-        y = pareto.HEIGHT * (1 - p.label_y / y_domain[1])
-        boxes.append(charts.Label(p.arm, x, y, p.align, (x, y)).box)
-    frame = Box(0, 0, pareto.WIDTH, pareto.HEIGHT)
-    assert max(box.outside(frame) for box in boxes) < 1e-6
-    assert max(a.overlap(b) for a, b in itertools.combinations(boxes, 2)) < 1e-6
+    marks = [(x, y, 3.0) for x, y in zip(rng.choice([40, 70, 100], 14), rng.uniform(0, 90, 14), strict=True)]
+    drawn = spread(marks, 0, 140)
+    for (a, (_, u, r)), (b, (_, v, s)) in itertools.combinations(zip(drawn, marks, strict=True), 2):
+        assert math.hypot(a - b, u - v) >= r + s
+    assert max(abs(a - x) for a, (x, _, _) in zip(drawn, marks, strict=True)) <= 18
 
 
-def test_points_move_apart_only_where_they_would_cover_each_other():
-    points = pareto.place(summary()).set_index("arm")
-    assert points.loc["open-loop-3", "x"] == pytest.approx(167)
-    assert points.loc["two-tower-3", "x"] == pytest.approx(167)
-    assert 140 < points.loc["temporal-3", "x"] < 160  # one percent above the two-tower arm
-    assert points.loc["temporal-3", "align"] == "right" and points.loc["two-tower-3", "align"] == "left"
-
-
-def test_too_many_labels_are_placed_all_the_same():
-    points = [(f"a long label {i}", 50.0, 50.0, "right") for i in range(40)]
-    labels = place_labels(points, Box(0, 0, 100, 100), taken=[])
-    assert [label.text for label in labels] == [p[0] for p in points]
+def test_a_mark_moves_no_farther_than_it_must_and_never_out_of_its_strip():
+    assert spread([(10, 0, 3), (60, 0, 3)], 0, 100) == [10, 60]
+    assert spread([(10, 0, 3), (10, 0, 3), (10, 0, 3)], 0, 100) == [10, 16, 4]
+    assert spread([(10, 0, 3), (10, 0, 3), (10, 0, 3)], 5, 100) == [10, 16, 22]
+    assert spread([(10, 0, 3), (10, 8, 3)], 0, 100) == [10, 10]
+    crowded = spread([(50, 0, 3)] * 30, 0, 100, reach=9)
+    assert len(crowded) == 30 and all(41 <= x <= 59 for x in crowded)
 
 
 def test_enable_is_for_notebooks_and_offline():

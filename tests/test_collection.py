@@ -229,7 +229,7 @@ def test_planners_that_do_not_fit_together_are_refused(env, changes, reason):
 
 
 def test_what_cannot_be_collected_is_a_sentence(env):
-    with pytest.raises(DistillationError, match="nothing to collect: 10 decisions with execution horizon 1"):
+    with pytest.raises(DistillationError, match="execution_horizon=1 leaves no step to label"):
         gather(1)
     with pytest.raises(DistillationError, match="source=2 is not a position"):
         gather(source=2)

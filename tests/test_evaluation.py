@@ -73,6 +73,9 @@ def test_a_gated_arm_has_the_numbers_of_its_calibration(name, gate, corrector, r
     assert Arm.from_dict(json.loads(json.dumps(as_dict(arm))) | {"key": "a", "decisions": 5}) == arm
     with pytest.raises(ConfigError, match="has a gate but no threshold"):
         make_arm(name, BUDGET)
+    if gate == "ladder":
+        with pytest.raises(ConfigError, match="has no levels"):
+            make_arm(name, BUDGET, {"threshold": 0.3})
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_what_is_counted_is_what_the_planner_did(home, env):
 
 
 def test_refinements_are_counted_with_those_that_were_in_vain(home, env):
-    arm = make_arm("8x2+ladder-4", BUDGET, {"threshold": 0.0, "levels": [0.0, 0.0]})
+    arm = make_arm("8x2+ladder-4", BUDGET, {"threshold": -0.5, "levels": [0.0, 0.0]})
     arm = dataclasses.replace(arm, refiner=PlannerConfig.budget(4, 1, mode="eager"))
     wm = tiny_model(num_q=4)
     controller = make_controller(arm, wm, {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)})

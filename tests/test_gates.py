@@ -91,11 +91,15 @@ def test_the_ladder_takes_the_cheapest_rung_that_passes():
 
 def test_gates_by_name():
     for kind in GATES:
-        gate = make_gate(kind, 0.25)
+        gate = make_gate(kind, 0.25, (0.1, 0.2) if kind == "ladder" else None)
         assert isinstance(gate, Gate) and gate.threshold.item() == 0.25
     assert make_gate("ladder", 1.0, (0.1, 0.2)).levels.tolist() == pytest.approx([0.1, 0.2])
     with pytest.raises(ConfigError, match="gate='treshold' is not known.*threshold"):
         make_gate("treshold")
+    with pytest.raises(ConfigError, match="gate 'ladder' needs levels"):
+        make_gate("ladder", 1.0)
+    with pytest.raises(ConfigError, match="gate 'value' has no levels"):
+        make_gate("value", 1.0, (0.1, 0.2))
     with pytest.raises(ConfigError, match="measure='l1'"):
         DriftGate(measure="l1")
     with pytest.raises(ConfigError, match="of='reward'"):
@@ -105,7 +109,7 @@ def test_gates_by_name():
 @pytest.mark.parametrize("kind", GATES)
 def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(kind):
     wm = tiny_model()
-    gate, look, graphs = make_gate(kind), look_of(wm), []
+    gate, look, graphs = make_gate(kind, levels=(0.1, 0.4) if kind == "ladder" else None), look_of(wm), []
 
     def counting(graph, _):
         graphs.append(graph)
@@ -137,29 +141,22 @@ def test_a_threshold_decides_and_infinity_never_replans():
     assert play(without, obs)[1]["score"].isnan().all()
 
 
-class Refiner(NotingPlanner):
-    """A refiner whose plans are worth what `values` says, one number for each row of a call."""
-
-    values: list[float]
-
-    def __call__(self, z, warm_start=None, generator=None, noise=None):
-        plan = super().__call__(z, warm_start, generator, noise)
-        plan.value = torch.tensor(self.values[: len(z)])
-        return plan
-
-
 class AllOrNothing(ValueGate):
-    """Lets no step pass, executes the corrected action otherwise, and says that plans promised 10."""
+    """Lets no step pass, executes the corrected action otherwise, and says what plans have promised."""
+
+    promises: list[float]
 
     def forward(self, wm, look):
-        return look.corrected, torch.full_like(look.mismatch, 5.0), torch.full_like(look.mismatch, 10.0)
+        return look.corrected, torch.full_like(look.mismatch, 5.0), torch.tensor(self.promises)
 
 
 def test_what_fails_its_check_is_refined_and_replanned_only_if_that_does_not_hold_up():
     wm = tiny_model()
-    planner, refiner = NotingPlanner(wm, BUDGET), Refiner(wm, PlannerConfig.budget(8, 1, mode="eager", max_std=0.5))
-    refiner.values = [9.5, 8.0]  # against a promise of 10 and a threshold of 1: the first holds up
-    controller = SpeculativeController(planner, PushCorrector(), AllOrNothing(1.0), 4, refiner=refiner)
+    planner = NotingPlanner(wm, BUDGET)
+    refiner = NotingPlanner(wm, PlannerConfig.budget(8, 1, mode="eager", max_std=0.5))
+    gate = AllOrNothing(1.0)
+    gate.promises = [-1e6, 1e6]  # the first row's refined plan is worth more than that, the second's is not
+    controller = SpeculativeController(planner, PushCorrector(), gate, 4, refiner=refiner)
     controller.reset(2, streams(0, 1))
     obs = observations(2, 2)
     controller.act(obs[0])
@@ -179,6 +176,29 @@ def test_what_fails_its_check_is_refined_and_replanned_only_if_that_does_not_hol
     torch.testing.assert_close(mean, torch.stack([chosen, before[:, 2], wm.policy(after)[0]], 1))
     controller.commit(step.action)
     assert controller.warm_start()[0, 0].equal(refined.mean[0, 1])
+
+
+def test_a_refined_plan_is_judged_as_the_gate_judges_actions():
+    """By Q of its first action, against the promise less the threshold, whichever side the margin is on."""
+    wm = tiny_model(num_q=3)
+    refiner = NotingPlanner(wm, PlannerConfig.budget(8, 1, mode="eager"))
+    gate, value = AllOrNothing(0.5), None
+    for margin, holds in ((-0.01, True), (0.01, False)):
+        gate.promises = [0.0 if value is None else value + 0.5 + margin]
+        controller = SpeculativeController(MPPI(wm, BUDGET), None, gate, 4, refiner=refiner)
+        if value is None:  # the refiner's noise is the same every time
+            gate.promises = [-1e6]
+            controller.reset(1, streams(3))
+            for obs in observations(2, 1):
+                step = controller.propose(obs)
+                controller.commit(step.action)
+            value = wm.q(step.z, step.action).mean().item()
+            gate.promises = [value + 0.5 + margin]
+        controller.reset(1, streams(3))
+        for obs in observations(2, 1):
+            step = controller.propose(obs)
+            controller.commit(step.action)
+        assert step.refined.item() == holds and step.planner_called.item() != holds
 
 
 def test_a_refiner_that_cannot_be_used_is_refused():
@@ -205,7 +225,7 @@ def test_nothing_is_refined_when_the_model_is_the_world():
 
 def test_best_of_n_is_the_sample_with_the_highest_value_and_rows_ignore_each_other():
     wm, obs = tiny_model(num_q=3), observations(1, 3)[0]
-    controller = PolicyController(wm, samples=7)
+    controller = PolicyController(wm, samples=7, mode="eager")
     controller.reset(3, streams(4, 5, 6))
     action, info = controller.act(obs)
     assert not info["planner_called"].any() and not info["refined"].any()

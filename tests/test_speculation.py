@@ -388,7 +388,7 @@ def test_what_cannot_be_controlled_is_refused():
 
 def test_the_policy_arm_is_the_mean_of_the_prior():
     wm = tiny_model()
-    controller, obs = PolicyController(wm), observations(1, 3)[0]
+    controller, obs = PolicyController(wm, mode="eager"), observations(1, 3)[0]
     action, info = controller.act(obs)
     assert torch.equal(action, wm.policy(wm.encode(obs))[0])
     assert not info["planner_called"].any() and info["mismatch"].isnan().all()
