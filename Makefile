@@ -173,6 +173,7 @@ teachers-figure: setup $(CELLS:%=teacher-%)
 summary: setup $(CELLS:%=horizon-%)
 	@$(RUN) paper/summary.py $(OPTIONS) \
 		--out $(R)/horizon/summary.csv --out $(R)/horizon/arms.json \
+		$(foreach table,comparisons power aggregate profiles,--out $(R)/statistics/$(table).csv) \
 		--needs $(if $(HORIZONS),$(HORIZONS),$(CELLS:%=$(R)/horizon/%.csv))
 
 pareto: summary

@@ -282,7 +282,7 @@ PAPER_ARMS = ("policy", "budget-64x2", *_SCHEMES, *(f"64x2+{scheme}" for scheme 
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 3, 2, 2, SMOKE_ARMS, 6, 12, PlannerConfig.budget(32, 1)),
     "quick": Profile("quick", 4, 1, 6, 60, 3, QUICK_ARMS, 60, 500, None),
-    "paper": Profile("paper", 12, 2, 6, 60, 10, PAPER_ARMS, 200, 500, None),
+    "paper": Profile("paper", 12, 2, 6, 100, 10, PAPER_ARMS, 200, 500, None),
 }
 
 # Disjoint blocks of episode seeds: what was used to tune is never used to report.

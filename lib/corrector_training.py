@@ -141,11 +141,11 @@ def value_weights(data: DistillationSet, wm: WorldModel) -> Tensor:
 def train_corrector(
     data: DistillationSet,
     arch: str = "two_tower",
-    epochs: int = 60,
+    epochs: int = 100,
     batch_size: int = 256,
     lr: float = 1e-3,
     lambda_reg: float = 0.0,
-    patience: int = 15,
+    patience: int = 30,
     seed: int = 0,
     progress: bool = True,
     history_len: int = 4,

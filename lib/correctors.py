@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lib.world_model import NormedLinear
 
 MAX_DEPTH = 12  # depths are given to the networks as a fraction of this
+DROPOUT = 0.3
 DRIFT_SCALE = 10.0  # latents are simplices with entries around 1/8 and drifts of a few hundredths: bring them near 1
 
 
@@ -68,7 +69,9 @@ def masked(history: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
 class Corrector(nn.Module):
     """What all correctors share: their shape, and the zero-initialised, gated, bounded correction of an action.
 
-    The correction is gate · 2 tanh(update), so any action can be reached from any other; the result is clamped.
+    The correction is tanh(mix) · (policy − start) + gate · 2 tanh(update): towards the policy prior's action, and
+    anywhere; any action can be reached from any other, and the result is clamped. Sets are small, and without dropout
+    a corrector learns its training episodes by heart.
     """
 
     arch: str
@@ -78,18 +81,22 @@ class Corrector(nn.Module):
         super().__init__()
         self.latent_dim, self.action_dim, self.width = latent_dim, action_dim, width
         self.update_head = nn.Linear(width, action_dim)
+        self.mix_head = nn.Linear(width, action_dim)
         self.gate_head = nn.Linear(width, action_dim)
-        nn.init.zeros_(self.update_head.weight)
-        nn.init.zeros_(self.update_head.bias)
+        self.dropout = nn.Dropout(DROPOUT)
+        for head in (self.update_head, self.mix_head):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
 
     @property
     def shape(self) -> dict[str, int]:
         """The arguments that make a corrector of the same shape."""
         return {"latent_dim": self.latent_dim, "action_dim": self.action_dim, "width": self.width}
 
-    def _corrected(self, start: Tensor, x: Tensor) -> Tensor:
+    def _corrected(self, start: Tensor, a_policy: Tensor, x: Tensor) -> Tensor:
         """The action `start` (B, A), repaired by what the heads read in x (B, width)."""
-        action = start + self.gate_head(x).sigmoid() * 2.0 * self.update_head(x).tanh()
+        action = start + self.mix_head(x).tanh() * (a_policy - start)
+        action = action + self.gate_head(x).sigmoid() * 2.0 * self.update_head(x).tanh()
         bounded = action.clamp(-1, 1)
         if self.training:  # the gradient passes the clamp: else an action pushed past its bound could never come back
             return action + (bounded - action).detach()
@@ -101,13 +108,15 @@ class TwoTowerCorrector(Corrector):
 
     arch = "two_tower"
 
-    def __init__(self, latent_dim: int, action_dim: int, width: int = 96):
+    def __init__(self, latent_dim: int, action_dim: int, width: int = 128):
         super().__init__(latent_dim, action_dim, width)
         self.real_tower = NormedLinear(latent_dim, width)
         self.predicted_tower = NormedLinear(latent_dim, width)
         self.drift_tower = NormedLinear(latent_dim, width)
         self.action_tower = NormedLinear(2 * action_dim + 1, width)
-        self.trunk = nn.Sequential(NormedLinear(4 * width, 2 * width), NormedLinear(2 * width, width))
+        self.trunk = nn.Sequential(
+            self.dropout, NormedLinear(4 * width, 2 * width), self.dropout, NormedLinear(2 * width, width)
+        )
 
     def forward(
         self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history=None
@@ -120,7 +129,7 @@ class TwoTowerCorrector(Corrector):
             self.drift_tower(DRIFT_SCALE * (z_real - z_pred)),
             self.action_tower(torch.cat([a_plan, a_policy, position], -1)),
         ]
-        return self._corrected(a_plan, self.trunk(torch.cat(towers, -1)))
+        return self._corrected(a_plan, a_policy, self.trunk(torch.cat(towers, -1)))
 
 
 class TemporalCorrector(Corrector):
@@ -141,7 +150,7 @@ class TemporalCorrector(Corrector):
         self.state_tower = NormedLinear(latent_dim + 2 * action_dim + 1, width)
         self.age = nn.Parameter(0.02 * torch.randn(history_len, width))  # tells the tokens apart by how old they are
         layer = nn.TransformerEncoderLayer(
-            width, self.heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width, self.heads, 2 * width, dropout=DROPOUT, activation="gelu", batch_first=True, norm_first=True
         )
         # Nested tensors depend on how many tokens are padding, which a CUDA graph cannot follow.
         self.encoder = nn.TransformerEncoder(layer, 1, nn.LayerNorm(width), enable_nested_tensor=False)
@@ -160,7 +169,7 @@ class TemporalCorrector(Corrector):
         state = self.state_tower(torch.cat([z_real, a_plan, a_policy, position], -1)).unsqueeze(1)
         x = torch.cat([self.token_tower(tokens) + self.age, state], 1)  # (B, K + 1, width)
         padding = torch.cat([padding, torch.zeros_like(padding[:, :1])], 1)  # the state is always there
-        return self._corrected(a_plan, self.encoder(x, src_key_padding_mask=padding)[:, -1])
+        return self._corrected(a_plan, a_policy, self.encoder(self.dropout(x), src_key_padding_mask=padding)[:, -1])
 
 
 class StateCorrector(Corrector):
@@ -168,17 +177,21 @@ class StateCorrector(Corrector):
 
     arch = "state"
 
-    def __init__(self, latent_dim: int, action_dim: int, width: int = 96):
+    def __init__(self, latent_dim: int, action_dim: int, width: int = 128):
         super().__init__(latent_dim, action_dim, width)
         self.trunk = nn.Sequential(
-            NormedLinear(latent_dim, 2 * width), NormedLinear(2 * width, 2 * width), NormedLinear(2 * width, width)
+            NormedLinear(latent_dim, 2 * width),
+            self.dropout,
+            NormedLinear(2 * width, 2 * width),
+            self.dropout,
+            NormedLinear(2 * width, width),
         )
 
     def forward(
         self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history=None
     ) -> Tensor:
         """z_real (B, L); a_policy (B, A); the rest is not read -> action (B, A) in [−1, 1], untrained a_policy."""
-        return self._corrected(a_policy, self.trunk(z_real))
+        return self._corrected(a_policy, a_policy, self.trunk(z_real))
 
 
 CORRECTORS = {c.arch: c for c in (TwoTowerCorrector, TemporalCorrector, StateCorrector)}

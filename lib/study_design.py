@@ -168,8 +168,8 @@ def coverage_table(
     wholly above it, which is also how often a one-sided test at (1 − level)/2 finds an arm non-inferior that is exactly
     at the margin; `too_low` the share below; `width` the median width, in return. "studentised" is what `bootstrap_ci`,
     `paired_difference` and `kept_return` give, "expanded" what `lib.aggregates` does for one task, and "percentile" the
-    plain bootstrap. Where 5 % of the episodes fall, samples without any fall are common, and
-    only "bounded" intervals can hold the mean: they are as wide as that takes.
+    plain bootstrap. Where 5 % of the episodes fall, samples without any fall are common, and only "bounded" intervals
+    can hold the mean: they are as wide as that takes.
     """
     kinds = [(p, n, m) for p in POPULATIONS for n in sizes for m in METHODS]
     return pd.DataFrame([coverage(*kind, level, repeats, resamples) for kind in kinds])

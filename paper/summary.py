@@ -1,10 +1,12 @@
-"""The table that the paper and the figures read: every arm of every evaluated cell, and its configuration.
+"""The tables that the paper and the figures read: every arm of every evaluated cell, and what all cells say together.
 
     python paper/summary.py --profile quick
 
-Writes `data/results/<profile>/horizon/summary.csv` and, from the sidecars of the cells' tables, `arms.json` beside it.
-Column `cell` names the files of a cell's results: a teacher from elsewhere may have task, size and seed in common with
-a shipped one.
+Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm)
+and, from the sidecars, `horizon/arms.json`; and to `statistics/`: `comparisons.csv` (cell × arm × reference),
+`power.csv` (cell × arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own
+teachers). Column `cell` names the files of a cell's results: a teacher from elsewhere may have task, size and seed in
+common with a shipped one.
 """
 
 import argparse
@@ -12,10 +14,13 @@ import argparse
 import pandas as pd
 
 from lib import paths
-from lib.config import PROFILES
+from lib.aggregates import aggregate, performance_profiles
+from lib.comparisons import compare
+from lib.config import CELL, PROFILES
 from lib.evaluation import evaluated_cells
 from lib.results import read_sidecar, read_table, write_json, write_table
 from lib.statistics import summarise
+from lib.study_design import power_table
 
 
 def with_latency(arms: pd.DataFrame, profile: str, cell: str) -> pd.DataFrame:
@@ -34,10 +39,27 @@ def main() -> None:
     folder = paths.results(profile) / "horizon"
     tables = {cell: folder / f"{cell}.csv" for cell in evaluated_cells(profile)}
     write_json(folder / "arms.json", {cell: read_sidecar(table)["arms"] for cell, table in tables.items()})
-    parts = [with_latency(summarise(read_table(table)), profile, cell) for cell, table in tables.items()]
-    for cell, part in zip(tables, parts, strict=True):
-        part.insert(0, "cell", cell)
-    print(write_table(folder / "summary.csv", pd.concat(parts, ignore_index=True), cells=list(tables)))
+    rows = {cell: read_table(table) for cell, table in tables.items()}
+
+    def write(name: str, table: pd.DataFrame) -> None:
+        print(write_table(folder.parent / name, table, cells=list(tables)))
+
+    write("horizon/summary.csv", each(rows, lambda cell, rows: with_latency(summarise(rows), profile, cell)))
+    write("statistics/comparisons.csv", each(rows, lambda _, rows: compare(rows)))
+    write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
+    own = {cell: table for cell, table in rows.items() if CELL.fullmatch(cell)}
+    if own:
+        write("statistics/aggregate.csv", aggregate(own))
+        write("statistics/profiles.csv", performance_profiles(own))
+
+
+def each(rows: dict[str, pd.DataFrame], table) -> pd.DataFrame:
+    """The tables of all cells below each other, with a first column `cell`."""
+    parts = []
+    for cell, episodes in rows.items():
+        parts.append(table(cell, episodes))
+        parts[-1].insert(0, "cell", cell)
+    return pd.concat(parts, ignore_index=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import ACTIONS, BUDGET, LATENT, latents, tiny_model
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from lib.config import ConfigError
@@ -45,6 +46,16 @@ def inputs(batch=64, seed=0):
     old = [token(latents(batch, seed + 3 + k), z_pred, a_plan, depth) for k in range(K - 1)]
     history = torch.stack([*old, token(z_real, z_pred, a_plan, depth)], 1)
     return z_real, z_pred, a_plan, a_policy, depth, history
+
+
+def steady(made):
+    """The corrector without dropout."""
+    for module in made.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return made
 
 
 def fresh(arch="two_tower", seed=0, **sizes):
@@ -122,7 +133,7 @@ def test_the_state_corrector_makes_the_plan_irrelevant():
 def test_it_can_overfit_a_tiny_set(arch, seed):
     """Also where a plan lies at its bound: a clamp without gradient gets stuck there (error 0.1)."""
     given, target = inputs(8, seed), 1.8 * torch.rand(8, ACTIONS) - 0.9
-    made = fresh(arch, seed, width=96).train()
+    made = steady(fresh(arch, seed, width=96).train())
     optimiser = torch.optim.Adam(made.parameters(), 3e-3)
     for _ in range(150):
         loss = (made(*given) - target).square().mean()
@@ -211,7 +222,14 @@ def test_training_and_acting_compute_the_same(arch):
     made, given = corrector(arch), inputs()
     with torch.no_grad():
         acting = made(*given)
-    assert torch.allclose(acting, made.train()(*given), atol=1e-5)
+    assert torch.allclose(acting, steady(made.train())(*given), atol=1e-5)
+
+
+@every_arch
+def test_dropout_acts_in_training_alone(arch):
+    made, given = corrector(arch), inputs()
+    assert torch.equal(made(*given), made(*given))
+    assert not torch.equal(made.train()(*given), made(*given))
 
 
 @every_arch
