@@ -11,6 +11,9 @@ CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
 CELLS_paper = walker-walk-1m-1
 CELLS = $(CELLS_$(PROFILE))
+# The paper shows every shipped teacher.
+SHIPPED_paper = $(notdir $(basename $(wildcard data/teachers/*.safetensors)))
+TEACHER_CELLS = $(sort $(CELLS) $(SHIPPED_$(PROFILE)))
 ifeq ($(filter $(PROFILE),smoke quick paper),)
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
 endif
@@ -33,7 +36,7 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
 .PHONY: planner planner-figure teachers-figure
-.PHONY: $(CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
+.PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@rm -f $(B)/stale.txt
@@ -114,9 +117,9 @@ install:
 
 # ----------------------------------------------------------------------------------------------- results, figures
 
-graph: setup $(CELLS:%=teacher-%) $(CELLS:%=horizon-%) teachers-figure pareto planner-figure
+graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%) teachers-figure pareto planner-figure
 
-$(CELLS:%=teacher-%): teacher-%: setup
+$(TEACHER_CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/teacher/$*.csv \
 		--out $(R)/teacher/$*-card.csv \
@@ -167,7 +170,7 @@ figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
 TEACHERS = $(shell ls $(R)/teacher/*.csv 2>&-)
 HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>&-)
 
-teachers-figure: setup $(CELLS:%=teacher-%)
+teachers-figure: setup $(TEACHER_CELLS:%=teacher-%)
 	@$(call figure,teachers,$(if $(TEACHERS),$(TEACHERS),$(CELLS:%=$(R)/teacher/%-card.csv)) $(OFFICIAL))
 
 summary: setup $(CELLS:%=horizon-%)
