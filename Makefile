@@ -145,7 +145,6 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 		--out $(R)/horizon/$*.csv \
 		--out $(R)/horizon/$*-depth.csv \
 		--out $(R)/latency/$*.csv \
-		--out $(R)/corrector/$*-calibration.json \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 
 # Timings of this machine's CPU; the teacher plays only where float32 and bfloat16 are compared. For a GPU, on a machine
