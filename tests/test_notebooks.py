@@ -18,7 +18,7 @@ from bare import run_bare
 
 from lib import paths
 from lib.checkpoints import CheckpointError, save_world_model
-from lib.config import SEED_BLOCKS, Cell, ConfigError, WorldModelConfig
+from lib.config import PROFILES, SEED_BLOCKS, Cell, ConfigError, WorldModelConfig
 from lib.notebook import read_notebook
 from lib.paths import NOTEBOOKS, ROOT
 from lib.world_model import WorldModel
@@ -133,13 +133,16 @@ def test_04_compares_the_arms(copy, run_all):
     wanted = """task size teacher_seed corrector_seed arm execution_horizon episode_seed return length planner_calls
         model_evaluations fallbacks corrector_calls delta_abs"""
     assert set(wanted.split()) <= set(rows)
-    assert rows["arm"].drop_duplicates().tolist() == ["teacher", "policy", "open-loop-3", "two-tower-3"]
-    assert rows.groupby("arm")["planner_calls"].sum().to_dict() == {
-        "teacher": 24, "policy": 0, "open-loop-3": 8, "two-tower-3": 8,
-    }  # fmt: skip
+    names = ["teacher", *(name.replace("x", "×") for name in PROFILES["smoke"].arms)]
+    assert rows["arm"].drop_duplicates().tolist() == names
+    calls = rows.groupby("arm")["planner_calls"].sum()
+    fixed = {"teacher": 24, "policy": 0, "open-loop-3": 8, "two-tower-3": 8, "temporal-3": 8}
+    assert {name: calls[name] for name in fixed} == fixed and calls["gated-3"] >= 8
+    steps = copy.table(f"latency/{CELL}.csv").query("part == 'step'").set_index("arm")
+    assert steps.index.tolist() == names and (steps["mean_ms"] > 0).all()
     depths = copy.table(f"horizon/{CELL}-depth.csv")
     assert {"arm", "episode_seed", "depth", "mismatch", "delta_abs", "reward", "count"} <= set(depths)
-    assert depths["count"].sum() == rows["length"].sum() == 4 * 2 * 12
+    assert depths["count"].sum() == rows["length"].sum() == len(names) * 2 * 12
 
 
 def test_08_measures_and_plays(copy, run_all):
