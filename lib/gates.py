@@ -46,6 +46,7 @@ class Gate(nn.Module):
         return look.corrected, self.score(wm, look), torch.zeros_like(look.mismatch)
 
     def score(self, wm: WorldModel, look: Look) -> Tensor:
+        """The score (B,), which every gate that keeps the corrected action defines: the higher, the less to trust."""
         raise NotImplementedError
 
 
