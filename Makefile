@@ -130,7 +130,7 @@ $(CELLS:%=distillation-%): distillation-%: setup
 		--out $(R)/distillation/$*.csv \
 		--needs $(T)/$*.safetensors
 
-# The correctors that the profile's arms need (lib/config.py).
+# The correctors that the profile's arms need (lib/profiles.py).
 CORRECTORS_quick = two_tower
 CORRECTORS = $(or $(CORRECTORS_$(PROFILE)),two_tower temporal)
 
@@ -144,6 +144,8 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 	@$(RUN) notebooks/04_horizon_evaluation.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/horizon/$*.csv \
 		--out $(R)/horizon/$*-depth.csv \
+		--out $(R)/horizon/$*-phase.csv \
+		--out $(R)/corrector/$*-calibration.json \
 		--out $(R)/latency/$*.csv \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 

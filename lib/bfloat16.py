@@ -18,8 +18,9 @@ import numpy as np
 from lib import paths
 from lib.arms import Arm, make_controller
 from lib.checkpoints import load_world_model
-from lib.config import Cell, PlannerConfig, episode_seeds
+from lib.config import PlannerConfig
 from lib.evaluation import BLOCK, arm_key, run_episodes
+from lib.profiles import Cell, episode_seeds
 from lib.results import cached, combine, write_json
 from lib.statistics import paired_difference
 
@@ -49,7 +50,7 @@ def paired_returns(
             made, controller = [], make_controller(arm, wm, {})
             for block in (seeds[i : i + BLOCK] for i in range(0, len(seeds), BLOCK)):
                 what = f"{cell} {arm.name} {len(made) + len(block)}/{len(seeds)}"
-                made += run_episodes(arm, controller, cell.task, block, decisions, what)[0]
+                made += run_episodes(arm, controller, cell.task, block, decisions, what).episodes
             write_json(path, [{name: row[name] for name in ("arm", "episode_seed", "return")} for row in made])
 
         key = combine(arm_key(arm, cell, teacher, None, decisions), seeds)

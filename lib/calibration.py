@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from lib import paths
 from lib.arms import Arm, arm_name, has_gate, make_arm
-from lib.config import ConfigError, PlannerConfig, Settings, episode_seeds
+from lib.config import ConfigError, PlannerConfig
 from lib.corrector_training import corrected_actions, split_by_episode
 from lib.distillation import distillation_key, distillation_set
 from lib.distillation_set import DistillationSet
 from lib.evaluation import Stage, arm_key
 from lib.gates import Gate, Look, make_gate
+from lib.profiles import Settings, episode_seeds
 from lib.results import SETTINGS_MODULES, combine, intact, module_key, read_sidecar, shown, write_artefact
 from lib.world_model import WorldModel
 
@@ -162,7 +163,7 @@ def calibrate_ladder(
     The levels of mismatch are quantiles of the held-out states'; thresholds are those of wanted call rates.
     """
     seeds = episode_seeds("calibrate", episodes, stage.cell.seed)
-    teacher = np.mean([r["return"] for r in stage.play(Arm("teacher", standard), seeds)[0]])
+    teacher = np.mean([r["return"] for r in stage.play(Arm("teacher", standard), seeds)[0].episodes])
     if teacher <= 0:
         raise ConfigError(
             f"the teacher of {stage.cell} returns {teacher:.3g} on average; no share of that can be kept."
@@ -172,7 +173,7 @@ def calibrate_ladder(
         levels = tuple(float(data.mismatch.quantile(q)) for q in trusted)
         gate = make_gate(arm.gate, levels=levels)
         numbers = calibrate(gate, stage.wm, data, corrector, steps, call_rate=calls / steps)
-        rows, _, _ = stage.play(replace(arm, threshold=numbers["threshold"], levels=levels), seeds)
+        rows = stage.play(replace(arm, threshold=numbers["threshold"], levels=levels), seeds)[0].episodes
         found = {name: float(np.sum([r[name] for r in rows])) for name in ("return", "length", "model_evaluations")}
         tried.append(
             numbers
@@ -208,7 +209,7 @@ def thresholds(
         data, _ = distillation_set(settings, stage.cell)
         return data.rows(split_by_episode(data)[1])
 
-    episodes = max(settings.profile.eval_episodes // 2, 1)
+    episodes = settings.profile.calibrate_episodes
     return ensure_calibration(stage, gated, held_out, key, path, standard, episodes) if gated else {}
 
 
@@ -228,6 +229,11 @@ def ensure_calibration(
     """
     kept = json.loads(path.read_text(encoding="utf-8")) if intact(path) else {}
     data = None
+
+    def save() -> None:
+        text = json.dumps(kept, indent=1)
+        write_artefact(path, lambda temporary: temporary.write_text(text), held_out_key=held_out_key)
+
     for name in filter(has_gate, map(arm_name, names)):
         arm = make_arm(name, standard, {"threshold": torch.inf, "levels": NO_LEVELS})
         code = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
@@ -244,8 +250,8 @@ def ensure_calibration(
             rate = CALLS_PER_PLAN / steps
             numbers = calibrate(make_gate(arm.gate), stage.wm, part, corrector, steps, call_rate=rate)
         kept[name] = numbers | {"key": key}
-        text = json.dumps(kept, indent=1)
-        write_artefact(path, lambda temporary, text=text: temporary.write_text(text), held_out_key=held_out_key)
+        save()
+    save()  # also when nothing was lacking: a file that is written in a run is vouched for by that run
     return {name: kept[name] for name in filter(has_gate, map(arm_name, names))}
 
 

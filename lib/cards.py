@@ -17,8 +17,9 @@ import pandas as pd
 
 from lib import paths
 from lib.checkpoints import load_world_model, size_of, teacher_key, teacher_path
-from lib.config import Cell, Settings, as_dict, episode_seeds
+from lib.config import as_dict
 from lib.planner import MPPI
+from lib.profiles import Cell, Settings, episode_seeds
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, read_table, write_json
 from lib.statistics import bootstrap_ci
 from lib.training import play

@@ -157,8 +157,9 @@ def train_corrector(
 
     Training runs on the device of `wm`, the teacher's frozen world model in eval mode, else on the CPU; the corrector
     comes back on the CPU. Rows of the curve: `loss` is what is minimised, `action_mse` and `delta_abs` are plain means.
-    `history_len` is for the temporal corrector. Raises `ConfigError` for an unknown arch, and for a loss that needs
-    the world model without one that fits; `DistillationError` when no validation loss is finite.
+    `history_len` is for the temporal corrector. Raises `ConfigError` for an unknown arch, a history longer than the
+    episodes, and a loss that needs the world model without one that fits; `DistillationError` when no validation loss
+    is finite.
     """
     one_of("arch", arch, CORRECTORS)
     if epochs < 1 or batch_size < 1:
@@ -171,6 +172,9 @@ def train_corrector(
             f"the states have latents of {latent_dim} and {action_dim} actions, the world model {wm.latent_dim} and "
             f"{wm.action_dim}; pass the teacher that they were collected with."
         )
+    longest = int(data.decision.max()) + 1
+    if arch == "temporal" and history_len > longest:
+        raise ConfigError(f"history_len={history_len} is longer than the longest episode, {longest} decisions.")
     torch.manual_seed(seed)
     device = "cpu" if wm is None else wm.device
     shape = {"history_len": history_len} if arch == "temporal" else {}

@@ -147,7 +147,10 @@ class TemporalCorrector(Corrector):
             )
         self.history_len = history_len
         self.token_tower = NormedLinear(latent_dim + action_dim + 1, width)
-        self.state_tower = NormedLinear(latent_dim + 2 * action_dim + 1, width)
+        self.real_tower = NormedLinear(latent_dim, width)
+        self.predicted_tower = NormedLinear(latent_dim, width)
+        self.action_tower = NormedLinear(2 * action_dim + 1, width)
+        self.state_tower = NormedLinear(3 * width, width)
         self.age = nn.Parameter(0.02 * torch.randn(history_len, width))  # tells the tokens apart by how old they are
         layer = nn.TransformerEncoderLayer(
             width, self.heads, 2 * width, dropout=DROPOUT, activation="gelu", batch_first=True, norm_first=True
@@ -166,7 +169,9 @@ class TemporalCorrector(Corrector):
         the current one -> corrected action (B, A) in [−1, 1]."""
         tokens, padding = masked(history, depth)
         position = (depth.to(a_plan.dtype) / MAX_DEPTH).unsqueeze(-1)
-        state = self.state_tower(torch.cat([z_real, a_plan, a_policy, position], -1)).unsqueeze(1)
+        actions = self.action_tower(torch.cat([a_plan, a_policy, position], -1))
+        towers = torch.cat([self.real_tower(z_real), self.predicted_tower(z_pred), actions], -1)
+        state = self.state_tower(self.dropout(towers)).unsqueeze(1)
         x = torch.cat([self.token_tower(tokens) + self.age, state], 1)  # (B, K + 1, width)
         padding = torch.cat([padding, torch.zeros_like(padding[:, :1])], 1)  # the state is always there
         return self._corrected(a_plan, a_policy, self.encoder(self.dropout(x), src_key_padding_mask=padding)[:, -1])

@@ -20,11 +20,12 @@ from torch import nn
 from lib import paths
 from lib.checkpoints import CheckpointError, load_world_model, shipped_teachers, teacher_key
 from lib.collection import collect
-from lib.config import Cell, ConfigError, PlannerConfig, Settings, as_dict, episode_seeds
+from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.corrector_training import TrainedCorrector, errors_by_depth, train_corrector
 from lib.correctors import CorrectorError, load_corrector, save_corrector
 from lib.distillation_set import LAYOUT, SOURCES, DistillationError, DistillationSet
 from lib.planner import MPPI
+from lib.profiles import Cell, Settings, episode_seeds
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, write_artefact, write_table
 from lib.world_model import WorldModel
 

@@ -24,7 +24,17 @@ TIMING = re.compile(r"minutes|seconds|.*(_ms|_minutes|_seconds|_per_s)")  # colu
 # of costly artefacts leave them out, so that a new profile or a new error message does not repeat hours of work.
 SETTINGS_MODULES = tuple(
     f"lib.{name}"
-    for name in ("__init__", "config", "paths", "keys", "results", "checkpoints", "registry", "official_weights")
+    for name in (
+        "__init__",
+        "config",
+        "profiles",
+        "paths",
+        "keys",
+        "results",
+        "checkpoints",
+        "registry",
+        "official_weights",
+    )
 )
 
 

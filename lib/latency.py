@@ -16,8 +16,9 @@ import torch
 from tqdm import tqdm
 
 from lib.arms import Arm, arm_name, make_arm, make_controller
-from lib.config import PlannerConfig, episode_seeds
+from lib.config import PlannerConfig
 from lib.evaluation import Stage
+from lib.profiles import episode_seeds
 from lib.tasks import make_env
 from lib.timing import summary, synchronise
 
@@ -63,7 +64,8 @@ def measure(
 ) -> list[dict]:
     """Rows of arm × part of the step: `step` (all), `plan` (those that asked a planner or refiner) and `between`.
 
-    Milliseconds p50_ms, p95_ms, mean_ms; share of the steps; steps_per_s, of the mean; planner calls per decision. A
+    Milliseconds p50_ms, p95_ms, mean_ms; share of the steps; steps_per_s, of the mean; planner calls per decision; the
+    device, and threads of the CPU. A
     part that an arm does not have has no row.
     """
     arms = [make_arm(name, standard, calibration.get(arm_name(name))) for name in names]
@@ -96,6 +98,7 @@ def _rows(one: _Playing, device: torch.device) -> list[dict]:
             "steps_per_s": 1e3 / float(values.mean()),
             "calls_per_decision": one.calls / len(times),
             "device": device.type,
+            "threads": torch.get_num_threads(),
             "dtype": one.arm.planner.dtype if one.arm.planner else "float32",
         }
         for part, values in parts.items()

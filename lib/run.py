@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib import results
-from lib.config import Cell, ConfigError
+from lib.config import ConfigError
 from lib.notebook import RunError, execute, python_path, read_notebook
 from lib.paths import ROOT, executed
+from lib.profiles import Cell
 from lib.results import ResultError, shown
 
 

@@ -24,9 +24,10 @@ import torch
 
 from lib import paths, registry
 from lib.checkpoints import CheckpointError, load_world_model
-from lib.config import ConfigError, PlannerConfig, TeacherConfig, as_dict, episode_seeds
+from lib.config import ConfigError, PlannerConfig, TeacherConfig, as_dict
 from lib.distributed import Ranks, started
 from lib.planner import MPPI
+from lib.profiles import episode_seeds
 from lib.replay import EpisodeFileError, save_episodes
 from lib.results import atomic_path, machine, module_key, versions, write_json, write_table
 from lib.tasks import ACTION_REPEAT

@@ -16,9 +16,10 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from tqdm import tqdm
 
-from lib.config import ConfigError, PlannerConfig, TeacherConfig, episode_seeds
+from lib.config import ConfigError, PlannerConfig, TeacherConfig
 from lib.distributed import ALONE, Ranks
 from lib.planner import MPPI
+from lib.profiles import episode_seeds
 from lib.replay import Batch, Episode, EpisodeFileError, load_episodes
 from lib.results import file_hash
 from lib.tasks import ACTION_REPEAT, EPISODE_DECISIONS, make_env

@@ -44,7 +44,7 @@ def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
             corrector = folder.parent / "corrector" / f"{name}-{arm.corrector}.safetensors"
             correctors = {arm.corrector: load_corrector(corrector, teacher_key(teacher))} if arm.corrector else {}
             controller, what = make_controller(arm, wm, correctors), f"verify {name} {arm_name}"
-            rows, _ = run_episodes(arm, controller, task, seeds, settings["decisions"], what)
+            rows = run_episodes(arm, controller, task, seeds, settings["decisions"], what).episodes
             for row in rows:
                 before, others = committed[row["episode_seed"]], committed.drop(row["episode_seed"])
                 spread = others.std(ddof=1) if len(others) > 1 else 0.0

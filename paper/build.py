@@ -21,9 +21,10 @@ import typst
 from lib import paths
 from lib.arms import SCHEMES
 from lib.calibration import CALLS_PER_PLAN, WANTED
-from lib.config import PROFILES, PlannerConfig, as_dict, one_of
+from lib.config import PlannerConfig, as_dict, one_of
 from lib.corrector_training import train_corrector
 from lib.distillation import RIGHT_SIZED
+from lib.profiles import PROFILES
 from lib.results import write_bytes
 
 

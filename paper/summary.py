@@ -16,8 +16,8 @@ import pandas as pd
 from lib import paths
 from lib.aggregates import aggregate, performance_profiles
 from lib.comparisons import compare
-from lib.config import CELL, PROFILES
 from lib.evaluation import evaluated_cells
+from lib.profiles import CELL, PROFILES
 from lib.results import read_sidecar, read_table, write_json, write_table
 from lib.statistics import summarise
 from lib.study_design import power_table

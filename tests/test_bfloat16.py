@@ -6,7 +6,8 @@ import pytest
 from lib import bfloat16, paths
 from lib.bfloat16 import paired_returns, verdict
 from lib.checkpoints import save_world_model
-from lib.config import SEED_BLOCKS, Cell, WorldModelConfig
+from lib.config import WorldModelConfig
+from lib.profiles import SEED_BLOCKS, Cell
 from lib.world_model import WorldModel
 
 CELL = Cell("walker-walk", "1m", 1)

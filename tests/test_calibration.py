@@ -14,7 +14,7 @@ from lib.calibration import calibrate, calibrate_ladder, calls_per_decision, ens
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import TwoTowerCorrector
 from lib.distillation_set import DistillationSet
-from lib.evaluation import Stage
+from lib.evaluation import Stage, Tables
 from lib.gates import DriftGate, LadderGate, ValueGate
 from lib.world_model import total_variation
 
@@ -169,10 +169,10 @@ def test_the_ladder_is_the_cheapest_that_keeps_the_return(stage, monkeypatch):
 
     def play(self, arm, seeds):
         if arm.name == "teacher":
-            return [{"return": 100.0}] * len(seeds), [], ""
+            return Tables([{"return": 100.0}] * len(seeds)), ""
         low = arm.levels[0] == pytest.approx(states().mismatch.quantile(0.05).item())
         row = {"return": returns[0.05 if low else 0.15], "length": 10, "model_evaluations": 100 if low else 50}
-        return [row] * len(seeds), [], ""
+        return Tables([row] * len(seeds)), ""
 
     monkeypatch.setattr(Stage, "play", play)
     chosen = calibrate_ladder(stage, arm, states(), 2, BUDGET)
@@ -190,7 +190,9 @@ def test_numbers_are_kept_until_what_they_depend_on_changes(stage, tmp_path, mon
     calls = []
     real = calibration.calibrate
     monkeypatch.setattr(calibration, "calibrate", lambda *a, **k: calls.append(a) or real(*a, **k))
+    before = (tmp_path / "calibration.json").stat().st_ino
     assert calibrated(stage, tmp_path) == made and not calls
+    assert (tmp_path / "calibration.json").stat().st_ino != before  # `lib.run` takes it for a result of this run
     calibrated(stage, tmp_path, [*NAMES, "sensitive-4"])
     assert len(calls) == 1
     monkeypatch.setattr(calibration, "CALLS_PER_PLAN", 2.0)

@@ -9,8 +9,8 @@ import tiny
 from lib import cards, paths, training
 from lib.cards import card_row, measured_card, official_return, teacher_card
 from lib.checkpoints import CheckpointError, save_world_model
-from lib.config import SEED_BLOCKS, Cell, resolve
 from lib.planner import MPPI
+from lib.profiles import SEED_BLOCKS, Cell, resolve
 from lib.results import write_table
 from lib.statistics import bootstrap_ci
 from lib.training import play

@@ -15,7 +15,7 @@ from pypdf import PdfReader
 
 from lib import charts, paths
 from lib.charts import EVERY_STEP, FAMILIES, family, on_smaller_planner, spread
-from lib.config import PROFILES
+from lib.profiles import PROFILES
 from lib.results import ResultError, write_table
 
 
@@ -71,12 +71,13 @@ def test_families_are_told_apart_by_colour_and_by_shape_alone():
 
 def test_every_arm_of_every_profile_has_a_look_of_its_own():
     for profile in PROFILES.values():
-        arms = ["teacher", *profile.arms]
+        arms = list(profile.episodes)
         assert charts.OTHER not in map(family, arms)
         looks = {(*pareto.look(arm).values(), arm.rsplit("-")[-1]) for arm in arms}  # E is the size of the mark
         assert len(looks) == len(arms)
-    hollow = {arm for arm in PROFILES["paper"].arms if pareto.look(arm)["fill"] == "white"}
-    assert hollow == {arm for arm in PROFILES["paper"].arms if "64x2" in arm} == set(filter(on_smaller_planner, hollow))
+    paper = PROFILES["paper"].episodes
+    hollow = {arm for arm in paper if pareto.look(arm)["fill"] == "white"}
+    assert hollow == {arm for arm in paper if "64x2" in arm} == set(filter(on_smaller_planner, hollow))
 
 
 def test_figure_writes_three_files_with_their_text(tmp_path, monkeypatch):

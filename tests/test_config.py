@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from lib.config import MODEL_SIZES, Cell, ConfigError, resolve
+from lib.config import MODEL_SIZES, ConfigError
+from lib.profiles import Cell, resolve
 
 DEFAULTS = dict(profile="quick", task="walker-walk", model_size="1m", seed=1, teacher="", device="cpu")
 

@@ -389,6 +389,14 @@ def test_history_len_is_the_temporal_correctors():
     assert train(random_set(3), "two_tower", epochs=1, history_len=2).corrector.history_len == 0
 
 
+def test_a_history_is_not_longer_than_the_episodes():
+    data = random_set(3)
+    longest = int(data.decision.max()) + 1
+    assert train(data, "temporal", epochs=1, history_len=longest).corrector.history_len == longest
+    with pytest.raises(ConfigError, match=f"history_len={longest + 1} is longer than the longest episode, {longest}"):
+        train(data, "temporal", epochs=1, history_len=longest + 1)
+
+
 @every_arch
 def test_seeds_are_honoured(arch):
     a, b, c = (train(learnable_set(), arch, epochs=2, seed=s) for s in (1, 1, 2))

@@ -8,7 +8,7 @@ from tiny import fresh_env, tiny_model
 
 from lib import collection, distillation, paths
 from lib.checkpoints import CheckpointError, save_world_model, teacher_key
-from lib.config import PROFILES, ConfigError, Profile, resolve
+from lib.config import ConfigError
 from lib.correctors import load_corrector
 from lib.distillation import (
     RIGHT_SIZED,
@@ -20,6 +20,7 @@ from lib.distillation import (
     make_corrector,
 )
 from lib.distillation_set import DistillationError, DistillationSet
+from lib.profiles import PROFILES, Profile, resolve
 from lib.results import read_sidecar, read_table
 
 

@@ -11,9 +11,10 @@ from tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 from lib import evaluation, paths
 from lib.arms import Arm, make_arm, make_controller
 from lib.checkpoints import save_world_model, teacher_key
-from lib.config import Cell, ConfigError, PlannerConfig, as_dict
+from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
 from lib.evaluation import Stage, evaluate, run_episodes, write_results
+from lib.profiles import Cell
 from lib.results import describe, module_key
 from lib.speculation import PolicyController
 
@@ -147,20 +148,26 @@ def corrector_file():
     return paths.results("smoke") / "corrector" / f"{CELL}-two_tower.safetensors"
 
 
-def score(arms=ARMS, episodes=2, decisions=10, **options):
+def played(arms=ARMS, episodes=2, decisions=10, **options):
     files = {"two_tower": corrector_file()}
     options = {"corrector_files": files, "decisions": decisions, "planner": BUDGET, "calibration": None} | options
     planner, calibration = options.pop("planner"), options.pop("calibration")
-    return evaluate(Stage.of(CELL, "smoke", **options), list(arms), episodes, planner, calibration)
+    return evaluate(Stage.of(CELL, "smoke", **options), dict.fromkeys(arms, episodes), planner, calibration)
+
+
+def score(*arguments, **options):
+    """Rows per episode, rows per depth, and the configurations."""
+    tables, configurations = played(*arguments, **options)
+    return tables.episodes, tables.depths, configurations
 
 
 def commit(arms=ARMS, episodes=2, **options):
     """Evaluate, write the results, and forget the cache, as in a clone."""
-    made = score(arms, episodes, **options)
-    write_results(Stage.of(CELL, "smoke"), *made)
+    tables, configurations = played(arms, episodes, **options)
+    write_results(Stage.of(CELL, "smoke"), tables, configurations)
     for file in (paths.CACHE / "rollouts").glob("*"):
         file.unlink()
-    return made
+    return tables.episodes, tables.depths, configurations
 
 
 @pytest.fixture
@@ -227,7 +234,7 @@ def test_what_is_counted_is_what_the_planner_did(home, env):
     for name in ("teacher", "open-loop-3"):
         arm = make_arm(name, BUDGET)
         controller = make_controller(arm, tiny_model(), {})
-        rows, _ = run_episodes(arm, controller, "tiny", [1, 2], 8)
+        rows = run_episodes(arm, controller, "tiny", [1, 2], 8).episodes
         assert controller.planner.solves == sum(r["planner_calls"] for r in rows)
 
 
@@ -236,7 +243,8 @@ def test_refinements_are_counted_with_those_that_were_in_vain(home, env):
     arm = dataclasses.replace(arm, refiner=PlannerConfig.budget(4, 1, mode="eager"))
     wm = tiny_model(num_q=4)
     controller = make_controller(arm, wm, {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)})
-    rows, depths = run_episodes(arm, controller, "tiny", [1, 2, 3], 40)
+    tables = run_episodes(arm, controller, "tiny", [1, 2, 3], 40)
+    rows, depths = tables.episodes, tables.depths
     calls, refined, fallbacks = (sum(r[k] for r in rows) for k in ("planner_calls", "refinements", "fallbacks"))
     assert controller.planner.solves == calls and controller.refiner.solves == refined + fallbacks
     assert refined and fallbacks  # or nothing was tested
@@ -273,6 +281,29 @@ def test_depths_add_up_to_the_episode(home, env):
             assert row["delta_abs"] == pytest.approx(mean)
 
 
+def test_phases_of_gated_arms_add_up_to_the_episode(home, env, monkeypatch):
+    monkeypatch.setattr(evaluation, "PHASE", 4)
+    env.ends[FIRST + 1] = 6
+    tables, _ = played(["open-loop-3", "gated-4"], calibration={"gated-4": {"threshold": 0.01}})
+    assert {r["arm"] for r in tables.phases} == {"gated-4"}
+    for row in tables.episodes[2:]:
+        mine = [p for p in tables.phases if p["episode_seed"] == row["episode_seed"]]
+        assert [p["decision"] for p in mine] == list(range(0, row["length"], 4))
+        assert [p["count"] for p in mine] == ([4, 2] if row["length"] == 6 else [4, 4, 2])
+        for column, total in (("count", "length"), *((c, c) for c in ("planner_calls", "fallbacks", "refinements"))):
+            assert sum(p[column] for p in mine) == row[total]
+        assert row["fallbacks"]  # or nothing was tested
+        assert sum(p["count"] * p["reward"] for p in mine) == pytest.approx(row["return"])
+
+
+def test_phases_are_committed_and_come_back(home, blocks):
+    given = dict(arms=["policy", "gated-4"], calibration={"gated-4": {"threshold": 0.01}})
+    made = played(**given)
+    commit(**given)
+    del blocks[:]
+    assert played(**given) == made and blocks == []
+
+
 def test_an_arm_that_is_named_twice_runs_once(home, blocks):
     rows, _, _ = score(["policy", "budget-8x2", "policy", "budget-8×2"])
     assert [r["arm"] for r in rows] == ["policy"] * 2 + ["budget-8×2"] * 2 and len(blocks) == 2
@@ -302,6 +333,31 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(home, blocks):
         (a, i) for a in ("teacher", "open-loop-3") for i in range(6)
     ]
     assert sum(d["count"] for d in depths) == 12 * 10
+
+
+def test_arms_may_play_different_numbers_of_episodes(home, blocks):
+    tables, _ = evaluate(Stage.of(CELL, "smoke", decisions=4), {"policy": 2, "best-of-4": 1})
+    assert [(r["arm"], r["episode_seed"] - FIRST) for r in tables.episodes] == [
+        ("policy", 0),
+        ("policy", 1),
+        ("best-of-4", 0),
+    ]
+
+
+def test_two_processes_that_record_the_same_arm_lose_nothing(home, monkeypatch):
+    """Another process records episode 0 while this one runs episodes 0 and 1."""
+    stage, arm = Stage.of(CELL, "smoke", decisions=4), make_arm("policy", BUDGET)
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(evaluation, "run_episodes", run_episodes)
+        stage.play(arm, [FIRST, FIRST + 7])
+        return run_episodes(*arguments)
+
+    monkeypatch.setattr(evaluation, "run_episodes", meanwhile)
+    assert [r["episode_seed"] for r in stage.play(arm, [FIRST, FIRST + 1])[0].episodes] == [FIRST, FIRST + 1]
+    monkeypatch.setattr(evaluation, "run_episodes", None)  # nothing is left to run
+    tables, _ = stage.play(arm, [FIRST, FIRST + 1, FIRST + 7])
+    assert [r["episode_seed"] for r in tables.episodes] == [FIRST, FIRST + 1, FIRST + 7]
 
 
 def test_more_episodes_run_only_the_new_ones(home, blocks):
@@ -370,8 +426,8 @@ def test_committed_episodes_are_not_run_again(home, blocks):
 def test_only_the_paper_profile_plays_the_reported_start_states(home):
     seeds = {}
     for profile in ("smoke", "quick", "paper"):
-        rows, _, _ = evaluate(Stage.of(CELL, profile, decisions=4), ["policy"], 2)
-        seeds[profile] = [row["episode_seed"] for row in rows]
+        tables, _ = evaluate(Stage.of(CELL, profile, decisions=4), {"policy": 2})
+        seeds[profile] = [row["episode_seed"] for row in tables.episodes]
     assert seeds == {"smoke": [FIRST, FIRST + 1], "quick": [FIRST, FIRST + 1], "paper": [500_000_000, 500_000_001]}
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from test_evaluation import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
 from tiny import BUDGET
 
@@ -71,4 +72,5 @@ def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeyp
     assert [name for name, _ in turns] == ["policy", "teacher"] * (WARM_UP + 4)
     assert sum(counts for _, counts in turns) == 2 * 4 and not any(counts for _, counts in turns[: 2 * WARM_UP])
     assert len(env.starts) == 2 * (1 + (WARM_UP + 4) // 5)
+    assert {r["threads"] for r in rows} == {torch.get_num_threads()}
     assert all(np.isfinite(r["mean_ms"]) and r["mean_ms"] > 0 for r in rows)

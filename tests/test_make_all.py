@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from pypdf import PdfReader
 
-from lib.config import PROFILES
 from lib.paths import ROOT
+from lib.profiles import PROFILES
 
 CELL = "walker-walk-1m-1"
 RESULTS = "data/results/smoke"

@@ -18,9 +18,10 @@ from bare import run_bare
 
 from lib import paths
 from lib.checkpoints import CheckpointError, save_world_model
-from lib.config import PROFILES, SEED_BLOCKS, Cell, ConfigError, WorldModelConfig
+from lib.config import ConfigError, WorldModelConfig
 from lib.notebook import read_notebook
 from lib.paths import NOTEBOOKS, ROOT
+from lib.profiles import PROFILES, SEED_BLOCKS, Cell
 from lib.world_model import WorldModel
 
 CELL = "walker-walk-1m-1"

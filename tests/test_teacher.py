@@ -17,10 +17,11 @@ import torch
 
 from lib import paths, registry, teacher, training
 from lib.checkpoints import load_world_model
-from lib.config import MODEL_SIZES, SEED_BLOCKS, ConfigError, PlannerConfig, TeacherConfig, episode_seeds
+from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, TeacherConfig
 from lib.distributed import ALONE
 from lib.paths import ROOT
 from lib.planner import MPPI
+from lib.profiles import SEED_BLOCKS, episode_seeds
 from lib.replay import EpisodeFileError, load_episodes
 from lib.results import file_hash, read_table
 from lib.tasks import make_env

@@ -1,0 +1,175 @@
+"""Cells, the profiles, the seeds that each purpose may use, and the parameters that all notebooks share."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, one_of
+from lib.keys import file_hash
+
+CELL = re.compile(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (task, model size, teacher seed), written `<task>-<size>-<seed>`; its results are files of that name.
+
+    `name` is set for a teacher from elsewhere, whose results must not pass for those of the cell's own teacher. Its
+    `size` is "?" unless its name tells it, and `seed` only picks the episodes.
+    """
+
+    task: str
+    size: str
+    seed: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"{self.task}-{self.size}-{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cell:
+        match = CELL.fullmatch(text)
+        if not match:
+            raise ConfigError(f"{text!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
+        return cls(match[1], match[2], int(match[3]))
+
+    @classmethod
+    def of_teacher(cls, teacher: str, task: str, seed: int) -> Cell:
+        """The cell of a teacher that is asked for by name or by file.
+
+        `<task>-<size>-<seed>` is the teacher of that cell. Any other name becomes the cell's, with the task where it is
+        not in the name already, as in official-walker-walk-1 and official-mt30-5m-reacher-easy. A file has its stem and
+        the first eight digits of its sha256, as in weights-1a2b3c4d-reacher-easy: many files have the same stem.
+        """
+        match = CELL.fullmatch(teacher)
+        if match and match[1] == task:
+            return cls.parse(teacher)
+        path = Path(teacher)
+        words = [path.stem, file_hash(path)[:8]] if path.is_file() else [teacher]
+        # Letters, digits and dashes alone: no folder, no "..", and no dot that could be taken for a suffix.
+        name = "-".join(re.sub("[^A-Za-z0-9_]+", "-", word).strip("-") for word in words)
+        if f"-{task}-" not in f"-{name}-":
+            name = f"{name}-{task}".strip("-")
+        if CELL.fullmatch(name):
+            name += "-elsewhere"  # a/walker-walk-1m-1, say, which must not be read as a cell
+        sizes = [word for word in name.split("-") if word in MODEL_SIZES]
+        return cls(task, sizes[0] if len(sizes) == 1 else "?", seed, name)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work each notebook does. Zero-valued notebook parameters mean "as the profile says"."""
+
+    name: str
+    collect_episodes: int  # of each round of the distillation set
+    rounds: int  # the first visits states with the bare plan, later ones with the corrector of the rounds before
+    collect_horizon: int  # steps executed of each plan meanwhile: states of depths 1 to one less are collected
+    epochs: int  # of corrector training
+    calibrate_episodes: int  # played for each entry of the ladder's grid
+    arms: tuple[str, ...]
+    eval_episodes: int  # of each of them
+    side_arms: tuple[str, ...]  # ablations and straw men
+    side_episodes: int
+    latency_decisions: int  # timed of each arm
+    decisions: int = 500  # per episode; 500 is a whole one
+    planner: PlannerConfig | None = None  # None: the standard budget for the task
+
+    @property
+    def episodes(self) -> dict[str, int]:
+        """How many episodes each arm plays."""
+        return dict.fromkeys(self.arms, self.eval_episodes) | dict.fromkeys(self.side_arms, self.side_episodes)
+
+
+SMOKE_ARMS = ("teacher", "policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "16x1+ladder-3")
+QUICK_ARMS = ("teacher", "policy", "budget-64x2", "open-loop-3", "two-tower-3")
+QUICK_ARMS += tuple(f"64x2+{scheme}" for scheme in ("open-loop-3", "two-tower-3", "value-checked-6"))
+_SCHEMES = ("open-loop-3", "open-loop-6", "two-tower-3", "two-tower-6", "temporal-3", "temporal-6")
+_SCHEMES += ("gated-6", "value-checked-6", "ladder-6")
+_ABLATIONS = ("gate-only-6", "sensitive-6")
+PAPER_ARMS = ("teacher", "policy", "budget-64x2", *_SCHEMES, *(f"64x2+{scheme}" for scheme in _SCHEMES))
+PAPER_SIDE_ARMS = (*_ABLATIONS, *(f"64x2+{scheme}" for scheme in _ABLATIONS))
+
+_TINY = PlannerConfig.budget(32, 1)
+PROFILES = {
+    "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6, decisions=12, planner=_TINY),
+    "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60),
+    "paper": Profile("paper", 16, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200),
+}
+
+# Disjoint blocks of episode seeds: what was used to tune is never used to report.
+SEED_BLOCKS = {
+    "train": 0,  # + 1,000,000 × teacher seed: every training run has a block of its own
+    "train-eval": 100_000_000,
+    "card": 200_000_000,
+    "collect": 300_000_000,
+    "calibrate": 400_000_000,
+    "report": 500_000_000,  # the paper profile's evaluation, and nothing else
+    "trial": 700_000_000,  # the quick and smoke profiles' evaluation
+    "buffer": 600_000_000,
+    "latency": 800_000_000,
+}
+SEED_BLOCK_SIZE = 1_000_000
+
+
+def episode_seeds(purpose: str, count: int, seed: int = 0, first: int = 0) -> list[int]:
+    """The first `count` environment seeds for a purpose; `seed` picks an independent block (a teacher's seed, say).
+
+    Raises `ConfigError` for seeds that would reach into the block of another purpose or teacher.
+    """
+    if not 0 <= seed < 100 or first < 0 or first + count > SEED_BLOCK_SIZE:
+        raise ConfigError(
+            f"seed={seed} with {first} + {count} episodes leaves its block of seeds; use a seed of 0…99 and "
+            f"at most {SEED_BLOCK_SIZE} episodes."
+        )
+    start = SEED_BLOCKS[one_of("purpose", purpose, SEED_BLOCKS)] + SEED_BLOCK_SIZE * seed + first
+    return list(range(start, start + count))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters that all notebooks share, checked and resolved."""
+
+    profile: Profile
+    cells: tuple[Cell, ...]
+    teacher: str  # "" = the shipped teacher of each cell
+    device: str
+
+    @property
+    def cell(self) -> Cell:
+        """The one cell of a notebook that works on one; `ConfigError` when several were asked for."""
+        if len(self.cells) > 1:
+            raise ConfigError(f"model_size=all is one size too many here; use one of: {', '.join(MODEL_SIZES)}.")
+        return self.cells[0]
+
+    def teacher_name(self, cell: Cell) -> str:
+        """What `load_world_model` is asked for: the `teacher` parameter, else the shipped teacher of the cell."""
+        return self.teacher or str(cell)
+
+    def planner(self, action_dim: int, **changes) -> PlannerConfig:
+        """The teacher's planner under this profile: the standard budget, except at smoke size."""
+        if self.profile.planner is None:
+            return PlannerConfig.standard(action_dim, **changes)
+        return dataclasses.replace(self.profile.planner, **changes)
+
+
+def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, device: str) -> Settings:
+    """Check the notebook parameters that all notebooks share.
+
+    `model_size="all"` gives a cell for every size. With a `teacher` there is one cell, whose results bear its name.
+    Raises `ConfigError` with one sentence for a value that is not allowed.
+    """
+    one_of("profile", profile, PROFILES)
+    one_of("model_size", model_size, [*MODEL_SIZES, "all"])
+    if seed < 0:
+        raise ConfigError(f"seed={seed} must not be negative.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device={device!r} is not known; use auto, cpu or cuda[:N].")
+    if teacher and model_size == "all":
+        raise ConfigError(f"teacher={teacher!r} has one size, so it does not go with model_size=all; leave one out.")
+    sizes = list(MODEL_SIZES) if model_size == "all" else [model_size]
+    own = tuple(Cell(task, size, seed) for size in sizes)
+    cells = (Cell.of_teacher(teacher, task, seed),) if teacher else own
+    return Settings(PROFILES[profile], cells, teacher, device)
