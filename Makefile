@@ -174,10 +174,13 @@ HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>&-)
 teachers-figure: setup $(TEACHER_CELLS:%=teacher-%)
 	@$(call figure,teachers,$(if $(TEACHERS),$(TEACHERS),$(CELLS:%=$(R)/teacher/%-card.csv)) $(OFFICIAL))
 
+STATISTICS = comparisons power aggregate profiles
+STATISTICS_paper = coverage
+
 summary: setup $(CELLS:%=horizon-%)
 	@$(RUN) paper/summary.py $(OPTIONS) \
 		--out $(R)/horizon/summary.csv --out $(R)/horizon/arms.json \
-		$(foreach table,comparisons power aggregate profiles,--out $(R)/statistics/$(table).csv) \
+		$(foreach table,$(STATISTICS) $(STATISTICS_$(PROFILE)),--out $(R)/statistics/$(table).csv) \
 		--needs $(if $(HORIZONS),$(HORIZONS),$(CELLS:%=$(R)/horizon/%.csv))
 
 pareto: summary

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtrit
 
-from lib.statistics import MIN_INTERVAL, StatisticsError, arms_by_seed, slice_mean, vector
+from lib.statistics import MIN_INTERVAL, StatisticsError, arms_by_seed, shared, slice_mean, vector
 
 STRATUM = ["task", "size"]
 ALL = "all"  # the scope of a row over all tasks
@@ -186,9 +186,9 @@ def scopes(cells: dict[str, pd.DataFrame]) -> list[tuple[str, str, list[Stratum]
             raise StatisticsError(f"Cell {cell} must have the episodes of one task, size and teacher seed.")
         arms = arms_by_seed(rows, cell)
         stratum = " ".join(map(str, kinds.iloc[0]))
-        teacher = vector(arms["teacher"]["return"], f"the teacher of {cell}")
-        for name, arm in arms.items():
-            pair = (vector(arm["return"], f"arm {name!r} of {cell}"), teacher)
+        for name in arms:
+            arm, teacher = shared(arms[name], arms["teacher"])
+            pair = (vector(arm["return"], f"arm {name!r} of {cell}"), vector(teacher["return"], f"teacher of {cell}"))
             found.setdefault(name, {}).setdefault(stratum, []).append(pair)
     strata = {arm: [Stratum(name, tuple(seeds)) for name, seeds in tasks.items()] for arm, tasks in found.items()}
     alone = [(stratum.name, arm, [stratum]) for arm, tasks in strata.items() for stratum in tasks]

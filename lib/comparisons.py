@@ -24,6 +24,7 @@ from lib.statistics import (
     pair,
     paired_difference,
     references,
+    shared,
     studentised,
     vector,
 )
@@ -94,10 +95,12 @@ def compare(
     options, tables = dict(resamples=resamples, seed=seed), []
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms, table = arms_by_seed(episodes, "-".join(map(str, cell))), []
-        returns = {name: vector(arm["return"], name) for name, arm in arms.items()}
         for name in arms:
             for role, reference in references(name, arms).items():
-                mine, theirs = returns[name], returns[reference]
+                both = shared(arms[name], arms[reference])
+                mine, theirs = (
+                    vector(arm["return"], which) for arm, which in zip(both, (name, reference), strict=True)
+                )
                 improvement = probability_of_improvement(mine, theirs, level)
                 difference = paired_difference(mine, theirs, level, **options)
                 row = dict(zip(CELL, cell, strict=True))

@@ -96,7 +96,7 @@ _TINY = PlannerConfig.budget(32, 1)
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6, decisions=12, planner=_TINY),
     "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60),
-    "paper": Profile("paper", 16, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200),
+    "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200),
 }
 
 # Disjoint blocks of episode seeds: what was used to tune is never used to report.

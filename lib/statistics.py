@@ -210,14 +210,14 @@ def summarise(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, 
 
     rows: the records of one or more cells (`horizon/<cell>.csv`). Returns are sums of reward; `planner_calls`,
     `model_evaluations`, `fallbacks` and `delta_abs` are means per episode; `kept`, `calls_kept` and `evaluations_kept`
-    are fractions of the teacher's. `difference` is to the teacher, `gain` to the open-loop arm of the same planner and
-    execution horizon (empty where there is none), both in return and paired by `episode_seed`. `return_worst5` is the
-    mean of the worst 5 % of episodes. `failures` counts episodes that ended before the cell's longest or returned less
-    than half of the teacher's mean, and `failures_share_high` is the upper end of the interval of their share: no
-    bootstrap knows of falls that are not among its episodes. Missing is nan, never 0.
+    are fractions of the teacher's over the same episodes. `difference` is to the teacher, `gain` to the open-loop arm
+    of the same planner and execution horizon (empty where there is none), both in return and paired by `episode_seed`.
+    `return_worst5` is the mean of the worst 5 % of episodes. `failures` counts episodes that ended before the cell's
+    longest or returned less than half of the teacher's mean, and `failures_share_high` is the upper end of the interval
+    of their share: no bootstrap knows of falls that are not among its episodes. Missing is nan, never 0.
 
-    Raises `StatisticsError` when a cell has no teacher, an arm repeats an episode seed, or an arm was evaluated on
-    other episode seeds than the teacher.
+    An arm may have fewer episodes than others: it is compared over those that both have. Raises `StatisticsError` when
+    a cell has no teacher, an arm repeats an episode seed, or has one that the teacher has not.
     """
     if rows.empty:
         raise StatisticsError("There are no episodes to summarise.")
@@ -242,14 +242,18 @@ def arms_by_seed(episodes: pd.DataFrame, cell: str) -> dict[str, pd.DataFrame]:
         if arm.index.has_duplicates:
             repeated = arm.index[arm.index.duplicated()][0]
             raise StatisticsError(f"Cell {cell}: arm {name!r} has episode_seed {repeated} more than once.")
-        if set(arm.index) != set(seeds):
-            other = sorted(set(arm.index) ^ set(seeds))
+        if other := sorted(set(arm.index) - set(seeds)):
             raise StatisticsError(
-                f"Cell {cell}: arm {name!r} and the teacher were evaluated on different episode seeds "
-                f"({len(arm)} and {len(seeds)} episodes; {len(other)} not shared, {other[0]} for one); "
-                "run the missing ones."
+                f"Cell {cell}: arm {name!r} was evaluated on {len(other)} episode seeds that the teacher was not, "
+                f"{other[0]} for one; run the teacher's."
             )
-    return {name: arm.loc[seeds] for name, arm in arms.items()}
+    return {name: arm.loc[seeds[seeds.isin(arm.index)]] for name, arm in arms.items()}
+
+
+def shared(arm: pd.DataFrame, reference: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two arms of `arms_by_seed`, each at the episodes that both have, in the same order."""
+    seeds = arm.index[arm.index.isin(reference.index)]
+    return arm.loc[seeds], reference.loc[seeds]
 
 
 def references(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
@@ -267,14 +271,14 @@ def references(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def _summary(name: str, arms: dict[str, pd.DataFrame], full_length: int, options: dict) -> dict:
-    arm, teacher = arms[name], arms["teacher"]
+    arm, teacher = shared(arms[name], arms["teacher"])
     returns, teacher_returns = arm["return"].to_numpy(float), teacher["return"].to_numpy(float)
     low, high = bootstrap_ci(returns, **options)
     kept = kept_return(returns, teacher_returns, **options)
     difference = paired_difference(returns, teacher_returns, **options)
     gain, twin = Estimate(math.nan, math.nan, math.nan), references(name, arms).get("open loop")
     if twin:
-        gain = paired_difference(returns, arms[twin]["return"], **options)
+        gain = paired_difference(*(both["return"] for both in shared(arm, arms[twin])), **options)
     means = {c: float(arm[c].mean()) for c in ("planner_calls", "model_evaluations", "fallbacks", "delta_abs")}
     failed = (arm["length"] < full_length) | (returns < 0.5 * teacher_returns.mean())
     return {

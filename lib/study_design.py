@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import nctdtr, ndtri, stdtrit
 
 from lib.aggregates import percentiles
-from lib.statistics import CELL, MIN_INTERVAL, StatisticsError, arms_by_seed, draw_counts, studentised_ends
+from lib.statistics import CELL, MIN_INTERVAL, StatisticsError, arms_by_seed, draw_counts, shared, studentised_ends
 
 EFFECTS = (0.01, 0.02, 0.05)  # of the teacher's mean return
 
@@ -52,10 +52,11 @@ def power_table(rows: pd.DataFrame, effects=EFFECTS, alpha: float = 0.05, target
     table = []
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms = arms_by_seed(episodes, "-".join(map(str, cell)))
-        teacher = arms["teacher"]["return"]
-        for name, arm in arms.items():
+        for name in arms:
             if name == "teacher":
                 continue
+            arm, both = shared(arms[name], arms["teacher"])
+            teacher = both["return"]
             spread = float((arm["return"] - teacher).std())  # pairs by episode seed; nan for one episode
             known = len(arm) >= MIN_INTERVAL and teacher.mean() > 0
             for effect in effects:

@@ -5,8 +5,8 @@
 Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm)
 and, from the sidecars, `horizon/arms.json`; and to `statistics/`: `comparisons.csv` (cell × arm × reference),
 `power.csv` (cell × arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own
-teachers). Column `cell` names the files of a cell's results: a teacher from elsewhere may have task, size and seed in
-common with a shipped one.
+teachers); under the paper profile also `coverage.csv`, a simulation that takes half a minute once. Column `cell` names
+the files of a cell's results: a teacher from elsewhere may have task, size and seed in common with a shipped one.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from lib.aggregates import aggregate, performance_profiles
 from lib.comparisons import compare
 from lib.evaluation import evaluated_cells
 from lib.profiles import CELL, PROFILES
-from lib.results import read_sidecar, read_table, write_json, write_table
+from lib.results import cached, module_key, read_sidecar, read_table, write_json, write_table
 from lib.statistics import summarise
-from lib.study_design import power_table
+from lib.study_design import coverage_table, power_table
 
 
 def with_latency(arms: pd.DataFrame, profile: str, cell: str) -> pd.DataFrame:
@@ -51,6 +51,9 @@ def main() -> None:
     if own:
         write("statistics/aggregate.csv", aggregate(own))
         write("statistics/profiles.csv", performance_profiles(own))
+    if profile == "paper":
+        coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study_design")
+        cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")
 
 
 def each(rows: dict[str, pd.DataFrame], table) -> pd.DataFrame:

@@ -256,12 +256,21 @@ def test_summarise_several_cells_and_one_episode():
     assert alone[["return_low", "kept_low", "difference_high", "gain_low"]].isna().all(axis=None)
 
 
+def test_an_arm_with_fewer_episodes_is_compared_over_those_that_both_have():
+    rows = episodes(ARMS)
+    fewer = rows[(rows["arm"] != "two-tower-3") | (rows["episode_seed"] != 3)]
+    everywhere = rows[rows["episode_seed"] != 3]
+    mixed, expected = (summarise(r).set_index("arm") for r in (fewer, everywhere))
+    pd.testing.assert_series_equal(mixed.loc["two-tower-3"], expected.loc["two-tower-3"])
+    pd.testing.assert_series_equal(mixed.loc["policy"], summarise(rows).set_index("arm").loc["policy"])
+
+
 def test_summarise_refuses_what_it_cannot_compare():
     rows = episodes(ARMS)
     with pytest.raises(StatisticsError, match="no arm 'teacher'"):
         summarise(rows[rows["arm"] != "teacher"])
-    with pytest.raises(StatisticsError, match="'policy' and the teacher were evaluated on different episode seeds"):
-        summarise(rows[(rows["arm"] != "policy") | (rows["episode_seed"] != 3)])
+    with pytest.raises(StatisticsError, match="'policy' was evaluated on 1 episode seeds that the teacher was not, 3"):
+        summarise(rows[(rows["arm"] != "teacher") | (rows["episode_seed"] != 3)])
     with pytest.raises(StatisticsError, match="'policy' has episode_seed 0 more than once"):
         summarise(pd.concat([rows, rows[rows["arm"] == "policy"].head(1)]))
     with pytest.raises(StatisticsError, match="no episodes"):
