@@ -8,9 +8,12 @@ import shutil
 import pandas as pd
 import pytest
 from pypdf import PdfReader
+from tiny_results import episodes
 
 from lib import paths
+from lib.aggregates import aggregate
 from lib.cards import card_row
+from lib.comparisons import compare
 from lib.results import read_table, write_table
 from lib.statistics import summarise
 
@@ -66,6 +69,15 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     for name in ("pareto", "planner", "teachers"):
         (paths.figures(profile) / f"{name}.svg").write_text(figure)
     timings(folder / "planner")
+    methods = {"studentised": 0.9, "percentile": 0.85, "t": 0.88, "bounded": 0.99}
+    populations = {"normal": 0.04, "lognormal": 0.03, "20 % fall": 0.01, "5 % fall": -0.5}
+    coverage = [
+        dict(population=p, episodes=n, method=m, coverage=0.01 * (n == 50) + level + plus, repeats=2_000)
+        for p, plus in populations.items()
+        for n in (10, 50)
+        for m, level in methods.items()
+    ]
+    write_table(folder / "statistics" / "coverage.csv", coverage)
 
 
 def teacher(profile: str, name=CELL, task="walker-walk", size="1m", seed=1, mean=900.0, **facts) -> None:
@@ -177,9 +189,12 @@ def test_step_times_are_shown_where_they_were_measured(tree):
     assert "Step (ms)" not in text and "A control step takes" not in text
     assert "it does not evaluate a gate that replans early" in text and "or the measured time of an arm" in text
     change("paper", "teacher", "step_ms", 31.44), change("paper", "budget-64×2", "step_ms", 7.9)
+    measured = [{"arm": "teacher", "part": "step", "mean_ms": 31.44, "threads": 7}]
+    write_table(paths.results("paper") / "latency" / f"{CELL}.csv", measured)
     text = text_of("paper")
     assert "Step (ms)" in text and "500 4608 (100.0%) 31.4" in text and "167 64.1 (1.4%) –" in text
     assert "A control step takes 31.4 ms (teacher) and 7.9 ms (" in text and "measured time of an arm" not in text
+    assert "those in Table 1 of 7 of its CPU threads, those in Table 3 of 2" in text
 
 
 def test_both_correctors_are_in_the_table_of_errors(tree):
@@ -352,6 +367,7 @@ def test_an_arm_that_a_profile_leaves_out_is_said_elsewhere(tree):
     ["data/results/paper/horizon/summary.csv", f"data/results/paper/teacher/{CELL}-card.csv",
      "figures/paper/teachers.svg", "figures/paper/pareto.svg",
      f"data/results/paper/corrector/{CELL}-two_tower-depth.csv", "figures/paper/planner.svg",
+     "data/results/paper/statistics/coverage.csv",
      *(f"data/results/paper/planner/cpu{part}.csv" for part in ("", "-step", "-updates", "-memory"))],
 )  # fmt: skip
 def test_a_missing_file_is_an_error_in_the_paper_profile(tree, missing, capsys):
@@ -384,6 +400,43 @@ def test_tables_iterate_over_the_cells_that_exist(tree):
     text = text_of("quick")
     assert "cup-catch (1m)" in text and "walker-walk (1m, seed 2)" in text
     assert "Table 1, Table 2 and Table 3 list them" in text and text.count("budget-64×2 894") == 3
+
+
+def test_several_cells_have_a_table_of_all_of_them(tree):
+    results("paper")
+    folder = paths.results("paper")
+    parts = {CELL: "walker-walk", "cup-catch-1m-1": "cup-catch"}
+    rows = {
+        cell: episodes({arm: lambda seed, v=value: v + seed for arm, value in RETURNS.items()}, task=task)
+        for cell, task in parts.items()
+    }
+    tables = [summarise(r).assign(cell=cell, step_ms=None, steps_per_s=None) for cell, r in rows.items()]
+    write_table(folder / "horizon" / "summary.csv", pd.concat(tables))
+    write_table(folder / "statistics" / "aggregate.csv", aggregate(rows))
+    compared = [compare(r).assign(cell=cell) for cell, r in rows.items()]
+    write_table(folder / "statistics" / "comparisons.csv", pd.concat(compared))
+    teacher("paper", name="cup-catch-1m-1", task="cup-catch")
+    for part in ("corrector", "distillation"):
+        for file in (folder / part).glob(f"{CELL}*.csv"):
+            shutil.copy(file, str(file).replace(CELL, "cup-catch-1m-1"))
+    text = text_of("paper")
+    assert "Over 2 cells, each with the same weight" in text and "95% intervals resample episodes" in text
+    found = {a.arm: a for a in aggregate(rows).itertuples() if a.scope == "all" and a.statistic == "iqm"}
+    for arm, count in (("budget-64×2", 2), ("open-loop-3", 0)):
+        iqm = found[arm]
+        shown = f"{arm} {100 * iqm.estimate:.1f} [{100 * iqm.low:.1f}, {100 * iqm.high:.1f}]"
+        assert re.search(rf"{re.escape(shown)}.* {count} of 2", text)
+    (folder / "statistics" / "aggregate.csv").unlink()
+    with pytest.raises(paper.PaperError, match=r"statistics/aggregate\.csv"):
+        paper.build("paper")
+
+
+def test_coverage_of_the_intervals_comes_from_its_simulation(tree):
+    results("paper")
+    text = text_of("paper")
+    assert "hold the true mean in 91.0% to 95.0% of samples of 10 to 50 episodes" in text
+    assert "in only 40.0% to 41.0% where 5% of the episodes fall" in text
+    assert "5 % fall 40.0% 41.0% 35.0% 36.0% 38.0% 39.0% 49.0% 50.0%" in text
 
 
 def test_stale_results_are_listed(tree, capsys):
