@@ -9,7 +9,7 @@ PROFILE = quick
 # The cells (<task>-<size>-<seed>) of each profile; `make all CELLS="…"` takes others.
 CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
-CELLS_paper = walker-walk-1m-1
+CELLS_paper = walker-walk-1m-1 cartpole-swingup-1m-1
 CELLS = $(CELLS_$(PROFILE))
 # The paper shows every shipped teacher.
 SHIPPED_paper = $(notdir $(basename $(wildcard data/teachers/*.safetensors)))

@@ -1,0 +1,225 @@
+"""The offline study's cells: snapshots of training runs, and how much work each profile does on them.
+
+    study = resolve_study("quick", "all", "1m", 0, "", "cpu")
+    study.cells, study.skipped      # what can be measured, and the files of cells whose weights are missing
+
+A cell is a snapshot: (task, size, seed, decisions of training). The sizes here decide the minutes: one decision of
+random shooting in the simulator takes 16 ms for cartpole, 5 ms for reacher and 170 ms for walker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lib import paths
+from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, one_of
+from lib.matched_planning import CEM, SHOOTING, Search
+from lib.profiles import Cell, episode_seeds, resolve
+from lib.results import shown
+
+# Decisions of training at which a run's snapshots are studied, beside its shipped teacher.
+EARLY = (2_500, 5_000, 7_500, 10_000, 15_000, 20_000)
+SNAPSHOTS = {
+    "cartpole-swingup": EARLY,
+    "reacher-easy": EARLY,
+    "walker-walk": (2_500, 5_000, 10_000, 20_000, 35_000, 50_000),
+}
+CHEAP = ("cartpole-swingup", "reacher-easy")  # of walker, one MPPI solve in the simulator takes over a second
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much work a profile does."""
+
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]  # runs of each task
+    snapshots: int  # of each run, spread over its training; 0: all
+    states: int  # of each bank
+    candidates: int  # of these, how many M4 and M5 look at
+    actions_per_state: int  # of the action set; 0: all
+    k: int  # decisions ahead of M2
+    bank_episodes: int  # of random and of planned actions each, and as many again for the decoder
+    bank_decisions: int
+    decoder_steps: int
+    shooting: Search
+    cem: Search
+    episodes: int  # start states of the planning gap
+    decisions: int
+    mppi: PlannerConfig | None  # of the gap with heads; None leaves it out, and the search by value with it
+    mppi_episodes: int
+    arm_episodes: int  # of the teacher's planner and of its plans executed open loop
+    arm_decisions: int
+    planner: PlannerConfig  # the teacher's, for on-policy states and arms
+
+
+SIZES = {
+    "smoke": Sizes(
+        tasks=("walker-walk",),
+        seeds=(1,),
+        snapshots=2,
+        states=6,
+        candidates=2,
+        actions_per_state=4,
+        k=2,
+        bank_episodes=2,
+        bank_decisions=12,
+        decoder_steps=20,
+        shooting=Search(samples=4, horizon=3),
+        cem=Search(samples=4, horizon=3, iterations=2, elites=2),
+        episodes=2,
+        decisions=2,
+        mppi=None,
+        mppi_episodes=0,
+        arm_episodes=2,
+        arm_decisions=12,
+        planner=PlannerConfig.budget(16, 1, mode="eager"),
+    ),
+    "quick": Sizes(
+        tasks=("cartpole-swingup", "walker-walk"),
+        seeds=(1,),
+        snapshots=2,
+        states=150,
+        candidates=24,
+        actions_per_state=16,
+        k=10,
+        bank_episodes=2,
+        bank_decisions=120,
+        decoder_steps=600,
+        shooting=Search(samples=16, horizon=8),
+        cem=Search(samples=8, horizon=8, iterations=3, elites=2),
+        episodes=3,
+        decisions=40,
+        mppi=None,
+        mppi_episodes=0,
+        arm_episodes=3,
+        arm_decisions=100,
+        planner=PlannerConfig.budget(64, 2, mode="eager"),  # compiling would take a minute
+    ),
+    "paper": Sizes(
+        tasks=tuple(SNAPSHOTS),
+        seeds=(1, 2, 3),
+        snapshots=0,
+        states=150,
+        candidates=150,
+        actions_per_state=0,
+        k=10,
+        bank_episodes=5,
+        bank_decisions=500,
+        decoder_steps=4_000,
+        shooting=SHOOTING,
+        cem=CEM,
+        episodes=20,
+        decisions=500,
+        mppi=PlannerConfig.standard(action_dim=1),
+        mppi_episodes=10,
+        arm_episodes=10,
+        arm_decisions=500,
+        planner=PlannerConfig.budget(64, 2),
+    ),
+}
+
+# Blocks of the seeds for buffers: no training seed is as large.
+SEEDS = {"bank, random": 90, "bank, on-policy": 91, "decoder, random": 92, "decoder, on-policy": 93, "starts": 94}
+
+
+def study_seeds(purpose: str, count: int) -> list[int]:
+    """Environment seeds of this study, the same for every cell of a task."""
+    return episode_seeds("buffer", count, SEEDS[purpose])
+
+
+# ----------------------------------------------------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A cell of the study: the weights of a run after so many decisions (None: not known), by the name to load them."""
+
+    cell: Cell
+    decisions: int | None
+    name: str
+
+    @cached_property
+    def label(self) -> Cell:
+        """The cell under whose name its episodes are kept."""
+        return Cell.of_teacher(self.name, self.cell.task, self.cell.seed)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a run of the study is asked for: cells that can be measured, and the files of those that cannot."""
+
+    profile: str
+    sizes: Sizes
+    cells: list[Snapshot]
+    skipped: list[str]
+    device: str
+
+
+def resolve_study(
+    profile: str,
+    task: str,
+    model_size: str,
+    seed: int,
+    teacher: str,
+    device: str,
+    states: int = 0,
+    actions_per_state: int = 0,
+    k: int = 0,
+) -> Study:
+    """Check the notebook's parameters. `task` "all" and zeros mean as the profile says.
+
+    With a `teacher`, a name or a weights file, there is that one cell, whose training is not known. Raises
+    `ConfigError` for a task that has no score, and for a teacher without its task.
+    """
+    resolve(profile, task, model_size, seed, teacher, device)
+    one_of("task", task, [*SNAPSHOTS, "all"])
+    asked = {"states": states, "actions_per_state": actions_per_state, "k": k}
+    for name, number in asked.items():
+        if number < 0:
+            raise ConfigError(f"{name}={number} must not be negative; 0 means as the profile says.")
+    sizes = dataclasses.replace(SIZES[profile], **{name: number for name, number in asked.items() if number})
+    sizes = dataclasses.replace(sizes, candidates=min(sizes.candidates, sizes.states))
+    if not teacher:
+        return Study(profile, sizes, *study_cells(sizes, task, model_size, seed), device)
+    if task == "all":
+        raise ConfigError(f"teacher={teacher!r} plays one task; give it as task, one of: {', '.join(SNAPSHOTS)}.")
+    return Study(profile, sizes, [Snapshot(Cell.of_teacher(teacher, task, seed), None, teacher)], [], device)
+
+
+def study_cells(sizes: Sizes, task: str = "all", size: str = "1m", seed: int = 0) -> tuple[list[Snapshot], list[str]]:
+    """The cells whose weights are there, and the files of the others; size "all" takes the sizes that are shipped."""
+    found, skipped = [], []
+    for name in sizes.tasks if task == "all" else (task,):
+        for run in sizes.seeds if seed == 0 else (seed,):
+            for width in MODEL_SIZES if size == "all" else (size,):
+                cell = Cell(name, width, run)
+                if size == "all" and not (paths.TEACHERS / f"{cell}.safetensors").is_file():
+                    continue
+                points = _points(cell)
+                if sizes.snapshots and len(points) > sizes.snapshots:
+                    spread = np.linspace(0, len(points) - 1, sizes.snapshots).round().astype(int)
+                    points = [points[i] for i in spread]
+                found += [Snapshot(cell, decisions, weights) for decisions, weights, _ in points if weights]
+                skipped += [shown(file) for _, weights, file in points if not weights]
+    return found, skipped
+
+
+def _points(cell: Cell) -> list[tuple[int, str | None, Path]]:
+    """(decisions, name to load or None, file) of a run's snapshots and of its teacher, in order of training."""
+    teacher = paths.TEACHERS / f"{cell}.safetensors"
+    card = teacher.with_suffix(".json")
+    end = json.loads(card.read_text(encoding="utf-8"))["decisions"] if teacher.is_file() and card.is_file() else None
+    points = []
+    for decisions in sorted({*SNAPSHOTS[cell.task], *filter(None, [end])}):
+        file = paths.TEACHERS / str(cell) / f"{decisions}.safetensors"
+        if decisions == end:
+            points.append((decisions, str(cell), teacher))
+        else:
+            points.append((decisions, f"{cell}/{decisions}" if file.is_file() else None, file))
+    return points

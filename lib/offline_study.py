@@ -1,0 +1,230 @@
+"""Which offline metric tells how a world model will plan: snapshots of training runs, measured and played.
+
+    study = resolve_study("quick", "all", "1m", 0, "", "cpu")
+    rows, gaps = measure_cells(study)
+
+Whatever is costly is kept under a key of its own, part by part: a killed run goes on where it was, and a change in one
+part leaves the others. `lib.offline_tables` has the correlations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file, save_file
+
+from lib import paths
+from lib.arms import make_arm
+from lib.checkpoints import load_world_model, resolve_device, size_of, teacher_key
+from lib.config import PlannerConfig
+from lib.evaluation import Stage
+from lib.matched_planning import MppiPlanner
+from lib.offline_cells import CHEAP, SEEDS, Sizes, Snapshot, Study, study_cells, study_seeds
+from lib.offline_metrics import Decoder, RandomActions, Visited, bank, fit_decoder, measure, visit
+from lib.oracle import Oracle
+from lib.planning_gap import Learner, Matched, episodes, gap
+from lib.profiles import episode_seeds
+from lib.results import (
+    SETTINGS_MODULES,
+    cached,
+    combine,
+    intact,
+    module_key,
+    read_table,
+    write_json,
+)
+from lib.statistics import bootstrap_ci, kept_return
+
+KEPT_AT = (3, 6)  # execution horizons
+MAIN = "shooting"  # the planner whose gap is `cpg`
+
+
+@cache
+def _code(module: str) -> str:
+    return module_key(module, without=(*SETTINGS_MODULES, "lib.offline_cells"))
+
+
+# ------------------------------------------------------------------------------------------------- one cell's parts
+
+
+@cache
+def _oracle(task: str) -> Oracle:
+    return Oracle(task)
+
+
+@dataclass
+class Bench:
+    """One cell with what it takes to measure it: its weights, the task's simulator, and the profile's sizes."""
+
+    snapshot: Snapshot
+    profile: str
+    sizes: Sizes
+    device: str = "cpu"
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        return _oracle(self.snapshot.cell.task)
+
+    @cached_property
+    def wm(self):
+        return load_world_model(self.snapshot.name, self.snapshot.cell.task, resolve_device(self.device))
+
+    @cached_property
+    def player(self) -> MppiPlanner:
+        """The teacher's planner, for on-policy states."""
+        return MppiPlanner(self.wm, self.oracle.scored, self.sizes.planner)
+
+    @cached_property
+    def weights(self) -> str:
+        return teacher_key(self.snapshot.name)
+
+    def _file(self, what: str, key: str, suffix: str) -> Path:
+        return paths.CACHE / "offline" / f"{self.snapshot.label}-{what}-{key[:16]}{suffix}"
+
+    def _key(self, *about) -> str:
+        code, s = _code("lib.offline_metrics"), self.sizes
+        settings = [s.bank_episodes, s.bank_decisions, s.decoder_steps, _budget(s.planner)]
+        return combine(code, self.snapshot.cell.task, self.weights, settings, SEEDS, *about)
+
+    def _visits(self, purpose: str) -> dict[str, list[Visited]]:
+        s, visits = self.sizes, {}
+        for name, planner in (("random", RandomActions(self.oracle)), ("on-policy", self.player)):
+            seeds = study_seeds(f"{purpose}, {name}", s.bank_episodes)
+            what = f"{self.snapshot.label} {purpose}, {name}"
+            visits[name] = visit(self.oracle, planner, seeds, s.bank_decisions, what)
+        return visits
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The cell's decoder, kept; the last episode of each kind is held out."""
+        key = self._key("decoder")
+
+        def make(path: Path) -> None:
+            visits = self._visits("decoder").values()
+            fitted, held_out = ([e for v in visits for e in v[part]] for part in (slice(-1), slice(-1, None)))
+            decoder = fit_decoder(self.wm, self.oracle.scored, fitted, held_out, self.sizes.decoder_steps)
+            save_file(decoder.state_dict(), path)
+
+        file = cached(self._file("decoder", key, ".safetensors"), key, make, f"the decoder of {self.snapshot.label}")
+        tensors = load_file(file)
+        decoder = Decoder(self.wm.latent_dim, len(tensors["mean"]))
+        decoder.load_state_dict(tensors)
+        return decoder.eval().requires_grad_(False).to(self.wm.device)
+
+    def metrics(self) -> dict:
+        """M1–M5 of the cell, kept."""
+        s = self.sizes
+        key = self._key("metrics", s.states, s.candidates, s.actions_per_state, s.k, s.shooting)
+
+        def make(path: Path) -> None:
+            banks = {k.replace("-", "_"): bank(v, s.states, s.k) for k, v in self._visits("bank").items()}
+            row = measure(self.wm, self.oracle, self.decoder, banks, s.candidates, s.actions_per_state, s.shooting)
+            write_json(path, row | {"decoder_error": self.decoder.error.item()})
+
+        file = cached(self._file("metrics", key, ".json"), key, make, f"the metrics of {self.snapshot.label}")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def matched(self) -> list[tuple[Matched, int]]:
+        """The planners of the gap, and the start states that each plays from."""
+        s = self.sizes
+        found = [(Matched(MAIN, s.shooting), s.episodes), (Matched("cem", s.cem), s.episodes)]
+        if s.mppi and self.snapshot.cell.task in CHEAP:
+            found.append((Matched("shooting-latent", s.shooting, by_value=True), s.mppi_episodes))
+            found.append((Matched("mppi", mppi=s.mppi), s.mppi_episodes))
+        return found
+
+    def gaps(self) -> list[dict]:
+        """The planning gap with each planner: one row each. The oracle's episodes are shared by a task's cells."""
+        learner = Learner(self.wm, self.decoder, combine(self.weights, self._key("decoder")))
+        rows = []
+        for matched, count in self.matched():
+            seeds, what = study_seeds("starts", count), str(self.snapshot.label)
+            given = self.oracle, seeds, self.sizes.decisions
+            true = episodes(matched, *given, learner if matched.uses_heads else None, True, what)
+            mine = episodes(matched, *given, learner, False, what)
+            rows.append({"planner": matched.name} | gap(true, mine))
+        return rows
+
+    def downstream(self) -> dict:
+        """What the teacher's planner returns, and what of it is kept when its plans are executed open loop."""
+        s = self.sizes
+        stage = Stage(self.snapshot.label, self.profile, self.snapshot.name, self.wm, {}, s.arm_decisions)
+        seeds = episode_seeds("report" if self.profile == "paper" else "trial", s.arm_episodes)
+        budget = f"{s.planner.samples}x{s.planner.iterations}"
+
+        def returns(name: str) -> list[float]:
+            arm = make_arm(name, s.planner)
+            arm = dataclasses.replace(arm, planner=dataclasses.replace(arm.planner, mode=s.planner.mode))
+            return [row["return"] for row in stage.play(arm, seeds)[0].episodes]
+
+        teacher = returns(f"budget-{budget}")
+        row = {"teacher_return": float(np.mean(teacher))}
+        row["teacher_return_low"], row["teacher_return_high"] = bootstrap_ci(teacher)
+        for steps in KEPT_AT:
+            kept = kept_return(returns(f"{budget}+open-loop-{steps}"), teacher)
+            names = (f"kept_e{steps}", f"kept_e{steps}_low", f"kept_e{steps}_high")
+            row |= dict(zip(names, kept, strict=True))
+        return row
+
+    def rows(self, key: str) -> tuple[dict, list[dict]]:
+        """The cell's row, and one per planner of the gap; `cpg` is that of random shooting by the task's score."""
+        snapshot = self.snapshot
+        about = {"cell": str(snapshot.label), "task": snapshot.cell.task, "size": size_of(self.wm.config)}
+        about |= {"seed": snapshot.cell.seed, "decisions": snapshot.decisions}
+        metrics, gaps = self.metrics(), self.gaps()
+        (main,) = [row for row in gaps if row["planner"] == MAIN]
+        names = {"cpg": "cpg", "cpg_low": "cpg_low", "cpg_high": "cpg_high", "verdict": "verdict"}
+        names |= {f"cpg_return{end}": f"return_gap{end}" for end in ("", "_low", "_high")}
+        row = about | metrics | {name: main.get(theirs) for name, theirs in names.items()} | self.downstream()
+        return row | {"key": key}, [about | found | {"key": key} for found in gaps]
+
+    def key(self) -> str:
+        """Everything that the cell's rows depend on."""
+        work = dataclasses.replace(self.sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
+        return combine(_code("lib.offline_study"), self.weights, work)
+
+
+def _budget(planner: PlannerConfig) -> dict:
+    """A planner's settings without how its plans are computed."""
+    return {k: v for k, v in vars(planner).items() if k != "mode"}
+
+
+# -------------------------------------------------------------------------------------------------------- all cells
+
+
+def measure_cells(study: Study) -> tuple[list[dict], list[dict]]:
+    """One row per cell, and one row per cell and planner of the gap.
+
+    Cells that the profile's result files have under the same key are taken from there, also those that were not asked
+    for now, if they are what would be measured.
+    """
+    known, rows, gaps = recorded(study.profile), [], []
+    others = [cell for cell in study_cells(study.sizes)[0] if cell not in study.cells]
+    for number, snapshot in enumerate([*study.cells, *others], 1):
+        bench = Bench(snapshot, study.profile, study.sizes, study.device)
+        key = bench.key()
+        if key not in known:
+            if snapshot in others:
+                continue
+            print(f"cell {number} of {len(study.cells)}: {snapshot.label}", flush=True)
+            known[key] = bench.rows(key)
+        rows.append(known[key][0])
+        gaps += known[key][1]
+    return rows, gaps
+
+
+def recorded(profile: str) -> dict[str, tuple[dict, list[dict]]]:
+    """Key → row and gaps of the cells in a profile's result files."""
+    tables = []
+    for name in ("cells", "gaps"):
+        file = paths.results(profile) / "offline" / f"{name}.csv"
+        table = read_table(file) if intact(file) else pd.DataFrame(columns=["key"])  # not when edited by hand
+        tables.append(table.astype(object).where(table.notna(), None).to_dict("records"))
+    found = {row["key"]: (row, [gap for gap in tables[1] if gap["key"] == row["key"]]) for row in tables[0]}
+    return {key: (row, gaps) for key, (row, gaps) in found.items() if gaps}
