@@ -87,8 +87,9 @@ SMOKE_ARMS = ("teacher", "policy", "open-loop-3", "two-tower-3", "temporal-3", "
 QUICK_ARMS = ("teacher", "policy", "budget-64x2", "open-loop-3", "two-tower-3")
 QUICK_ARMS += tuple(f"64x2+{scheme}" for scheme in ("open-loop-3", "two-tower-3", "value-checked-6"))
 _SCHEMES = ("open-loop-3", "open-loop-6", "two-tower-3", "two-tower-6", "temporal-3", "temporal-6")
-_SCHEMES += ("gated-6", "ladder-6")
-PAPER_ARMS = ("teacher", "policy", "budget-64x2", *_SCHEMES, *(f"64x2+{s}" for s in (*_SCHEMES, "value-checked-6")))
+_SCHEMES += ("gated-6",)
+_ON_SMALLER = (*_SCHEMES, "value-checked-6", "ladder-6")
+PAPER_ARMS = ("teacher", "policy", "budget-64x2", *_SCHEMES, *(f"64x2+{scheme}" for scheme in _ON_SMALLER))
 PAPER_SIDE_ARMS = ("64x2+gate-only-6", "64x2+sensitive-6")
 
 _TINY = PlannerConfig.budget(32, 1)
