@@ -135,7 +135,7 @@ def _permuted(statistic: Callable, a, b, index: np.ndarray) -> np.ndarray:
         of_a, of_b = (np.sign(x[:, None] - x).astype(np.float32) for x in (a, b))
         pairs = of_a[first, second]
         untied = math.sqrt(np.abs(of_a).sum() * np.abs(of_b).sum()) / 2
-        return of_b[index[:, first], index[:, second]] @ pairs / untied
+        return (of_b[index[:, first], index[:, second]] @ pairs).astype(float) / untied  # sums of signs are exact
     return statistic(a[None], b[index])
 
 

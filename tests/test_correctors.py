@@ -32,7 +32,7 @@ every_arch = pytest.mark.parametrize("arch", CORRECTORS)
 NAMES = ("z_real", "z_pred", "a_plan", "a_policy", "depth", "history")
 READS = {  # for what it adds to the action that it starts from
     "two_tower": {"z_real", "z_pred", "a_plan", "a_policy", "depth"},
-    "temporal": {"z_real", "a_plan", "a_policy", "depth", "history"},
+    "temporal": {"z_real", "z_pred", "a_plan", "a_policy", "depth", "history"},
     "state": {"z_real"},
 }
 

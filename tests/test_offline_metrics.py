@@ -317,6 +317,13 @@ def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, c
     assert read_sidecar(folder / "cells.csv")["skipped"][0].endswith("50000.safetensors")
 
 
+def test_the_notebook_finishes_where_no_weights_are(shipped, capsys):
+    execute(task="cartpole-swingup")
+    said = capsys.readouterr().out
+    assert "0 cells" in said and said.count("skipped, as there are no weights: ") == 2  # of two snapshots
+    assert pd.read_csv(paths.results("smoke") / "offline" / "cells.csv").empty
+
+
 # ------------------------------------------------------------------------------------------------------- the tables
 
 
@@ -403,7 +410,7 @@ def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, monkey
 def test_the_figures_show_every_task_metric_and_target(few, monkeypatch, tmp_path):
     for name in ("DATA", "FIGURES"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    write_results("smoke", cells().to_dict("records"), [], [])
+    write_results("smoke", cells(runs=2, steps=4).to_dict("records"), [], [])
     figure.main(["--profile", "smoke"])
     folder = paths.figures("smoke")
     assert {p.name for p in folder.glob("*.svg")} == {"offline.svg", "offline-cells.svg"}

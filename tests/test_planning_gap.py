@@ -260,6 +260,21 @@ def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(cartpole, w
     torch.testing.assert_close(networks.q(z, mean.tanh(), one), wm.q(z[..., :-1], mean.tanh(), heads=one).mean(0))
 
 
+def test_every_planner_plays_with_either_model(cartpole, wm, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    learner = Learner(wm, torch.nn.Linear(wm.latent_dim, 5), "weights")
+    for matched in (
+        Matched("shooting", SMALL),
+        Matched("cem", SMALL_CEM),
+        Matched("shooting-latent", SMALL, by_value=True),
+        Matched("mppi", mppi=PlannerConfig.budget(16, 2, mode="eager")),
+    ):
+        given = cartpole, [0, 1], 3
+        true, mine = (episodes(matched, *given, learner, which) for which in (True, False))
+        assert true != mine and all(0 < row["return"] < 0.2 for row in true + mine), matched.name
+        assert gap(true, mine)["episodes"] == 2
+
+
 class Dreamt:
     """An oracle whose simulator is the world model itself; its observations are its latents."""
 
