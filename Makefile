@@ -130,7 +130,7 @@ $(CELLS:%=distillation-%): distillation-%: setup
 		--out $(R)/distillation/$*.csv \
 		--needs $(T)/$*.safetensors
 
-# The correctors that the profile's arms need (lib/profiles.py).
+# The correctors that the profile's arms need (lib/workload.py).
 CORRECTORS_quick = two_tower
 CORRECTORS = $(or $(CORRECTORS_$(PROFILE)),two_tower temporal)
 

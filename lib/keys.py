@@ -28,6 +28,7 @@ SETTINGS_MODULES = tuple(
         "__init__",
         "config",
         "profiles",
+        "workload",
         "paths",
         "keys",
         "results",

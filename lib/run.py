@@ -4,16 +4,17 @@
         --out data/results/quick/teacher/walker-walk-1m-1.csv --needs data/teachers/walker-walk-1m-1.safetensors
     python -m lib.run … --mode status     # say "fresh" or "stale" and why; run nothing
 
-A result is up to date when its key is: the sha256 over the code cells, the parameters, the content of the needed files
-and the `lib` files that the code imports. The key and its components are kept in the result's sidecar, so results that
-come with a clone are not made again. A failed or interrupted run leaves the earlier results as they were; the executed
-notebook, traceback included, is kept in `build/<profile>/`.
+A result is up to date when its key is: the sha256 over the code cells, the parameters, the content of the needed files,
+the `lib` files that the code imports, and what these read of the profile. The key and its components are kept in the
+result's sidecar, so results that come with a clone are not made again. A failed or interrupted run leaves the earlier
+results as they were; the executed notebook, traceback included, is kept in `build/<profile>/`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from lib.notebook import RunError, execute, python_path, read_notebook
 from lib.paths import ROOT, executed
 from lib.profiles import Cell
 from lib.results import ResultError, shown
+from lib.workload import PROFILES
 
 
 @dataclass
@@ -53,16 +55,28 @@ class Job:
 
 # ------------------------------------------------------------------------------------------------ keys and reasons
 
+LABELS = {"code": "", "parameters": "parameter ", "profile": "the profile's ", "needs": "input ", "lib": ""}
+
 
 def components(job: Job) -> dict[str, dict]:
     """What the key is made of; kept beside each result so that a later change can be named. A missing need is None."""
     files = {file for text in job.code.values() for file in results.import_closure(text)}
+    files.discard(ROOT / "lib" / "workload.py")  # its values count, and only those that are read
+    texts = [*job.code.values(), *(file.read_text(encoding="utf-8") for file in files)]
     return {
         "code": {part: results.code_hash(text) for part, text in job.code.items()},
         "parameters": job.parameters,
+        "profile": profile_values(texts, job.parameters.get("profile")),
         "needs": {shown(need): results.content_hash(need) if need.is_file() else None for need in job.needs},
         "lib": results.code_hashes(sorted(files)),
     }
+
+
+def profile_values(texts: list[str], profile: str | None) -> dict[str, str]:
+    """Hash of each value of the profile that the code reads, which is always written `profile.<name>`."""
+    read = {name for text in texts for name in re.findall(r"\bprofile\.([a-z_]+)", text)}
+    values = PROFILES.get(profile)
+    return {name: results.combine(getattr(values, name)) for name in sorted(read) if hasattr(values, name)}
 
 
 def stale_reason(out: Path, parts: dict) -> tuple[str, float | None]:
@@ -84,7 +98,7 @@ def stale_reason(out: Path, parts: dict) -> tuple[str, float | None]:
 def changes(old: dict, new: dict) -> list[str]:
     """The differences between two sets of components, in words."""
     words = []
-    for group, label in (("code", ""), ("parameters", "parameter "), ("needs", "input "), ("lib", "")):
+    for group, label in LABELS.items():
         before, after = old.get(group, {}), new[group]
         for name in {**before, **after}:
             if name not in before:

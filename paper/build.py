@@ -24,8 +24,8 @@ from lib.calibration import CALLS_PER_PLAN, WANTED
 from lib.config import PlannerConfig, as_dict, one_of
 from lib.corrector_training import train_corrector
 from lib.distillation import RIGHT_SIZED
-from lib.profiles import PROFILES
 from lib.results import write_bytes
+from lib.workload import PROFILES
 
 
 class PaperError(RuntimeError):

@@ -17,10 +17,11 @@ from lib import paths
 from lib.aggregates import aggregate, performance_profiles
 from lib.comparisons import compare
 from lib.evaluation import evaluated_cells
-from lib.profiles import CELL, PROFILES
+from lib.profiles import CELL
 from lib.results import cached, module_key, read_sidecar, read_table, write_json, write_table
 from lib.statistics import summarise
 from lib.study_design import coverage_table, power_table
+from lib.workload import PROFILES
 
 
 def with_latency(arms: pd.DataFrame, profile: str, cell: str) -> pd.DataFrame:

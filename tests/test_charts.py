@@ -15,8 +15,8 @@ from pypdf import PdfReader
 
 from lib import charts, paths
 from lib.charts import EVERY_STEP, FAMILIES, family, on_smaller_planner, spread
-from lib.profiles import PROFILES
 from lib.results import ResultError, write_table
+from lib.workload import PROFILES
 
 
 def load_figure(name: str):

@@ -36,10 +36,11 @@ from lib.offline_evaluation import (
     trained,
 )
 from lib.offline_training import POLICIES, OfflineTraining, load_policy, save_policy, train
-from lib.profiles import PROFILES, episode_seeds, resolve
+from lib.profiles import episode_seeds, resolve
 from lib.results import ResultError, read_sidecar, read_table, write_table
 from lib.teacher_episodes import RandomController
 from lib.trajectories import OfflineDataError, Trajectory, TrajectorySet, Windows
+from lib.workload import PROFILES
 from lib.world_model import WorldModel
 
 SMALL = dict(context=4, width=16, layers=2, return_scale=10.0)

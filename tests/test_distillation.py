@@ -20,8 +20,9 @@ from lib.distillation import (
     make_corrector,
 )
 from lib.distillation_set import DistillationError, DistillationSet
-from lib.profiles import PROFILES, Profile, resolve
+from lib.profiles import resolve
 from lib.results import read_sidecar, read_table
+from lib.workload import PROFILES, Profile
 
 
 @pytest.fixture

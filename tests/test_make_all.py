@@ -12,7 +12,7 @@ import pytest
 from pypdf import PdfReader
 
 from lib.paths import ROOT
-from lib.profiles import PROFILES
+from lib.workload import PROFILES
 
 CELL = "walker-walk-1m-1"
 RESULTS = "data/results/smoke"

@@ -21,7 +21,8 @@ from lib.checkpoints import CheckpointError, save_world_model
 from lib.config import ConfigError, WorldModelConfig
 from lib.notebook import read_notebook
 from lib.paths import NOTEBOOKS, ROOT
-from lib.profiles import PROFILES, SEED_BLOCKS, Cell
+from lib.profiles import SEED_BLOCKS, Cell
+from lib.workload import PROFILES
 from lib.world_model import WorldModel
 
 CELL = "walker-walk-1m-1"

@@ -21,11 +21,12 @@ from lib.config import ConfigError
 from lib.d4rl import COLUMNS, read_hdf5, read_pickle
 from lib.offline_datasets import dataset_label, load_dataset, minari_folder, read_minari, teacher_dataset, write_minari
 from lib.planner import MPPI
-from lib.profiles import PROFILES, Cell, Settings
+from lib.profiles import Cell, Settings
 from lib.replay import Episode, save_episodes
 from lib.results import module_key, write_table
 from lib.teacher_episodes import KINDS, RandomController, TeacherController, record, recorded, snapshots, sources
 from lib.trajectories import OfflineDataError, Trajectory, TrajectorySet, Windows
+from lib.workload import PROFILES
 
 CELL = Cell("tiny-task", "1m", 1)
 code_key = functools.cache(module_key)  # the code does not change while the tests run

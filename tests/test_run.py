@@ -17,7 +17,9 @@ FIRST = """
 import time
 import lib.needed
 from lib.paths import ROOT
+from lib.profiles import resolve
 from lib.results import write_table
+epochs = resolve(profile, "walker-walk", "1m", 1, "", "cpu").profile.epochs
 """
 SECOND = """
 rows = [{"episode": i, "return": lib.needed.VALUE, "minutes": time.time()} for i in range(episodes)]
@@ -78,7 +80,7 @@ class Repo:
 def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("built")
     (root / "lib").mkdir()
-    for name in ("__init__", "paths", "config", "keys", "results", "notebook", "run"):
+    for name in ("__init__", "paths", "config", "keys", "results", "notebook", "profiles", "workload", "run"):
         shutil.copy(ROOT / "lib" / f"{name}.py", root / "lib")
     (root / "lib" / "needed.py").write_text('"""Old words."""\n\nVALUE = 900.5  # a comment\n')
     (root / "lib" / "unneeded.py").write_text("VALUE = 1\n")
@@ -130,6 +132,8 @@ def test_the_record_beside_a_result_says_how_it_was_made(repo):
         ("lib/needed.py", "Old words", "New words"),
         ("lib/needed.py", "# a comment", "# another"),
         ("lib/unneeded.py", "1", "2"),
+        ("lib/workload.py", '"teacher", "policy", ', '"policy", "teacher", '),  # it reads no arms
+        ("lib/workload.py", "return ", "pass; return "),
     ],
 )
 def test_edits_that_rerun_nothing(repo, file, old, new):
@@ -143,6 +147,7 @@ def test_edits_that_rerun_nothing(repo, file, old, new):
         ("notebooks/one.ipynb", "range(episodes)", "range(episodes + 1)", "code cell 3 changed"),
         ("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 5", "parameter episodes 3 → 5"),
         ("lib/needed.py", "900.5", "900.6", "lib/needed.py changed"),
+        ("lib/workload.py", '"smoke", 2, 1, 3, 2,', '"smoke", 2, 1, 3, 4,', "the profile's epochs changed"),
         ("lib/needed.py", "VALUE", "import lib.unneeded\nVALUE", "lib/unneeded.py is new"),
         (Repo.one, "900.5", "900.7", "file changed by hand or half-written"),
     ],
