@@ -35,7 +35,7 @@ OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
-.PHONY: planner planner-figure teachers-figure
+.PHONY: planner planner-figure teachers-figure depth-figure replans-figure returns-figure film
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
@@ -63,6 +63,9 @@ lint: setup  ## style of code and notebooks
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
+
+film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)
+	$(PY) -m lib.film --cell $(firstword $(CELLS_paper)) --profile paper
 
 html: graph  ## executed notebooks as web pages in build/<profile>/html, after running what is stale
 	@ls $(B)/*.ipynb >/dev/null 2>&1 || { echo "error: build/$(PROFILE) holds no executed notebook, as the results" \
@@ -117,7 +120,8 @@ install:
 
 # ----------------------------------------------------------------------------------------------- results, figures
 
-graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%) teachers-figure pareto planner-figure
+graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%)
+graph: teachers-figure pareto depth-figure replans-figure returns-figure planner-figure
 
 $(TEACHER_CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
@@ -169,7 +173,8 @@ figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
 
 # ls and not $(wildcard): make remembers folders as they were before the notebooks ran.
 TEACHERS = $(shell ls $(R)/teacher/*.csv 2>&-)
-HORIZONS = $(shell ls $(CELLS:%=$(R)/horizon/%.csv) 2>&-)
+# The evaluation's tables that are there, or all of them if none is.
+evaluated = $(or $(shell ls $(CELLS:%=$(R)/horizon/%$(1).csv) 2>&-),$(CELLS:%=$(R)/horizon/%$(1).csv))
 
 teachers-figure: setup $(TEACHER_CELLS:%=teacher-%)
 	@$(call figure,teachers,$(if $(TEACHERS),$(TEACHERS),$(CELLS:%=$(R)/teacher/%-card.csv)) $(OFFICIAL))
@@ -181,10 +186,19 @@ summary: setup $(CELLS:%=horizon-%)
 	@$(RUN) paper/summary.py $(OPTIONS) \
 		--out $(R)/horizon/summary.csv --out $(R)/horizon/arms.json \
 		$(foreach table,$(STATISTICS) $(STATISTICS_$(PROFILE)),--out $(R)/statistics/$(table).csv) \
-		--needs $(if $(HORIZONS),$(HORIZONS),$(CELLS:%=$(R)/horizon/%.csv))
+		--needs $(call evaluated)
 
 pareto: summary
 	@$(call figure,pareto,$(R)/horizon/summary.csv)
+
+depth-figure: setup $(CELLS:%=horizon-%)
+	@$(call figure,depth,$(call evaluated,-depth))
+
+replans-figure: setup $(CELLS:%=horizon-%)
+	@$(call figure,replans,$(call evaluated,-phase) $(call evaluated))
+
+returns-figure: setup $(CELLS:%=horizon-%)
+	@$(call figure,returns,$(call evaluated))
 
 planner-figure: planner
 	@$(call figure,planner,$(R)/planner/cpu.csv)

@@ -12,6 +12,8 @@ import pytest
 
 from lib.paths import NOTEBOOKS, ROOT
 
+FIGURES = ("teachers", "pareto", "depth", "replans", "returns", "planner")  # in the order of the graph
+
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 STAND_IN = """#!/bin/sh
@@ -32,7 +34,7 @@ def make(folder: Path, *arguments, path: str = "/usr/bin:/bin", code: int = 0) -
     """Output of make in `folder`, which must end with `code`; the outer make's variables do not reach it."""
     environment = {"PATH": path, "HOME": str(folder)}
     command = [shutil.which("make"), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
     assert bool(done.returncode) == bool(code), done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -66,6 +68,9 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "figures/teachers.py",
         "paper/summary.py",
         "figures/pareto.py",
+        "figures/depth.py",
+        "figures/replans.py",
+        "figures/returns.py",
         "notebooks/08_planner_benchmark.ipynb",
         "figures/planner.py",
     ]
@@ -86,16 +91,17 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
     *graph, build = calls(repo / "log")
     assert all("-p profile paper --mode warn --stale-list build/paper/stale.txt" in line for line in graph)
     figures = [line for line in graph if "figures/" in line]
-    assert [line.split()[3] for line in figures] == ["figures/teachers.py", "figures/pareto.py", "figures/planner.py"]
+    assert [line.split()[3] for line in figures] == [f"figures/{name}.py" for name in FIGURES]
     assert all("--mode warn" in line for line in figures)
     assert build == "python paper/build.py --profile paper"
     assert (repo / "build/paper/stale.txt").read_text() == ""
     (repo / "data").mkdir()
     (repo / "data/official_returns.csv").touch()
-    inputs = {"teachers": "teacher/a-1m-1-card.csv", "pareto": "horizon/summary.csv", "planner": "planner/cpu.csv"}
+    inputs = {"teachers": "teacher/a-1m-1-card.csv", "pareto": "horizon/summary.csv"}
+    inputs |= {"returns": "horizon/walker-walk-1m-1.csv", "planner": "planner/cpu.csv"}
     for figure, name in inputs.items():
         result = repo / "data/results/paper" / name
-        result.parent.mkdir(parents=True)
+        result.parent.mkdir(parents=True, exist_ok=True)
         result.touch()
         (repo / "log").unlink()
         make(repo, f"PYTHON={python}", "paper")
@@ -107,7 +113,7 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper", "CELLS=a-1m-1 b-1m-1")
-    assert len(calls(repo / "log")) == 2 * 4 + 5  # four notebooks of each cell, and what belongs to none
+    assert len(calls(repo / "log")) == 2 * 4 + 8  # four notebooks of each cell, and what belongs to none
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
 
 
@@ -138,7 +144,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 10
+    assert len(calls(tmp_path / "log")) == 4 + len(FIGURES) + 3  # notebooks, figures, planner, summary, PDF
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):
