@@ -11,6 +11,10 @@ CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
 CELLS_paper = walker-walk-1m-1 cartpole-swingup-1m-1
 CELLS = $(CELLS_$(PROFILE))
+# What a sequence model is trained on, and with which seeds (SequenceStudy in lib/workload.py).
+SEQUENCES = $(CELLS)
+SEQUENCE_SEEDS_paper = 1 2 3
+SEQUENCE_SEEDS = $(or $(SEQUENCE_SEEDS_$(PROFILE)),1)
 # The paper shows every shipped teacher.
 SHIPPED_paper = $(notdir $(basename $(wildcard data/teachers/*.safetensors)))
 TEACHER_CELLS = $(sort $(CELLS) $(SHIPPED_$(PROFILE)))
@@ -36,7 +40,9 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
 .PHONY: planner planner-figure teachers-figure depth-figure replans-figure returns-figure film
+.PHONY: model_error-figure offline offline-figure sequence-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
+.PHONY: $(CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@rm -f $(B)/stale.txt
@@ -121,7 +127,8 @@ install:
 # ----------------------------------------------------------------------------------------------- results, figures
 
 graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%)
-graph: teachers-figure pareto depth-figure replans-figure returns-figure planner-figure
+graph: teachers-figure pareto depth-figure replans-figure returns-figure model_error-figure offline-figure
+graph: sequence-figure planner-figure
 
 $(TEACHER_CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
@@ -150,8 +157,33 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 		--out $(R)/horizon/$*-depth.csv \
 		--out $(R)/horizon/$*-phase.csv \
 		--out $(R)/corrector/$*-calibration.json \
+		--out $(R)/corrector/$*-candidates.csv \
 		--out $(R)/latency/$*.csv \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
+
+$(CELLS:%=model_error-%): model_error-%: setup
+	@$(RUN) notebooks/05_model_error.ipynb --cell $* $(OPTIONS) \
+		--out $(R)/model_error/$*.csv \
+		--out $(R)/model_error/$*_model_error.txt \
+		--needs $(T)/$*.safetensors $(T)/$*.json $(wildcard $(T)/$*/*.safetensors)
+
+# The snapshots that the study looks at (OfflineStudy in lib/workload.py), as far as they are shipped.
+OFFLINE_smoke = $(T)/walker-walk-1m-1.safetensors
+OFFLINE_quick = $(T)/cartpole-swingup-1m-1.safetensors $(T)/cartpole-swingup-1m-1/2500.safetensors
+OFFLINE_TASKS = cartpole-swingup reacher-easy walker-walk
+OFFLINE_paper = $(sort $(wildcard \
+	$(OFFLINE_TASKS:%=$(T)/%-1m-[123].safetensors) $(OFFLINE_TASKS:%=$(T)/%-1m-[123]/*.safetensors)))
+
+offline: setup
+	@$(RUN) notebooks/06_offline_vs_downstream.ipynb $(OPTIONS) \
+		$(foreach table,cells gaps correlations differences skipped,--out $(R)/offline/$(table).csv) \
+		--needs $(OFFLINE_$(PROFILE))
+
+# After the evaluation, whose episodes of the teacher and the policy prior it takes.
+$(SEQUENCES:%=sequence-%): sequence-%: horizon-%
+	@$(RUN) notebooks/07_decision_transformer.ipynb --cell $* $(OPTIONS) \
+		$(foreach part,$(SEQUENCE_SEEDS) latency episodes summary,--out $(R)/decision_transformer/$*-expert-$(part).csv) \
+		--needs $(T)/$*.safetensors
 
 # Timings of this machine's CPU; the teacher plays only where float32 and bfloat16 are compared. For a GPU, on a machine
 # that has one: papermill notebooks/08_planner_benchmark.ipynb build/out.ipynb -p profile paper -p device cuda
@@ -173,32 +205,44 @@ figure = $(RUN) figures/$(1).py -p profile $(PROFILE) \
 
 # ls and not $(wildcard): make remembers folders as they were before the notebooks ran.
 TEACHERS = $(shell ls $(R)/teacher/*.csv 2>&-)
-# The evaluation's tables that are there, or all of them if none is.
-evaluated = $(or $(shell ls $(CELLS:%=$(R)/horizon/%$(1).csv) 2>&-),$(CELLS:%=$(R)/horizon/%$(1).csv))
+# Of these files the ones that are there, or all of them if none is.
+there = $(or $(shell ls $(1) 2>&-),$(1))
 
 teachers-figure: setup $(TEACHER_CELLS:%=teacher-%)
 	@$(call figure,teachers,$(if $(TEACHERS),$(TEACHERS),$(CELLS:%=$(R)/teacher/%-card.csv)) $(OFFICIAL))
 
 STATISTICS = comparisons power aggregate profiles
-STATISTICS_paper = coverage
+STATISTICS_smoke = headline
+STATISTICS_paper = headline coverage
 
 summary: setup $(CELLS:%=horizon-%)
 	@$(RUN) paper/summary.py $(OPTIONS) \
 		--out $(R)/horizon/summary.csv --out $(R)/horizon/arms.json \
 		$(foreach table,$(STATISTICS) $(STATISTICS_$(PROFILE)),--out $(R)/statistics/$(table).csv) \
-		--needs $(call evaluated)
+		--needs $(call there,$(CELLS:%=$(R)/horizon/%.csv) $(CELLS:%=$(R)/corrector/%-candidates.csv))
 
-pareto: summary
-	@$(call figure,pareto,$(R)/horizon/summary.csv)
+learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
+
+pareto: summary $(SEQUENCES:%=sequence-%)
+	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(call learnt,summary) 2>&-))
 
 depth-figure: setup $(CELLS:%=horizon-%)
-	@$(call figure,depth,$(call evaluated,-depth))
+	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv)))
 
 replans-figure: setup $(CELLS:%=horizon-%)
-	@$(call figure,replans,$(call evaluated,-phase) $(call evaluated))
+	@$(call figure,replans,$(call there,$(CELLS:%=$(R)/horizon/%-phase.csv) $(CELLS:%=$(R)/horizon/%.csv)))
 
 returns-figure: setup $(CELLS:%=horizon-%)
-	@$(call figure,returns,$(call evaluated))
+	@$(call figure,returns,$(call there,$(CELLS:%=$(R)/horizon/%.csv)))
+
+model_error-figure: setup $(CELLS:%=model_error-%)
+	@$(call figure,model_error,$(call there,$(CELLS:%=$(R)/model_error/%.csv)))
+
+offline-figure: offline
+	@$(call figure,offline,$(R)/offline/cells.csv $(R)/offline/correlations.csv) --out figures/$(PROFILE)/offline-cells.svg
+
+sequence-figure: setup $(SEQUENCES:%=sequence-%)
+	@$(call figure,decision_transformer,$(call learnt,summary) $(foreach seed,$(SEQUENCE_SEEDS),$(call learnt,$(seed))))
 
 planner-figure: planner
 	@$(call figure,planner,$(R)/planner/cpu.csv)

@@ -19,9 +19,10 @@ from lib.results import ResultError, how_to_make, read_table, shown
 
 AXIS, GAP = 54, 58  # units that the axis of the first panel takes, and those between panels, where another one stands
 LABELS = 34  # units of these that the labels of ticks take
-HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 125, 490, 44  # of a panel at most, of all rows, and what a row needs beside its panels
+HEIGHT, LEAST = 125, 40  # of a panel at most and at least
+ROWS_HEIGHT, ROW_EXTRA = 380, 44  # of all rows, as far as panels have their least height, and what a row adds to them
 STEPS, DECISIONS = "Steps ahead", "Decisions of training (thousands)"
-ERROR, SHARE = "Latent error (mse)", "Share of the mean latent's error"
+ERROR, SHARE = "Latent error (mse)", "Of mean latent's error"
 MODEL, PERSISTENCE, MEAN = "prediction", "no change", "mean latent"  # what is compared with the encoded latent
 DASHES = {MODEL: [1, 0], PERSISTENCE: [4, 2], MEAN: [1, 2]}
 # Okabe–Ito colours, as everywhere; a source of states that is not among these gets one of the others.
@@ -43,13 +44,14 @@ def draw(rows: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure: per cell, the error of its teacher by source of states, and that of its snapshots on one source."""
     cells = [part for _, part in rows.groupby("cell", sort=False)]
     width = (charts.FULL_WIDTH - AXIS - GAP) / 2
-    height = min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA)
+    height = max(LEAST, min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA))
+    trained = [part for part in cells if part["model"].nunique() > 1 and part["decisions"].notna().all()]
     sources, drawn = list(rows["source"].drop_duplicates()), []
     for part in cells:
         first, bottom = part is cells[0], part is cells[-1]
         panels = [by_step(part, sources, first, bottom)]
-        if part["model"].nunique() > 1 and part["decisions"].notna().all():
-            panels.append(by_training(part, bottom))
+        if any(part is other for other in trained):
+            panels.append(by_training(part, part is trained[-1]))  # the last rows may have no such panel
         panels = [panel.properties(width=width, height=height) for panel in panels]
         row = alt.hconcat(*panels, spacing=GAP, bounds="flush")
         drawn.append(row.properties(title=part["cell"].iloc[0]) if len(cells) > 1 else row)

@@ -2,7 +2,8 @@
 
     python figures/pareto.py --profile quick
 
-reads data/results/quick/horizon/summary.csv and writes figures/quick/pareto.{svg,pdf,png}.
+reads data/results/quick/horizon/summary.csv, and of decision_transformer/ the policies that learnt from expert episodes
+of the same cells; writes figures/quick/pareto.{svg,pdf,png}.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ LOW = 110  # a panel that is lower has smaller marks and a shorter title
 STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below
 ZERO_SLOT = 0.13  # of the width: logarithmic axes have no zero, so arms that cost nothing stand apart on the left
 LEGEND_COLUMNS, LEGEND_LINE = 5, 11
+# What learnt offline from the teacher's episodes and plans nothing.
+OFFLINE = {
+    "decision-transformer": charts.Family("Decision Transformer", "#332288", "M-1,-1H1V1H.35V-.3H-.35V1H-1Z"),
+    "behaviour-cloning": charts.Family("behaviour cloning", "#332288", "M0,-1L1,.1H.4V1H-.4V.1H-1Z"),
+}
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,14 @@ def size(execution_horizon: int, height: float = HEIGHT) -> float:
     return (18 + 6 * execution_horizon) * (1 if height > LOW else 0.7)
 
 
+def family_of(arm: str) -> charts.Family:
+    """The family of an arm, or of a policy that learnt offline."""
+    return OFFLINE.get(arm) or charts.family(arm)
+
+
 def look(arm: str) -> dict[str, str]:
     """Colour, filling and shape of an arm's mark; hollow on a smaller planner."""
-    family = charts.family(arm)
+    family = family_of(arm)
     fill = "white" if charts.on_smaller_planner(arm) else family.colour
     return {"colour": family.colour, "fill": fill, "shape": family.shape}
 
@@ -202,7 +213,7 @@ def panel(arms: pd.DataFrame, cost: str, x: Scale, y: Scale, first: bool, bottom
 def legend(summary: pd.DataFrame, width: float) -> alt.LayerChart:
     """What shapes, filling and sizes mean, for the arms that are there."""
     arms, steps = summary["arm"].unique(), summary["execution_horizon"]
-    families = {charts.family(arm).name: look(arm) | {"fill": charts.family(arm).colour} for arm in arms}
+    families = {family_of(arm).name: look(arm) | {"fill": family_of(arm).colour} for arm in arms}
     grey = {"colour": MUTED, "fill": MUTED, "shape": "circle"}
     others = {}
     if any(map(charts.on_smaller_planner, arms)):
@@ -252,6 +263,24 @@ def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
     return alt.vconcat(*rows, legend(summary, charts.FULL_WIDTH - AXIS), spacing=6)
 
 
+def read(profile: str) -> pd.DataFrame:
+    """The table of arms; below it the policies that learnt offline from the same cells' teachers, where there are any.
+
+    The Decision Transformer stands there as it does when it is asked for the best return of the data.
+    """
+    folder = paths.results(profile)
+    summary = read_table(folder / "horizon" / "summary.csv")
+    parts = [summary]
+    for cell, task in summary[["cell", "task"]].drop_duplicates().itertuples(index=False):
+        label = f"{task}-{cell.removeprefix(f'{task}-')}-expert"
+        file = folder / "decision_transformer" / f"{label}-summary.csv"
+        if file.is_file():
+            rows = read_table(file)
+            rows = rows[rows["arm"].isin(OFFLINE) & (rows["asked"].isna() | (rows["asked"] == 1))]
+            parts.append(rows[[column for column in summary if column in rows]])
+    return pd.concat(parts, ignore_index=True).astype({"execution_horizon": summary["execution_horizon"].dtype})
+
+
 def cell_title(arms: pd.DataFrame, summary: pd.DataFrame) -> str:
     """Task and size, the seed where it tells cells apart, and the name of a cell whose teacher is from elsewhere."""
     cell, task, model_size, seed = arms[["cell", *CELL]].iloc[0]
@@ -265,8 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="quick")
     profile = parser.parse_args(arguments).profile
-    summary = read_table(paths.results(profile) / "horizon" / "summary.csv")
-    for path in charts.save(draw(summary), paths.figures(profile) / "pareto"):
+    for path in charts.save(draw(read(profile)), paths.figures(profile) / "pareto"):
         print(path)
 
 

@@ -39,11 +39,12 @@ GENERATED = ("teacher", "noisy", "random")  # what may be generated, and is unle
 KEPT = {"train": "train_buffer.safetensors", "test": "test_buffer.safetensors"}  # what a training run keeps
 PLAYER = (64, 2)  # samples and iterations of the planner that plays: as good as 512 × 6, which takes ten times as long
 SHARD = 10  # episodes that are played as one batch and kept in one file
+SEEDS = 10_000  # start states of each `buffer_seed`
 
 
 @dataclass
 class Source:
-    """A buffer: where states and actions come from. `on_policy`: played by the teacher's planner, undisturbed."""
+    """A buffer: where states and actions come from. `on_policy`: known to be the teacher's own, undisturbed play."""
 
     name: str
     episodes: list[Episode]
@@ -75,10 +76,11 @@ class Player:
         return dataclasses.replace(plan, actions=(plan.actions + self.noise * noise).clamp(-1, 1))
 
 
-def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: float) -> Source:
+def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: float, buffer_seed: int = 0) -> Source:
     """A buffer of `GENERATED` with so many episodes; those that were played before are read from the cache.
 
-    All three start from the same states. The teacher plays with a planner of 64 × 2, under smoke with that profile's.
+    All three start from the same states, which `buffer_seed` picks. The teacher plays with a planner of 64 × 2, under
+    smoke with that profile's.
     """
     teacher, decisions = settings.teacher_name(cell), settings.profile.decisions
     wm = load_world_model(teacher, task=cell.task, device=settings.device)
@@ -93,7 +95,8 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         "decisions": decisions,
     }
     code = combine(module_key("lib.training", without=SETTINGS_MODULES), code_hash(inspect.getsource(Player)))
-    seeds, found, keys = episode_seeds("buffer", episodes, cell.seed), [], []
+    seeds = episode_seeds("buffer", episodes, cell.seed, first=SEEDS * buffer_seed)
+    found, keys = [], []
     for first in range(0, episodes, SHARD):
         part = seeds[first : first + SHARD]
         what = f"{cell} buffer {name} {first + len(part)}/{episodes}"
@@ -110,14 +113,28 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
     return Source(name, found, combine(keys), name == "teacher", facts | {"episode_seeds": seeds})
 
 
+def kept(cell: Cell, name: str) -> Path:
+    """Where the cell's training run keeps its `train` or `test` episodes; only the machine that trained it has them."""
+    return paths.CACHE / "training" / str(cell) / KEPT[name]
+
+
+def available(cell: Cell, names: tuple[str, ...]) -> list[str]:
+    """Those of the names that can be had here; says which kept buffers cannot."""
+    lacking = [name for name in names if name in KEPT and not kept(cell, name).is_file()]
+    if lacking:
+        print(f"left out, as only the machine that trained {cell} has them: {', '.join(lacking)}")
+    return [name for name in names if name not in lacking]
+
+
 def read(cell: Cell, name: str) -> Source:
     """A buffer from disk: `train` or `test`, as the cell's training run keeps them, or the name of a file.
 
-    A file is taken to be the teacher's own play. Raises `ConfigError` when there is no such file and
-    `EpisodeFileError` when it cannot be used.
+    Nobody knows who played a file's episodes, so only `test` is on-policy. Raises `ConfigError` when there is no such
+    file and `EpisodeFileError` when it cannot be used.
     """
+    on_policy = name == "test"
     if name in KEPT:
-        path = paths.CACHE / "training" / str(cell) / KEPT[name]
+        path = kept(cell, name)
         if not path.is_file():
             raise ConfigError(
                 f"buffer={name!r} is {shown(path)}, which only the machine that trained {cell} has; leave {name} out, "
@@ -130,12 +147,13 @@ def read(cell: Cell, name: str) -> Source:
         name = path.stem
     episodes = load_episodes(path)
     recorded = CELL.fullmatch(path.resolve().parent.name)  # training keeps its episodes in a folder of the cell's name
-    task = read_sidecar(path).get("task") if sidecar(path).is_file() else recorded and recorded[1]
+    told = read_sidecar(path).get("task") if sidecar(path).is_file() else None
+    task = told or (recorded and recorded[1])
     if task and task != cell.task:
         raise EpisodeFileError(
             f"{shown(path)} holds episodes of {task}, not of {cell.task}; take one of the same task."
         )
-    return Source(name, episodes, file_hash(path), path.name != KEPT["train"], {"file": shown(path)})
+    return Source(name, episodes, file_hash(path), on_policy, {"file": shown(path)})
 
 
 def check(source: Source, wm: WorldModel, task: str, horizon: int) -> Source:

@@ -84,7 +84,7 @@ def holm(p_values) -> np.ndarray:
 def compare(
     rows: pd.DataFrame, margin: float = MARGIN, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Every arm against the arms that `references` names, one row per cell, role and arm, paired by episode seed.
+    """Every arm against the arms that `references` and `rivals` name, one row per cell, role and arm, paired by seed.
 
     rows: as `summarise` takes them. `improvement` is the probability of improvement over `reference`, `difference` the
     mean difference in return, both with intervals; `p_non_inferior` is the one-sided p-value at `margin` (a fraction of
@@ -96,7 +96,7 @@ def compare(
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms, table = arms_by_seed(episodes, "-".join(map(str, cell))), []
         for name in arms:
-            for role, reference in references(name, arms).items():
+            for role, reference in (references(name, arms) | rivals(name, arms)).items():
                 both = shared(arms[name], arms[reference])
                 mine, theirs = (
                     vector(arm["return"], which) for arm, which in zip(both, (name, reference), strict=True)
@@ -115,3 +115,17 @@ def compare(
     if not tables:
         raise StatisticsError("No arm has another one to be compared with; evaluate arms beside the teacher.")
     return pd.concat(tables, ignore_index=True)
+
+
+def rivals(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """What is cheap without speculation, for an arm that executes plans for several steps: role → name of an arm.
+
+    `policy`, the prior alone; `equal compute`, of the planners that replan at every step the one with the fewest model
+    evaluations that are not below the arm's own.
+    """
+    if int(arms[name]["execution_horizon"].iloc[0]) == 1:
+        return {}
+    spent = {other: table["model_evaluations"].mean() for other, table in arms.items()}
+    enough = [other for other in arms if other.startswith("budget-") and spent[other] >= spent[name]]
+    found = {"equal compute": min(enough, key=spent.get)} if enough else {}
+    return found | ({"policy": "policy"} if "policy" in arms else {})

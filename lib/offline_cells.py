@@ -1,10 +1,9 @@
-"""The offline study's cells: snapshots of training runs, and how much work each profile does on them.
+"""The offline study's cells: snapshots of training runs. `lib.workload` says how much work is done on them.
 
     study = resolve_study("quick", "all", "1m", 0, "", "cpu")
     study.cells, study.skipped      # what can be measured, and the files of cells whose weights are missing
 
-A cell is a snapshot: (task, size, seed, decisions of training). The sizes here decide the minutes: one decision of
-random shooting in the simulator takes 16 ms for cartpole, 5 ms for reacher and 170 ms for walker.
+A cell is a snapshot: (task, size, seed, decisions of training).
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from lib import paths
-from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, one_of
-from lib.matched_planning import CEM, SHOOTING, Search
+from lib.config import MODEL_SIZES, ConfigError, one_of
 from lib.profiles import Cell, episode_seeds, resolve
 from lib.results import shown
+from lib.workload import OfflineStudy
 
 # Decisions of training at which a run's snapshots are studied, beside its shipped teacher.
 EARLY = (2_500, 5_000, 7_500, 10_000, 15_000, 20_000)
@@ -30,99 +29,9 @@ SNAPSHOTS = {
     "reacher-easy": EARLY,
     "walker-walk": (2_500, 5_000, 10_000, 20_000, 35_000, 50_000),
 }
-CHEAP = ("cartpole-swingup", "reacher-easy")  # of walker, one MPPI solve in the simulator takes over a second
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much work a profile does."""
-
-    tasks: tuple[str, ...]
-    seeds: tuple[int, ...]  # runs of each task
-    snapshots: int  # of each run, spread over its training; 0: all
-    states: int  # of each bank
-    candidates: int  # of these, how many M4 and M5 look at
-    actions_per_state: int  # of the action set; 0: all
-    k: int  # decisions ahead of M2
-    bank_episodes: int  # of random and of planned actions each, and as many again for the decoder
-    bank_decisions: int
-    decoder_steps: int
-    shooting: Search
-    cem: Search
-    episodes: int  # start states of the planning gap
-    decisions: int
-    mppi: PlannerConfig | None  # of the gap with heads; None leaves it out, and the search by value with it
-    mppi_episodes: int
-    arm_episodes: int  # of the teacher's planner and of its plans executed open loop
-    arm_decisions: int
-    planner: PlannerConfig  # the teacher's, for on-policy states and arms
-
-
-SIZES = {
-    "smoke": Sizes(
-        tasks=("walker-walk",),
-        seeds=(1,),
-        snapshots=2,
-        states=6,
-        candidates=2,
-        actions_per_state=4,
-        k=2,
-        bank_episodes=2,
-        bank_decisions=12,
-        decoder_steps=20,
-        shooting=Search(samples=4, horizon=3),
-        cem=Search(samples=4, horizon=3, iterations=2, elites=2),
-        episodes=2,
-        decisions=2,
-        mppi=None,
-        mppi_episodes=0,
-        arm_episodes=2,
-        arm_decisions=12,
-        planner=PlannerConfig.budget(16, 1, mode="eager"),
-    ),
-    "quick": Sizes(
-        tasks=("cartpole-swingup", "walker-walk"),
-        seeds=(1,),
-        snapshots=2,
-        states=150,
-        candidates=24,
-        actions_per_state=16,
-        k=10,
-        bank_episodes=2,
-        bank_decisions=120,
-        decoder_steps=600,
-        shooting=Search(samples=16, horizon=8),
-        cem=Search(samples=8, horizon=8, iterations=3, elites=2),
-        episodes=3,
-        decisions=40,
-        mppi=None,
-        mppi_episodes=0,
-        arm_episodes=3,
-        arm_decisions=100,
-        planner=PlannerConfig.budget(64, 2, mode="eager"),  # compiling would take a minute
-    ),
-    "paper": Sizes(
-        tasks=tuple(SNAPSHOTS),
-        seeds=(1, 2, 3),
-        snapshots=0,
-        states=150,
-        candidates=150,
-        actions_per_state=0,
-        k=10,
-        bank_episodes=5,
-        bank_decisions=500,
-        decoder_steps=4_000,
-        shooting=SHOOTING,
-        cem=CEM,
-        episodes=20,
-        decisions=500,
-        mppi=PlannerConfig.standard(action_dim=1),
-        mppi_episodes=10,
-        arm_episodes=10,
-        arm_decisions=500,
-        planner=PlannerConfig.budget(64, 2),
-    ),
-}
+# Tasks whose simulator can be asked anew for each cell: one decision of random shooting takes 16 ms of cartpole's and
+# 5 ms of reacher's, 170 ms of walker's.
+CHEAP = ("cartpole-swingup", "reacher-easy")
 
 # Blocks of the seeds for buffers: no training seed is as large.
 SEEDS = {"bank, random": 90, "bank, on-policy": 91, "decoder, random": 92, "decoder, on-policy": 93, "starts": 94}
@@ -155,7 +64,7 @@ class Study:
     """What a run of the study is asked for: cells that can be measured, and the files of those that cannot."""
 
     profile: str
-    sizes: Sizes
+    sizes: OfflineStudy
     cells: list[Snapshot]
     skipped: list[str]
     device: str
@@ -177,13 +86,13 @@ def resolve_study(
     With a `teacher`, a name or a weights file, there is that one cell, whose training is not known. Raises
     `ConfigError` for a task that has no score, and for a teacher without its task.
     """
-    resolve(profile, task, model_size, seed, teacher, device)
+    settings = resolve(profile, task, model_size, seed, teacher, device)
     one_of("task", task, [*SNAPSHOTS, "all"])
     asked = {"states": states, "actions_per_state": actions_per_state, "k": k}
     for name, number in asked.items():
         if number < 0:
             raise ConfigError(f"{name}={number} must not be negative; 0 means as the profile says.")
-    sizes = dataclasses.replace(SIZES[profile], **{name: number for name, number in asked.items() if number})
+    sizes = dataclasses.replace(settings.profile.offline, **{name: number for name, number in asked.items() if number})
     sizes = dataclasses.replace(sizes, candidates=min(sizes.candidates, sizes.states))
     if not teacher:
         return Study(profile, sizes, *study_cells(sizes, task, model_size, seed), device)
@@ -192,7 +101,9 @@ def resolve_study(
     return Study(profile, sizes, [Snapshot(Cell.of_teacher(teacher, task, seed), None, teacher)], [], device)
 
 
-def study_cells(sizes: Sizes, task: str = "all", size: str = "1m", seed: int = 0) -> tuple[list[Snapshot], list[str]]:
+def study_cells(
+    sizes: OfflineStudy, task: str = "all", size: str = "1m", seed: int = 0
+) -> tuple[list[Snapshot], list[str]]:
     """The cells whose weights are there, and the files of the others; size "all" takes the sizes that are shipped."""
     found, skipped = [], []
     for name in sizes.tasks if task == "all" else (task,):

@@ -1,8 +1,7 @@
 """What policies that learnt offline return: asked for several returns, beside the teacher and its prior, and timed.
 
-    size = SIZES["quick"]
-    policy, curve = trained(DecisionTransformer, data, size.training, seed=1)
-    rows = evaluate_policy(policy, "walker-walk", seeds, 500, targets(data.returns.max(), "walker-walk", size.asked))
+    policy, curve = trained(DecisionTransformer, data, OfflineTraining(), seed=1)
+    rows = evaluated(policy, "walker-walk", seeds, 500, targets(data.returns.max(), "walker-walk", (0.5, 1.0)))
     table = summarise_offline(pd.DataFrame(rows), "walker-walk")
 
 Environments are DMControl tasks by their official names, and gymnasium's MuJoCo tasks (v5): hopper, halfcheetah,
@@ -11,9 +10,11 @@ walker2d. All arms start from the same states.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -24,7 +25,7 @@ from lib import paths
 from lib.config import ConfigError, one_of
 from lib.evaluation import rollout
 from lib.offline_training import OfflineTraining, train
-from lib.results import SETTINGS_MODULES, combine, module_key
+from lib.results import SETTINGS_MODULES, cached, combine, module_key, write_json
 from lib.statistics import Estimate, bootstrap_ci, kept_return
 from lib.tasks import EPISODE_DECISIONS, make_env, task_names
 from lib.timing import summary, timed
@@ -41,33 +42,6 @@ REFERENCES = {
 }
 DMCONTROL_REFERENCE = (0.0, 1000.0)
 ROWS = 32  # episodes at a time
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much work a profile does: episodes of a dataset made here, and of the teacher's; the training; its seeds.
-
-    `asked` are the returns that the Decision Transformer is asked for, as shares of the way from a random policy's to
-    the best of the data; the share of 1 is the arm that is compared. `curve_episodes` are played at every evaluation.
-    """
-
-    dataset_episodes: int = 100
-    training: OfflineTraining = field(default_factory=OfflineTraining)
-    seeds: int = 3
-    asked: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25)
-    curve_episodes: int = 5
-    latency_decisions: int = 300
-    references: tuple[str, ...] = ("teacher", "budget-64x2", "policy")  # arms; the second one played the data
-
-
-SIZES = {
-    "smoke": Size(
-        4, OfflineTraining(4, 2, 1e-3, batch_size=8, evaluate_every=2), 1, (0.5, 1.0), 1, 5, ("teacher", "policy")
-    ),
-    # A higher rate of learning, as there are few updates.
-    "quick": Size(10, OfflineTraining(240, 20, 1e-3, evaluate_every=80), 1, (0.5, 0.75, 1.0), 1, 100),
-    "paper": Size(),
-}
 
 
 # ----------------------------------------------------------------------------------------------------- environments
@@ -121,12 +95,15 @@ def trained(
     data: TrajectorySet,
     training: OfflineTraining,
     seed: int,
-    play=None,
+    watch: dict | None = None,
     device: str = "cpu",
 ) -> tuple[OfflinePolicy, list[dict]]:
-    """A trained policy and its curve, kept under a key of code, data, settings and seed; see `lib.offline_training`."""
-    module = policy.__module__
-    key = combine(module_key("lib.offline_training", module, without=SETTINGS_MODULES), data.key, training, seed)
+    """A trained policy and its curve, kept under a key of code, data, settings and seed; see `lib.offline_training`.
+
+    `watch` are the arguments of `curve_returns` for what is shown on the way, the policy left out.
+    """
+    code = module_key("lib.offline_training", policy.__module__, without=SETTINGS_MODULES)
+    key, play = combine(code, data.key, training, seed, watch), partial(curve_returns, **watch) if watch else None
     folder = paths.CACHE / "decision_transformer" / f"{policy.arm}-{seed}-{key[:16]}"
     return train(policy, data, training, seed, folder, play, device, f"{policy.arm} {data.name} seed {seed}")
 
@@ -170,6 +147,24 @@ def evaluate_policy(
             rows.append(row | {"return": float(total), "length": int(length), "planner_calls": 0})
             rows[-1] |= {"model_evaluations": 0, "execution_horizon": 1}
     return rows
+
+
+def evaluated(
+    policy: OfflinePolicy, env: str, seeds: list[int], decisions: int, asked: dict[float, float] | None = None, what=""
+) -> list[dict]:
+    """The same rows, played once and kept under a key of code, weights and arguments: a killed run plays on."""
+    code = module_key("lib.offline_evaluation", policy.__module__, without=SETTINGS_MODULES)
+    weights = hashlib.sha256()
+    for name, value in sorted(policy.state_dict().items()):
+        weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    arguments = (env, seeds, decisions, sorted((asked or {}).items()))
+    key = combine(code, weights.hexdigest(), policy.shape, policy.device.type, arguments)
+    file = paths.CACHE / "decision_transformer" / "episodes" / f"{key[:24]}.json"
+
+    def make(path: Path) -> None:
+        write_json(path, evaluate_policy(policy, env, seeds, decisions, asked, what))
+
+    return json.loads(cached(file, key, make, f"episodes of {what or policy.arm}").read_text(encoding="utf-8"))
 
 
 def step_times(policies: dict[str, OfflinePolicy], env: str, decisions: int) -> list[dict]:

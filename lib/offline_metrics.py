@@ -197,24 +197,24 @@ def measure(
     seed: int = 0,
     model=None,
 ) -> dict:
-    """One row of metrics of a world model: m1…m5 over both banks in equal parts, with the bank's name behind for each.
+    """One row of metrics of a world model: m1…m5 over the states of all banks, with a bank's name behind over its own.
 
-    Beside them: `m1_z`, `m2_z` in standard deviations of the features, the `_latent` variants, `reward_error` (mean
-    absolute error of the first executed action's reward) and `value_error` (of the value after k predicted steps,
-    against the value of the true latent), and how many states were `_skipped` by M3 to M5 as a side was constant there.
-    M4 and M5 use the first `candidates` states of a bank, M3 the first `actions_per_state` actions (0: all). `model` is
-    the learned model, `Learned(wm, …, decoder)` unless it is given.
+    Beside them: `m1_z`, `m2_z` in standard deviations of the features in the first bank (the random one, which is the
+    same for all cells of a task, so that the unit is), the `_latent` variants, `reward_error` (mean absolute error of
+    the first executed action's reward) and `value_error` (of the value after k predicted steps, against the value of
+    the true latent), and how many states were `_skipped` by M3 to M5 as a side was constant there. M4 and M5 use the
+    first `candidates` states of a bank, M3 the first `actions_per_state` actions (0: all). `model` is the learned
+    model, `Learned(wm, …, decoder)` unless it is given.
     """
     model = model or Learned(wm, oracle.scored, decoder)
-    scale = _scale(np.concatenate([b.features.reshape(-1, b.features.shape[-1]) for b in banks.values()]).std(0))
+    first = next(iter(banks.values())).features
+    scale = _scale(first.reshape(-1, first.shape[-1]).std(0))
     values, row = {}, {}
     for name, one in banks.items():
         values[name] = _of_bank(wm, oracle, model, one, scale, candidates, actions_per_state, search, seed)
     for metric in next(iter(values.values())):
         parts = [v[metric] for v in values.values()]
-        # As many of each: the first half of a bank, rounded up for the first one.
-        halves = [part[: (len(part) + (i == 0)) // 2] if len(parts) > 1 else part for i, part in enumerate(parts)]
-        for suffix, part in [("", np.concatenate(halves)), *((f"_{name}", v[metric]) for name, v in values.items())]:
+        for suffix, part in [("", np.concatenate(parts)), *((f"_{name}", v[metric]) for name, v in values.items())]:
             known = ~np.isnan(part)
             row[metric + suffix] = float(part[known].mean()) if known.any() else None
             if metric[:2] in ("m3", "m4", "m5"):

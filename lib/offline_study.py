@@ -24,8 +24,8 @@ from lib.arms import make_arm
 from lib.checkpoints import load_world_model, resolve_device, size_of, teacher_key
 from lib.config import PlannerConfig
 from lib.evaluation import Stage
-from lib.matched_planning import MppiPlanner
-from lib.offline_cells import CHEAP, SEEDS, Sizes, Snapshot, Study, study_cells, study_seeds
+from lib.matched_planning import MppiPlanner, Search
+from lib.offline_cells import CHEAP, SEEDS, Snapshot, Study, study_cells, study_seeds
 from lib.offline_metrics import Decoder, RandomActions, Visited, bank, fit_decoder, measure, visit
 from lib.oracle import Oracle
 from lib.planning_gap import Learner, Matched, episodes, gap
@@ -40,6 +40,7 @@ from lib.results import (
     write_json,
 )
 from lib.statistics import bootstrap_ci, kept_return
+from lib.workload import OfflineStudy
 
 KEPT_AT = (3, 6)  # execution horizons
 MAIN = "shooting"  # the planner whose gap is `cpg`
@@ -64,7 +65,7 @@ class Bench:
 
     snapshot: Snapshot
     profile: str
-    sizes: Sizes
+    sizes: OfflineStudy
     device: str = "cpu"
 
     @cached_property
@@ -79,6 +80,15 @@ class Bench:
     def player(self) -> MppiPlanner:
         """The teacher's planner, for on-policy states."""
         return MppiPlanner(self.wm, self.oracle.scored, self.sizes.planner)
+
+    @property
+    def shooting(self) -> Search:
+        return Search(self.sizes.samples, self.sizes.horizon)
+
+    @property
+    def cem(self) -> Search:
+        s = self.sizes
+        return Search(s.cem_samples, s.horizon, s.cem_iterations, s.cem_elites)
 
     @cached_property
     def weights(self) -> str:
@@ -120,11 +130,11 @@ class Bench:
     def metrics(self) -> dict:
         """M1–M5 of the cell, kept."""
         s = self.sizes
-        key = self._key("metrics", s.states, s.candidates, s.actions_per_state, s.k, s.shooting)
+        key = self._key("metrics", s.states, s.candidates, s.actions_per_state, s.k, self.shooting)
 
         def make(path: Path) -> None:
             banks = {k.replace("-", "_"): bank(v, s.states, s.k) for k, v in self._visits("bank").items()}
-            row = measure(self.wm, self.oracle, self.decoder, banks, s.candidates, s.actions_per_state, s.shooting)
+            row = measure(self.wm, self.oracle, self.decoder, banks, s.candidates, s.actions_per_state, self.shooting)
             write_json(path, row | {"decoder_error": self.decoder.error.item()})
 
         file = cached(self._file("metrics", key, ".json"), key, make, f"the metrics of {self.snapshot.label}")
@@ -133,11 +143,11 @@ class Bench:
     def matched(self) -> list[tuple[Matched, int]]:
         """The planners of the gap, and the start states that each plays from."""
         s = self.sizes
-        found = [(Matched(MAIN, s.shooting), s.episodes), (Matched("cem", s.cem), s.episodes)]
-        if s.mppi and self.snapshot.cell.task in CHEAP:
-            found.append((Matched("shooting-latent", s.shooting, by_value=True), s.mppi_episodes))
+        found = [(Matched(MAIN, self.shooting), s.shooting_episodes), (Matched("cem", self.cem), s.cem_episodes)]
+        if self.snapshot.cell.task in CHEAP:
+            found.append((Matched("shooting-latent", self.shooting, by_value=True), s.latent_episodes))
             found.append((Matched("mppi", mppi=s.mppi), s.mppi_episodes))
-        return found
+        return [(matched, count) for matched, count in found if count]
 
     def gaps(self) -> list[dict]:
         """The planning gap with each planner: one row each. The oracle's episodes are shared by a task's cells."""

@@ -59,16 +59,18 @@ def _association(task: str, cells: pd.DataFrame, metric: str, target: str) -> di
     ends = [f"{target}_low", f"{target}_high"]
     if task != ALL_RANKS and set(ends) <= set(known):
         errors = (known[ends[1]].astype(float) - known[ends[0]].astype(float)).to_numpy() / PER_ERROR
+    given = known["decisions"].to_numpy(float)
     if task == ALL_RANKS:
-        values = (_within(known, x) for x in values)
-    return association(*values, _strata(known), given=known["decisions"].to_numpy(), errors=errors)
+        *values, given = (_within(known, x) for x in (*values, given))
+    return association(*values, _strata(known), given=given, errors=errors, groups=known["task"].to_numpy(str))
 
 
 def differences(cells: pd.DataFrame) -> pd.DataFrame:
     """How much larger the correlation of M3, M4 or M5 with a target is than that of M1 or M2, with its interval.
 
     Signs are turned so that larger means better throughout: +0.3 says that the decision-aware metric tells that much
-    more. Within each task, and over all tasks by ranks.
+    more. Within each task, and over all tasks by ranks. `low`…`high` exchanges runs, `low_naive`…`high_naive` takes the
+    cells of a task for independent.
     """
     rows = []
     for task, mine in _groups(_trained(cells)):
@@ -86,6 +88,7 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
                             columns = [_within(known, x) for x in columns]
                         found = difference(*columns, _strata(known))
                         row |= dict(zip(("difference", "low", "high"), found, strict=True))
+                        _, row["low_naive"], row["high_naive"] = difference(*columns, known["task"].to_numpy(str))
                     rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else ["task", "metric", "baseline", "target", "n"])
 
@@ -115,15 +118,17 @@ def _within(cells: pd.DataFrame, values: np.ndarray) -> np.ndarray:
 
 
 def write_results(profile: str, rows: list[dict], gaps: list[dict], skipped: list[str], **provenance) -> pd.DataFrame:
-    """Write `offline/{cells,gaps,correlations,differences}.csv` of a profile; the cells as a table.
+    """Write `offline/{cells,gaps,correlations,differences,skipped}.csv` of a profile; the cells as a table.
 
-    The sidecars list the files of cells that were `skipped`.
+    `skipped` are the files of cells whose weights are missing; the sidecars list them, too.
     """
     folder, empty = paths.results(profile) / "offline", ["cell", "task", "size", "seed", "decisions"]
     order = ["task", "size", "seed", "decisions"]
     cells, gaps = (pd.DataFrame(x, columns=None if x else empty) for x in (rows, gaps))
     cells, gaps = (table.sort_values(order, kind="stable", ignore_index=True) for table in (cells, gaps))
-    tables = {"gaps": gaps, "correlations": correlations(cells), "differences": differences(cells), "cells": cells}
+    left_out = pd.DataFrame({"file": skipped}, dtype=str)
+    tables = {"gaps": gaps, "correlations": correlations(cells), "differences": differences(cells)}
+    tables |= {"skipped": left_out, "cells": cells}
     for name, table in tables.items():  # the cells last: they say that the study is whole
         write_table(Path(folder) / f"{name}.csv", table, skipped=skipped, **provenance)
     return cells

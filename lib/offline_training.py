@@ -31,6 +31,7 @@ from lib.decision_transformer import DecisionTransformer
 from lib.official_weights import CheckpointError, check_tensors
 from lib.results import atomic_path, write_table
 from lib.trajectories import OfflineDataError, OfflinePolicy, TrajectorySet, Windows
+from lib.workload import SequenceStudy
 
 FORMAT = "offline-policy/1"
 POLICIES = {policy.arm: policy for policy in (DecisionTransformer, BehaviourCloning)}
@@ -41,8 +42,8 @@ SAVE_SECONDS = 60
 
 @dataclass(frozen=True)
 class OfflineTraining:
-    """AdamW with a linear warm-up. The defaults, those of the paper profile, are from Chen et al. 2021, appendix A, but
-    for the updates and the warm-up, which are a tenth of theirs or less."""
+    """AdamW with a linear warm-up. The defaults are from Chen et al. 2021, appendix A, but for the updates and the
+    warm-up, which are a tenth of theirs or less."""
 
     updates: int = 10_000
     warm_up: int = 500
@@ -51,6 +52,12 @@ class OfflineTraining:
     batch_size: int = 64  # windows
     grad_clip: float = 0.25
     evaluate_every: int = 1_000
+
+    @classmethod
+    def of(cls, size: SequenceStudy) -> OfflineTraining:
+        """The training of a profile."""
+        told = ("updates", "warm_up", "lr", "batch_size", "evaluate_every")
+        return cls(**{name: getattr(size, name) for name in told})
 
     def __post_init__(self):
         for name in ("updates", "warm_up", "batch_size", "evaluate_every"):
@@ -102,7 +109,8 @@ class _Run:
         """A row of the curve; the random streams of the training are left alone."""
         loss = self.validation_loss()
         row = {"updates": self.updates, "minutes": self.minutes, "action_loss": float(np.mean(self.losses))}
-        self.curve.append(row | {"val_loss": loss} | (play(self.model) if play else {}))
+        with torch.random.fork_rng():  # what is played on the way may draw
+            self.curve.append(row | {"val_loss": loss} | (play(self.model) if play else {}))
         self.losses = []
         if loss < self.best:
             self.best, self.best_weights = loss, copy.deepcopy(self.model.state_dict())

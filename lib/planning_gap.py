@@ -27,10 +27,10 @@ from lib.config import ConfigError, PlannerConfig
 from lib.matched_planning import Encoded, Learned, MppiPlanner, Search, SearchPlanner, by_score, by_value, play
 from lib.oracle import Oracle
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, write_json
-from lib.statistics import paired_difference
+from lib.statistics import bootstrap_ci, paired_difference
 from lib.world_model import WorldModel
 
-BLOCK = 5  # episodes that run together and are kept together
+BLOCK = 4  # episodes that run together and are kept together
 NEVER, ALWAYS = 0.05, 0.95  # success rates that count as none and as all
 BOTTLENECK, OUTPERFORMS = "MODEL BOTTLENECK", "LEARNED OUTPERFORMS"
 PLANNER, AS_GOOD, OPEN = "PLANNER BOTTLENECK", "AS GOOD AS ORACLE", "INCONCLUSIVE"
@@ -152,6 +152,10 @@ def verdict(low: float, high: float, oracle_rate: float, learned_rate: float) ->
     return OPEN
 
 
+def _mean(x, axis: int):
+    return x.mean(axis)
+
+
 def gap(true: list[dict], learned: list[dict], level: float = 0.95) -> dict:
     """CPG from the rows of `play` with the oracle and with the learned model, for the same seeds.
 
@@ -170,7 +174,8 @@ def gap(true: list[dict], learned: list[dict], level: float = 0.95) -> dict:
     n, (first, second) = len(pairs), won.sum(1).astype(int).tolist()
     row |= {"oracle_success": first / n, "learned_success": second / n, "cpg": (first - second) / n}
     row["cpg_low"], row["cpg_high"] = agresti_caffo(first, n, second, n, level)
-    _, row["paired_low"], row["paired_high"] = paired_difference(*won, level=level)
+    # Percentiles: many resamples of a few zeros and ones have no spread, which the studentised interval cannot use.
+    row["paired_low"], row["paired_high"] = bootstrap_ci(won[0] - won[1], _mean, level)
     row["p_mcnemar"] = mcnemar(int((won[0] > won[1]).sum()), int((won[0] < won[1]).sum()))
     row["verdict"] = verdict(row["cpg_low"], row["cpg_high"], first / n, second / n)
     row |= {"oracle_return": float(kept[0].mean()), "learned_return": float(kept[1].mean())}

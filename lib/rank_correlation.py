@@ -176,13 +176,13 @@ def _codes(strata) -> tuple[int, ...]:
 # ------------------------------------------------------------------------------------------------------ in one row
 
 
-def association(metric, target, strata, given=None, errors=None, seed: int = 0) -> dict:
+def association(metric, target, strata, given=None, errors=None, groups=None, seed: int = 0) -> dict:
     """How a metric goes with a target over n cells; metric, target, strata (n,), missing cells left out beforehand.
 
     `p_permutation`, `p_kendall` and `low`…`high` (of ρ) exchange runs within strata; `p_naive` and `low_naive`…
-    `high_naive` take all cells for independent. `partial` holds `given` fixed (the strata unless it is given), and
-    `attenuation` is the largest ρ to be expected with targets of these standard `errors`. Below three cells there is
-    no correlation, below six neither p nor interval.
+    `high_naive` take all cells for independent, or those of each group where `groups` (n,) are given. `partial` holds
+    `given` fixed (the strata unless it is given), and `attenuation` is the largest ρ to be expected with targets of
+    these standard `errors`. Below three cells there is no correlation, below six neither p nor interval.
     """
     metric, target, strata = np.asarray(metric, float), np.asarray(target, float), np.asarray(strata)
     if not metric.shape == target.shape == strata.shape or metric.ndim != 1:
@@ -196,7 +196,7 @@ def association(metric, target, strata, given=None, errors=None, seed: int = 0) 
     )
     if len(metric) < 3:
         return row
-    alone = np.zeros(len(metric))
+    alone = np.zeros(len(metric)) if groups is None else groups
     row |= {"spearman": float(spearman(metric, target)), "kendall": float(kendall(metric, target))}
     row["p_permutation"] = permutation_p(spearman, metric, target, strata, seed)
     row["p_kendall"] = permutation_p(kendall, metric, target, strata, seed)

@@ -12,6 +12,65 @@ from lib.config import PlannerConfig
 
 
 @dataclass(frozen=True)
+class OfflineStudy:
+    """How much work notebook 06 does on each snapshot of a training run."""
+
+    tasks: tuple[str, ...] = ("cartpole-swingup", "reacher-easy", "walker-walk")
+    seeds: tuple[int, ...] = (1, 2, 3)  # runs of each task
+    snapshots: int = 0  # of each run, spread over its training; 0: all
+    states: int = 150  # of each bank
+    candidates: int = 75  # of these, how many M4 and M5 look at
+    actions_per_state: int = 0  # of the action set; 0: all
+    k: int = 10  # decisions ahead of M2
+    bank_episodes: int = 3  # of random and of planned actions each, and as many again for the decoder
+    bank_decisions: int = 500
+    decoder_steps: int = 4_000  # with fewer, M3 ranks the noise of the decoder
+    samples: int = 50  # sequences of random shooting
+    cem_samples: int = 24  # in each iteration
+    cem_iterations: int = 3
+    cem_elites: int = 6
+    horizon: int = 15  # of both searches
+    mppi: PlannerConfig = PlannerConfig.budget(64, 2)
+    decisions: int = 500  # of each episode of the planning gap
+    shooting_episodes: int = 8
+    cem_episodes: int = 4
+    latent_episodes: int = 2  # shooting by value, where the simulator is cheap; 0 leaves it out
+    mppi_episodes: int = 10  # the same
+    planner: PlannerConfig = PlannerConfig.budget(64, 2)  # the teacher's, for on-policy states and the arms
+    arm_episodes: int = 8  # of the teacher's planner and of its plans executed open loop
+    arm_decisions: int = 500
+
+
+@dataclass(frozen=True)
+class SequenceStudy:
+    """How much work notebook 07 does: data, training, evaluation.
+
+    `asked` are the returns that the Decision Transformer is asked for, as shares of the way from a random policy's to
+    the best of the data; the share of 1 is the arm that is compared. `curve_episodes` are played at every evaluation.
+    """
+
+    dataset_episodes: int = 100  # of a dataset that is made here
+    seeds: int = 3  # of training
+    updates: int = 10_000
+    warm_up: int = 500
+    lr: float = 1e-4
+    batch_size: int = 64
+    evaluate_every: int = 1_000
+    asked: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25)
+    curve_episodes: int = 5
+    latency_decisions: int = 300
+    references: tuple[str, ...] = ("teacher", "budget-64x2", "policy")  # arms; the second one played the data
+
+
+@dataclass(frozen=True)
+class ErrorStudy:
+    """How much work notebook 05 does: the buffers that a world model is tested on, and episodes of each played here."""
+
+    buffers: tuple[str, ...] = ("teacher", "noisy", "random", "test", "train")
+    episodes: int = 10
+
+
+@dataclass(frozen=True)
 class Profile:
     """How much work each notebook does. Zero-valued notebook parameters mean "as the profile says"."""
 
@@ -26,8 +85,12 @@ class Profile:
     side_arms: tuple[str, ...]  # ablations and straw men
     side_episodes: int
     latency_decisions: int  # timed of each arm
+    candidates: tuple[str, ...] = ()  # to be the one configuration for all cells, which calibration episodes pick
     decisions: int = 500  # per episode; 500 is a whole one
     planner: PlannerConfig | None = None  # None: the standard budget for the task
+    offline: OfflineStudy = OfflineStudy()
+    sequence: SequenceStudy = SequenceStudy()
+    errors: ErrorStudy = ErrorStudy()
 
     @property
     def episodes(self) -> dict[str, int]:
@@ -38,15 +101,48 @@ class Profile:
 SMOKE_ARMS = ("teacher", "policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "16x1+ladder-3")
 QUICK_ARMS = ("teacher", "policy", "budget-64x2", "open-loop-3", "two-tower-3")
 QUICK_ARMS += tuple(f"64x2+{scheme}" for scheme in ("open-loop-3", "two-tower-3", "value-checked-6"))
-_SCHEMES = ("open-loop-3", "open-loop-6", "two-tower-3", "two-tower-6", "temporal-3", "temporal-6")
-_SCHEMES += ("gated-6",)
-_ON_SMALLER = (*_SCHEMES, "value-checked-6", "ladder-6")
-PAPER_ARMS = ("teacher", "policy", "budget-64x2", *_SCHEMES, *(f"64x2+{scheme}" for scheme in _ON_SMALLER))
-PAPER_SIDE_ARMS = ("64x2+gate-only-6", "64x2+sensitive-6")
+_GRID = ("budget-32x2", "budget-64x1", "budget-64x2", "budget-64x3", "budget-128x2")
+_CORRECTED = ("two-tower-3", "two-tower-6", "temporal-3", "temporal-6", "gated-6", "value-checked-6", "ladder-6")
+_SCHEMES = ("open-loop-3", "open-loop-6", *_CORRECTED)
+PAPER_ARMS = ("teacher", "policy", "best-of-64", *_GRID, "open-loop-2", *_SCHEMES)
+PAPER_ARMS += tuple(f"64x2+{scheme}" for scheme in _SCHEMES)
+_ABLATIONS = ("gate-only-6", "sensitive-6")
+PAPER_SIDE_ARMS = ("hold-last-6", "value-only-6", "no-plan-3", *_ABLATIONS)
+PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
+CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
+
+# Compiling would take longer than the study: eager.
+QUICK_OFFLINE = OfflineStudy(
+    tasks=("cartpole-swingup",), seeds=(1,), snapshots=2, states=75, candidates=10, bank_episodes=2, bank_decisions=60,
+    decoder_steps=200, samples=16, cem_samples=8, cem_elites=2, horizon=8,
+    mppi=PlannerConfig.budget(32, 1, mode="eager"), decisions=40, shooting_episodes=3, cem_episodes=3,
+    latent_episodes=2, mppi_episodes=2,
+    planner=PlannerConfig.budget(64, 2, mode="eager"), arm_episodes=3, arm_decisions=60,
+)  # fmt: skip
+SMOKE_OFFLINE = OfflineStudy(
+    tasks=("walker-walk",), seeds=(1,), snapshots=2, states=6, candidates=2, actions_per_state=4, k=2, bank_episodes=2,
+    bank_decisions=12, decoder_steps=20, samples=4, cem_samples=4, cem_iterations=2, cem_elites=2, horizon=3,
+    decisions=2, shooting_episodes=2, cem_episodes=2, latent_episodes=0, mppi_episodes=0,
+    planner=PlannerConfig.budget(16, 1, mode="eager"), arm_episodes=2, arm_decisions=12,
+)  # fmt: skip
+
+# Fewer updates than the default and a higher rate of learning: an update takes 0.2 to 0.3 s of a core.
+PAPER_SEQUENCE = SequenceStudy(60, updates=2_000, warm_up=100, lr=1e-3, evaluate_every=400, curve_episodes=3)
+QUICK_SEQUENCE = SequenceStudy(6, 1, 80, 20, 1e-3, evaluate_every=40, asked=(0.5, 1.0), curve_episodes=1,
+                               latency_decisions=60)  # fmt: skip
+SMOKE_SEQUENCE = SequenceStudy(4, 1, 4, 2, 1e-3, 8, 2, (0.5, 1.0), 1, 5, ("teacher", "policy"))
+
+FEW_ERRORS = ErrorStudy(("teacher", "noisy", "random"), 3)
 
 _TINY = PlannerConfig.budget(32, 1)
+# fmt: off
 PROFILES = {
-    "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6, decisions=12, planner=_TINY),
-    "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60),
-    "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200),
+    "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6,
+                     candidates=("16x1+ladder-3",), decisions=12, planner=_TINY,
+                     offline=SMOKE_OFFLINE, sequence=SMOKE_SEQUENCE, errors=FEW_ERRORS),
+    "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60,
+                     offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
+    "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200,
+                     candidates=CANDIDATES, sequence=PAPER_SEQUENCE),
 }
+# fmt: on

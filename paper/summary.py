@@ -5,8 +5,9 @@
 Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm)
 and, from the sidecars, `horizon/arms.json`; and to `statistics/`: `comparisons.csv` (cell × arm × reference),
 `power.csv` (cell × arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own
-teachers); under the paper profile also `coverage.csv`, a simulation that takes half a minute once. Column `cell` names
-the files of a cell's results: a teacher from elsewhere may have task, size and seed in common with a shipped one.
+teachers); where candidates were tried out also `headline.csv` (cell × candidate), which says which of them is chosen;
+under the paper profile also `coverage.csv`, a simulation that takes half a minute once. Column `cell` names the files
+of a cell's results: a teacher from elsewhere may have task, size and seed in common with a shipped one.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from lib.comparisons import compare
 from lib.evaluation import evaluated_cells
 from lib.profiles import CELL
 from lib.results import cached, module_key, read_sidecar, read_table, write_json, write_table
+from lib.selection import pick
 from lib.statistics import summarise
 from lib.study_design import coverage_table, power_table
 from lib.workload import PROFILES
@@ -52,6 +54,10 @@ def main() -> None:
     if own:
         write("statistics/aggregate.csv", aggregate(own))
         write("statistics/profiles.csv", performance_profiles(own))
+    tried = {cell: folder.parent / "corrector" / f"{cell}-candidates.csv" for cell in own}
+    tried = {cell: read_table(file) for cell, file in tried.items() if file.is_file()}
+    if any(len(table) for table in tried.values()):
+        write("statistics/headline.csv", pick({cell: table for cell, table in tried.items() if len(table)}))
     if profile == "paper":
         coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study_design")
         cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")

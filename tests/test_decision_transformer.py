@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import math
+import shutil
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_charts import load_figure, pdf_text
+from test_charts import load_figure, pareto, pdf_text, summary
 from test_offline_datasets import SpacedEnv, flat, trajectories, write
+from test_paper import paper as build
 from tiny import ACTIONS, OBS, fresh_env
 
 from lib import offline_evaluation, offline_training, paths
@@ -23,11 +26,11 @@ from lib.offline_datasets import load_dataset
 from lib.offline_evaluation import (
     DMCONTROL_REFERENCE,
     REFERENCES,
-    SIZES,
     check_fits,
     curve_returns,
     episode_length,
     evaluate_policy,
+    evaluated,
     make_task,
     normalised_score,
     step_times,
@@ -40,7 +43,7 @@ from lib.profiles import episode_seeds, resolve
 from lib.results import ResultError, read_sidecar, read_table, write_table
 from lib.teacher_episodes import RandomController
 from lib.trajectories import OfflineDataError, Trajectory, TrajectorySet, Windows
-from lib.workload import PROFILES
+from lib.workload import PROFILES, SequenceStudy
 from lib.world_model import WorldModel
 
 SMALL = dict(context=4, width=16, layers=2, return_scale=10.0)
@@ -120,8 +123,10 @@ def test_the_model_is_the_published_one():
     assert sizes == (3, 128, 1, 0.1, 0.1, 0.1) and config.action_tanh
     training = OfflineTraining()
     assert (training.updates, training.warm_up, training.lr, training.weight_decay) == (10_000, 500, 1e-4, 1e-4)
-    assert (training.batch_size, training.grad_clip) == (64, 0.25) and SIZES["paper"].training == training
-    assert set(SIZES) == set(PROFILES) and SIZES["paper"].seeds == 3
+    assert (training.batch_size, training.grad_clip) == (64, 0.25) and OfflineTraining.of(SequenceStudy()) == training
+    paper = PROFILES["paper"].sequence
+    assert (paper.seeds, OfflineTraining.of(paper).batch_size) == (3, 64) and 1.0 in paper.asked
+    assert PROFILES["smoke"].sequence.updates < PROFILES["quick"].sequence.updates < paper.updates
 
 
 @every_policy
@@ -348,8 +353,9 @@ def test_watching_returns_does_not_change_what_is_learnt(tmp_path):
         torch.rand(3)  # an environment may draw
         return {}
 
-    plain = train(DecisionTransformer, data, SHORT, 1, tmp_path / "a")[0]
-    assert torch.equal(weights(plain), weights(train(DecisionTransformer, data, SHORT, 1, tmp_path / "b", returns)[0]))
+    plain, curve = train(DecisionTransformer, data, SHORT, 1, tmp_path / "a")
+    watched, other = train(DecisionTransformer, data, SHORT, 1, tmp_path / "b", returns)
+    assert torch.equal(weights(plain), weights(watched)) and told(curve) == told(other)  # to the last update
 
 
 def test_validation_loss_is_that_of_all_held_out_decisions(tmp_path, monkeypatch):
@@ -388,6 +394,32 @@ def test_a_trained_policy_is_kept_for_its_data_settings_and_seed(tmp_path, monke
                       (data, dataclasses.replace(SHORT, lr=0.1), 1)):  # fmt: skip
         trained(BehaviourCloning, *arguments)
     assert len(list((tmp_path / "decision_transformer").iterdir())) == 4
+
+
+def test_a_curve_is_kept_for_what_was_played_on_the_way(tiny_task, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    data, curves = TrajectorySet("some", trajectories(5, 6)), []
+    for seeds in ([1, 2], [3, 4], [1, 2]):
+        watch = {"env": "tiny-task", "target": 3.0, "seeds": seeds, "decisions": 5}
+        curves.append([row["return_mean"] for row in trained(BehaviourCloning, data, SHORT, 1, watch)[1]])
+    assert curves[0] == curves[2] != curves[1] and np.isfinite(curves).all()
+
+
+@every_policy
+def test_what_was_played_is_not_played_again(policy, tiny_task, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    model, real, calls = policy.of(TrajectorySet("some", trajectories(5, 6))).eval(), evaluate_policy, []
+    monkeypatch.setattr(offline_evaluation, "evaluate_policy", lambda *a: calls.append(a) or real(*a))
+    wanted = {1.0: 4.0} if policy is DecisionTransformer else None
+    first, again = (evaluated(model, "tiny-task", [1, 2], 5, wanted) for _ in range(2))
+    pd.testing.assert_frame_equal(pd.DataFrame(first), pd.DataFrame(real(model, "tiny-task", [1, 2], 5, wanted)))
+    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(first))
+    assert len(calls) == 1
+    evaluated(model, "tiny-task", [1, 3], 5, wanted)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    evaluated(model, "tiny-task", [1, 2], 5, wanted)
+    assert len(calls) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -571,6 +603,67 @@ def test_curves_are_smoothed_and_averaged_over_seeds(elsewhere):
     assert figure.learning(curves[curves["seed"] == 1], "val_loss", 1)["low"].isna().all()
 
 
+def test_the_map_of_returns_and_costs_has_them_beside_the_arms_of_the_cell(elsewhere):
+    table = summary()
+    write_table(elsewhere.parent / "horizon" / "summary.csv", table)
+    assert pareto.read("smoke")["arm"].tolist() == table["arm"].tolist()
+    results(elsewhere)
+    file = elsewhere / "walker-walk-1m-1-expert-summary.csv"
+    more = {"cell": "walker-walk-1m-1", "size": "1m", "teacher_seed": 1, "execution_horizon": 1.0, "planner_calls": 0.0}
+    more |= {"model_evaluations": 0.0, "step_ms": 9.0, "kept": 0.5, "kept_low": 0.4, "kept_high": 0.6}
+    write_table(file, read_table(file).assign(**more))
+    both = pareto.read("smoke")
+    assert both["arm"].tolist()[len(table) :] == ["decision-transformer", "behaviour-cloning"]  # as asked for the best
+    assert list(both) == list(table) and both["kept"].tolist()[-2:] == [0.5, 0.5]
+    looks = [tuple(pareto.look(arm).values()) for arm in both["arm"]]
+    assert looks[-1] != looks[-2] and not set(looks[-2:]) & set(looks[:-2])
+    pareto.main(["--profile", "smoke"])
+    text = pdf_text(paths.FIGURES / "smoke" / "pareto.pdf")
+    assert "Decision Transformer" in text and "behaviour cloning" in text
+
+
+def section(root, profile):
+    """The text of the paper's section alone."""
+    if not (root / "paper").is_dir():
+        shutil.copytree(paths.PAPER, root / "paper", ignore=shutil.ignore_patterns("__pycache__"))
+    body = '#set heading(numbering: "1.1")\n= Experimental protocol <protocol>\n#include "decision_transformer.typ"\n'
+    (root / "paper" / "alone.typ").write_text(body + '#bibliography("refs.bib")\n')
+    write_table(paths.results(profile) / "horizon" / "summary.csv", summary())  # style.typ reads it
+    figure = paths.figures(profile) / "decision_transformer.svg"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100"></svg>')
+    files = [p.relative_to(root).as_posix() for p in (*paths.results(profile).rglob("*.csv"), figure)]
+    given = {"profile": profile, "files": json.dumps(files), "settings": json.dumps(build.method(profile))}
+    (root / "alone.pdf").write_bytes(build.typst.compile(root / "paper" / "alone.typ", root=root, sys_inputs=given))
+    return pdf_text(root / "alone.pdf")
+
+
+def test_the_words_of_the_paper_follow_the_numbers(elsewhere, tmp_path):
+    assert "is not in this profile" in section(tmp_path, "quick")
+    folder = paths.results("paper") / "decision_transformer"
+    results(folder)
+    results(folder, task="hopper", dataset="hopper_medium-v2")  # of no teacher: the text holds for none of it
+    file = folder / "walker-walk-1m-1-expert-summary.csv"
+
+    def told(cloned, kept, low_ask):
+        table = read_table(file).assign(kept=0.9, kept_low=kept - 0.01, kept_high=kept + 0.01, step_ms=9.27)
+        for rows, mean in ((table["arm"] == "behaviour-cloning", cloned), (table["asked"] == 0.5, low_ask)):
+            table.loc[rows, ["return_mean", "return_low", "return_high"]] = mean, mean - 20, mean + 20
+        write_table(file, table)
+        return section(tmp_path, "paper")
+
+    text = told(300, 0.5, 100)
+    assert "returns 500 [450, 560], 90.0% of its teacher; behaviour cloning returns 300 [280, 320]" in text
+    assert "above behaviour cloning’s, and it is not as good as the teacher" in text and "9.3" in text
+    assert "Asked for 450 and for 900 it returns 100 and 500: it does more when more is asked" in text
+    assert "hopper" not in text and f"{PROFILES['paper'].sequence.updates} updates" in text
+    text = told(700, 0.995, 500)
+    assert "below behaviour cloning’s, and it is as good as the teacher by" in text and "makes no difference" in text
+    assert "not told apart" in (text := told(500, 0.98, 900)) and "not shown to be as good" in text
+    assert "it does less when more is asked" in text
+    assert "above behaviour cloning" not in section(tmp_path, "quick")
+
+
 def run_07(**given):
     parameters, _, code = read_notebook(paths.NOTEBOOKS / "07_decision_transformer.ipynb", {"profile": "smoke"} | given)
     exec("\n".join(code.values()), {"display": lambda shown: None, **parameters})
@@ -611,6 +704,7 @@ def test_07_takes_a_d4rl_file_of_a_mujoco_task(elsewhere, tmp_path):
             random.uniform(size=n)))) for n in (30, 40, 25)]  # fmt: skip
     run_07(env="hopper", dataset=str(write(tmp_path / "hopper_medium-v2.hdf5", flat(data, ["terminals"] * 3))))
     summary = read_table(elsewhere / "hopper-hopper_medium-v2-summary.csv")
+    assert summary[["size", "teacher_seed"]].isna().all(axis=None)  # no teacher of ours
     assert summary["arm"].unique().tolist() == list(POLICIES) and summary["kept"].isna().all()
     assert summary["normalised_score"].notna().all()
 
@@ -620,9 +714,11 @@ def test_two_minutes_of_training_on_expert_data_beat_random_actions_by_far(monke
     """On the shipped teacher of walker-walk; its episodes are recorded first where they are not yet."""
     monkeypatch.undo()  # networks of their own size
     settings = resolve("quick", "walker-walk", "1m", 1, "", "cpu")
-    data = load_dataset("expert", settings, settings.cell, SIZES["quick"].dataset_episodes)
-    training = dataclasses.replace(SIZES["quick"].training, updates=400, evaluate_every=100)
-    policy, curve = trained(DecisionTransformer, data, training, 1)
+    data = load_dataset("expert", settings, settings.cell, PROFILES["quick"].sequence.dataset_episodes)
+    quick = dataclasses.replace(PROFILES["quick"].sequence, updates=400, evaluate_every=100)
+    begin = time.process_time()  # and not the clock: other processes may be about
+    policy, _ = trained(DecisionTransformer, data, OfflineTraining.of(quick), 1)
+    minutes = (time.process_time() - begin) / 60
     seeds = episode_seeds("trial", 5)
     best = float(data.returns.max())
     learnt = [r["return"] for r in evaluate_policy(policy, "walker-walk", seeds, 500, {1.0: best}, "trained")]
@@ -630,5 +726,5 @@ def test_two_minutes_of_training_on_expert_data_beat_random_actions_by_far(monke
     for step in rollout(RandomController(6), "walker-walk", seeds, 500):
         at_random[step.rows] += step.rewards
     print(f"trained {np.mean(learnt):.0f}, random {at_random.mean():.0f}, data {data.returns.mean():.0f}")
-    assert curve[-1]["minutes"] < 10
+    assert minutes < 10
     assert np.mean(learnt) > 3 * at_random.mean() and np.mean(learnt) > at_random.mean() + 100

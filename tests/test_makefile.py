@@ -12,7 +12,8 @@ import pytest
 
 from lib.paths import NOTEBOOKS, ROOT
 
-FIGURES = ("teachers", "pareto", "depth", "replans", "returns", "planner")  # in the order of the graph
+FIGURES = ("teachers", "pareto", "depth", "replans", "returns")
+FIGURES += ("model_error", "offline", "decision_transformer", "planner")  # in the order of the graph
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
@@ -34,7 +35,7 @@ def make(folder: Path, *arguments, path: str = "/usr/bin:/bin", code: int = 0) -
     """Output of make in `folder`, which must end with `code`; the outer make's variables do not reach it."""
     environment = {"PATH": path, "HOME": str(folder)}
     command = [shutil.which("make"), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
     assert bool(done.returncode) == bool(code), done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -67,10 +68,16 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "notebooks/04_horizon_evaluation.ipynb",
         "figures/teachers.py",
         "paper/summary.py",
+        "notebooks/07_decision_transformer.ipynb",
         "figures/pareto.py",
         "figures/depth.py",
         "figures/replans.py",
         "figures/returns.py",
+        "notebooks/05_model_error.ipynb",
+        "figures/model_error.py",
+        "notebooks/06_offline_vs_downstream.ipynb",
+        "figures/offline.py",
+        "figures/decision_transformer.py",
         "notebooks/08_planner_benchmark.ipynb",
         "figures/planner.py",
     ]
@@ -113,7 +120,7 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper", "CELLS=a-1m-1 b-1m-1")
-    assert len(calls(repo / "log")) == 2 * 4 + 8  # four notebooks of each cell, and what belongs to none
+    assert len(calls(repo / "log")) == 2 * 6 + 12  # six notebooks of each cell, and what belongs to none
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
 
 
@@ -144,7 +151,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 4 + len(FIGURES) + 3  # notebooks, figures, planner, summary, PDF
+    assert len(calls(tmp_path / "log")) == 8 + len(FIGURES) + 2  # notebooks, figures, summary, PDF
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

@@ -17,7 +17,7 @@ from test_charts import load_figure, pdf_text
 from test_notebooks import execute_here, ship
 from tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, tiny_model
 
-from lib import buffers, charts, model_error, paths, training
+from lib import buffers, charts, model_error, model_error_study, paths, training
 from lib.buffers import GENERATED, Player, check, generate, read
 from lib.checkpoints import save_world_model
 from lib.config import ConfigError
@@ -27,18 +27,16 @@ from lib.model_error import (
     Flat,
     error_rows,
     growth_exponent,
-    models_of,
     predictions,
-    study,
-    summary,
-    write_results,
 )
+from lib.model_error_study import models_of, study, summary, write_results
 from lib.planner import MPPI
 from lib.profiles import Cell, episode_seeds, resolve
 from lib.replay import Episode, EpisodeFileError, save_episodes
 from lib.results import ResultError, intact, read_sidecar, read_table, write_table
 from lib.statistics import bootstrap_ci
 from lib.training import play
+from lib.workload import ErrorStudy
 
 CELL = "tiny-task-1m-7"
 HORIZON = 4
@@ -315,6 +313,9 @@ def test_a_buffer_is_played_once_and_more_episodes_only_add(env, monkeypatch):
     again = generate(given, given.cell, "noisy", 3, 0.3)
     assert not env.steps and again.key == made["noisy"].key
     assert (again.episodes[2].obs == made["noisy"].episodes[2].obs).all()
+    (other,) = generate(given, given.cell, "noisy", 1, 0.3, buffer_seed=2).episodes
+    assert (other.obs[0] != again.episodes[0].obs[0]).any()  # other start states
+    env.steps.clear()
     more = generate(given, given.cell, "noisy", 4, 0.3)  # the first two are a file of their own
     assert len(more.episodes) == 4 and {s for s, *_ in env.steps} == set(episode_seeds("buffer", 2, 7, first=2))
     assert (more.episodes[2].actions == made["noisy"].episodes[2].actions).any()
@@ -339,7 +340,8 @@ def test_what_training_kept_is_read_as_it_is(env):
         file = kept(name=f"{name}_buffer")
         before = file.read_bytes()
         by_name, by_file = read(cell, name), read(cell, str(file))
-        assert [len(e) for e in by_name.episodes] == [6, 9] and by_name.on_policy == by_file.on_policy == on_policy
+        assert [len(e) for e in by_name.episodes] == [6, 9] and by_name.on_policy == on_policy
+        assert not by_file.on_policy  # nobody knows who played a file's episodes
         assert (by_name.name, by_file.name, by_name.key) == (name, f"{name}_buffer", by_file.key)
         assert file.read_bytes() == before
     with pytest.raises(ConfigError, match="only the machine that trained walker-walk-1m-1 has; leave test out"):
@@ -422,13 +424,13 @@ def test_a_study_measures_every_model_on_every_source_once(env, snapshots, monke
     assert len(counts) == 3 * 4 and all(steps == [1, 2, 3, 4] for steps in counts)
     assert counts.index.get_level_values(0).drop_duplicates().tolist() == ["teacher", "random", "test"]
     assert table[table["model"] == CELL]["decisions"].unique().tolist() == [20000]
-    assert set(table["starts"]) == {2 * (12 - HORIZON + 1), 2 * (40 - HORIZON + 1)} and (table["mse"] > 0).all()
+    assert set(table["starts"]) == {3 * (12 - HORIZON + 1), 2 * (40 - HORIZON + 1)} and (table["mse"] > 0).all()
     assert about["sources"]["random"]["planner"] is None and about["sources"]["test"]["episodes"] == 2
     for source, own in (("test", True), ("random", False)):  # a return is only known of the player's own model
         part = table[table["source"] == source]
         assert (part["on_policy"] == own).all()
     env.steps.clear()
-    monkeypatch.setattr(model_error, "predictions", None)
+    monkeypatch.setattr(model_error_study, "predictions", None)
     assert study(given, given.cell, **asked) == (rows, about) and not env.steps
     with pytest.raises(TypeError):  # another horizon is another measurement
         study(given, given.cell, asked["buffer"], horizon=HORIZON - 1)
@@ -448,6 +450,7 @@ def test_returns_are_compared_only_where_the_player_is_measured(env, snapshots):
         ({"horizon": 0}, ConfigError, "horizon=0 must be at least 1"),
         ({"batches": 0}, ConfigError, "batches=0 must be at least 1"),
         ({"episodes": -1}, ConfigError, "episodes=-1 must be at least 0"),
+        ({"buffer_seed": -1}, ConfigError, "buffer_seed=-1 must be at least 0"),
         ({"noise": -0.1}, ConfigError, "noise=-0.1 must be a standard deviation"),
         ({"noise": math.nan}, ConfigError, "noise=nan must be a standard deviation"),
         ({"buffer": "random,random"}, ConfigError, "two sources of one name"),
@@ -460,6 +463,23 @@ def test_settings_that_cannot_be_are_told_before_anything_is_played(env, changes
     with pytest.raises(error, match=reason):
         study(settings(), settings().cell, **changes)
     assert not env.steps
+
+
+def test_kept_buffers_are_taken_by_default_where_the_profile_wants_them_and_they_are_there(env, capsys):
+    given = settings()
+    wanted = ErrorStudy(("random", "test", "train"), 2)
+    given = dataclasses.replace(given, profile=dataclasses.replace(given.profile, errors=wanted))
+    kept()
+    rows, _ = study(given, given.cell, horizon=HORIZON)
+    assert list(dict.fromkeys(row["source"] for row in rows)) == ["random", "test"]
+    assert f"left out, as only the machine that trained {CELL} has them: train\n" in capsys.readouterr().out
+
+
+def test_a_file_of_other_floats_is_measured_like_one_of_float32(tmp_path):
+    wm, single = tiny_model(), episode(9)
+    double = Episode(*(x.astype(np.float64) for x in (single.obs, single.actions, single.rewards)))
+    one, other = (predictions(wm, [e], HORIZON)[1] for e in (single, double))
+    assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
 
 
 def test_an_episode_too_short_for_the_horizon_is_told(env):
@@ -479,7 +499,7 @@ def test_results_are_a_table_and_a_text_that_say_the_same(env, snapshots):
     assert read_sidecar(folder / f"{CELL}.csv")["sources"]["noisy"]["noise"] == 0.3
     for source in GENERATED:
         own = table[(table["source"] == source) & (table["model"] == CELL)].iloc[-1]
-        assert f"{source}: 2 episodes, 18 start states, batches of 256: 1" in text and f"{own['mse']:.4g}" in text
+        assert f"{source}: 3 episodes, 27 start states, batches of 256: 1" in text and f"{own['mse']:.4g}" in text
     for name in ("500", "2500", "10000"):
         share = table[(table["source"] == "random") & (table["model"] == f"{CELL}/{name}")]["share"].iloc[-1]
         assert f"{CELL}/{name}" in text and f"{share:.4g}" in text
@@ -546,6 +566,19 @@ def test_a_row_of_panels_for_each_cell_and_no_panel_without_snapshots(folders):
     points = pd.DataFrame(spec["datasets"][layers(rows[1]["hconcat"][1], "point")[0]["data"]["name"]])
     assert sorted(points["decisions"].unique()) == [2500, 10_000, 20_000] and set(points["step"]) == {1, 3, 12}
     assert points["source"].unique().tolist() == ["teacher"]  # all models on the states of one source
+
+
+def test_the_axis_of_training_is_named_below_the_last_row_that_has_it_and_many_cells_keep_a_height(folders):
+    for cell, snapshots in (
+        (CELL, ()),
+        ("cup-catch-1m-1", (2500,)),
+        *((f"acrobot-swingup-1m-{n}", ()) for n in range(9)),
+    ):
+        write_table(folders / f"{cell}.csv", table(cell, snapshots=snapshots))
+    rows = figure.draw(figure.read("smoke")).to_dict()["vconcat"]
+    assert len(rows) == 11 and {panel["height"] for row in rows for panel in row["hconcat"]} == {figure.LEAST}
+    (panel,) = (row["hconcat"][1] for row in rows if len(row["hconcat"]) > 1)
+    assert layers(panel, "line")[0]["encoding"]["x"]["title"] == figure.DECISIONS
 
 
 def test_missing_intervals_leave_the_line_and_the_same_table_gives_the_same_figure(folders, tmp_path):

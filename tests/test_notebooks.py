@@ -147,6 +147,44 @@ def test_04_compares_the_arms(copy, run_all):
     assert depths["count"].sum() == rows["length"].sum() == len(names) * 2 * 12
 
 
+def test_05_measures_on_three_sources(copy, run_all):
+    table = copy.table(f"model_error/{CELL}.csv")
+    wanted = """source step mse mse_std mse_min mse_max tv cosine reward_mse batches episodes growth
+        persistence_mse mean_latent_mse"""
+    assert set(wanted.split()) <= set(table) and table["source"].unique().tolist() == ["teacher", "noisy", "random"]
+    assert table.groupby("source")["step"].apply(list).map(lambda steps: steps == list(range(1, 13))).all()
+    assert table["episodes"].eq(3).all() and table["mse"].gt(0).all() and table["starts"].eq(3).all()
+    text = (copy.root / SMOKE / "model_error" / f"{CELL}_model_error.txt").read_text(encoding="utf-8")
+    assert f"Open-loop model error of {CELL}, 1 to 12 steps ahead" in text and "random: 3 episodes" in text
+
+
+def test_06_measures_the_cells_that_are_there(copy, run_all):
+    (cell,) = copy.table("offline/cells.csv").to_dict("records")
+    wanted = "task size seed decisions m1 m2 m3 m4 m5 cpg cpg_low cpg_high verdict teacher_return kept_e3 kept_e6"
+    assert set(wanted.split()) <= set(cell) and (cell["cell"], cell["decisions"]) == (CELL, 24)
+    gaps = copy.table("offline/gaps.csv")
+    assert gaps["planner"].tolist() == ["shooting", "cem"] and gaps["verdict"].tolist()[0] == cell["verdict"]
+    assert (gaps["episodes"] + gaps["excluded"]).eq(2).all() and gaps["cpg"].between(-1, 1).all()
+    assert copy.table("offline/skipped.csv")["file"].tolist() == [f"data/teachers/{CELL}/50000.safetensors"]
+    correlations = copy.table("offline/correlations.csv")
+    assert correlations["n"].le(1).all() and correlations["spearman"].isna().all()  # of a single cell
+    assert copy.table("offline/differences.csv")["n"].eq(1).all()
+
+
+def test_07_learns_offline_and_asks_for_returns(copy, run_all):
+    curve = copy.table(f"decision_transformer/{CELL}-expert-1.csv")
+    wanted = "updates minutes action_loss val_loss return_mean return_std normalised_score"
+    assert set(wanted.split()) < set(curve) and curve["updates"].tolist() == [2, 4, 2, 4]
+    assert curve["arm"].unique().tolist() == ["decision-transformer", "behaviour-cloning"]
+    assert curve["val_loss"].gt(0).all() and curve["return_mean"].ge(0).all()
+    rows = copy.table(f"decision_transformer/{CELL}-expert-summary.csv")
+    arms = ["decision-transformer", "decision-transformer", "behaviour-cloning", "teacher", "policy"]
+    assert rows["arm"].tolist() == arms and rows["asked"].tolist()[:2] == [0.5, 1.0] and set(rows["cell"]) == {CELL}
+    learnt = rows[:3]
+    assert learnt["planner_calls"].eq(0).all() and learnt["step_ms"].gt(0).all() and rows["kept"][3] == 1
+    assert len(copy.table(f"decision_transformer/{CELL}-expert-episodes.csv")) == 2 * len(arms)
+
+
 def test_08_measures_and_plays(copy, run_all):
     solves = copy.table("planner/cpu.csv")
     wanted = """size batch mode dtype solve_ms_p50 solve_ms_p95 gflops ceiling_gflops ratio_to_twin ratio_to_floor"""

@@ -66,7 +66,7 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     teacher(profile)
     figure = '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100"><text x="9" y="50">figure</text></svg>'
     paths.figures(profile).mkdir(parents=True, exist_ok=True)
-    for name in ("pareto", "planner", "teachers"):
+    for name in ("pareto", "planner", "teachers", "depth", "replans", "returns"):
         (paths.figures(profile) / f"{name}.svg").write_text(figure)
     timings(folder / "planner")
     methods = {"studentised": 0.9, "percentile": 0.85, "t": 0.88, "bounded": 0.99}
@@ -365,7 +365,7 @@ def test_an_arm_that_a_profile_leaves_out_is_said_elsewhere(tree):
 @pytest.mark.parametrize(
     "missing",
     ["data/results/paper/horizon/summary.csv", f"data/results/paper/teacher/{CELL}-card.csv",
-     "figures/paper/teachers.svg", "figures/paper/pareto.svg",
+     "figures/paper/teachers.svg", "figures/paper/pareto.svg", "figures/paper/depth.svg",
      f"data/results/paper/corrector/{CELL}-two_tower-depth.csv", "figures/paper/planner.svg",
      "data/results/paper/statistics/coverage.csv",
      *(f"data/results/paper/planner/cpu{part}.csv" for part in ("", "-step", "-updates", "-memory"))],
@@ -458,7 +458,7 @@ def test_unknown_profile(tree):
 
 
 def test_citations_exist_and_none_is_left_over():
-    body = (SOURCE / "main.typ").read_text()
+    body = "".join(file.read_text() for file in SOURCE.glob("*.typ"))
     labels = set(re.findall(r"<([\w-]+)>", body))
     cited = set(re.findall(r"(?<![\w/])@([A-Za-z][\w-]*)", body)) - labels
     entries = set(re.findall(r"^@\w+\{([^,]+),", (SOURCE / "refs.bib").read_text(), re.MULTILINE))

@@ -353,6 +353,8 @@ def test_a_gap_counts_pairs():
     assert found["verdict"] == planning_gap.BOTTLENECK
     assert found["paired_low"] < found["cpg"] < found["paired_high"] and found["return_gap"] == found["cpg"]
     assert gap(mine, true)["verdict"] == planning_gap.OUTPERFORMS
+    few = gap(rows([1] * 8), rows([1] * 7 + [0]))  # one pair of eight differs
+    assert few["paired_low"] == 0 and 0.25 <= few["paired_high"] <= 0.5
     left = gap(rows([1] * 11, excluded=[0, 3]), rows([0] * 11, excluded=[0, 3]))
     assert (left["episodes"], left["excluded"], left["cpg"]) == (9, 2, 1.0)
 
