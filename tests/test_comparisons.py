@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.comparisons import compare, holm, non_inferiority, one_sided_p, probability_of_improvement
+from lib.comparisons import compare, holm, non_inferiority, one_sided_p, probability_of_improvement, rivals
 from lib.statistics import StatisticsError, bootstrap_ci, paired_difference
 from lib.study_design import POPULATIONS
 from tests.tiny_results import episodes
@@ -103,7 +103,7 @@ ARMS = {
 def test_compare():
     rows = episodes(ARMS)
     table = compare(rows).set_index(["arm", "role"])
-    assert len(table) == 6 and "teacher" not in table.index.get_level_values("arm")
+    assert len(table) == 8 and "teacher" not in table.index.get_level_values("arm")
     returns = {name: np.array([value(s) for s in range(10)]) for name, value in ARMS.items()}
     for role, reference in (("teacher", "teacher"), ("open loop", "64×2+open-loop-3"), ("every step", "budget-64×2")):
         row, pair = table.loc[("64×2+two-tower-3", role)], (returns["64×2+two-tower-3"], returns[reference])
@@ -114,6 +114,19 @@ def test_compare():
     to_teacher = table.xs("teacher", level="role")
     np.testing.assert_allclose(to_teacher["p_holm"], holm(to_teacher["p_non_inferior"]))  # three arms
     assert to_teacher.loc["64×2+two-tower-3", "p_holm"] == 3 * to_teacher.loc["64×2+two-tower-3", "p_non_inferior"]
+
+
+def test_rivals_of_equal_compute_and_the_prior():
+    spent = {"teacher": 90, "policy": 0, "budget-64×1": 30, "budget-64×2": 50, "two-tower-3": 31, "64×2+two-tower-3": 4}
+    arms = {
+        name: pd.DataFrame({"model_evaluations": [value, value], "execution_horizon": 3 if "tower" in name else 1})
+        for name, value in spent.items()
+    }
+    assert rivals("two-tower-3", arms) == {"equal compute": "budget-64×2", "policy": "policy"}
+    assert rivals("64×2+two-tower-3", arms) == {"equal compute": "budget-64×1", "policy": "policy"}
+    assert rivals("budget-64×2", arms) == rivals("teacher", arms) == {}
+    del arms["policy"], arms["budget-64×2"]
+    assert rivals("two-tower-3", arms) == {}
 
 
 def test_compare_corrects_within_a_cell():
