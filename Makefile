@@ -42,7 +42,7 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 .PHONY: planner planner-figure teachers-figure depth-figure replans-figure returns-figure film
 .PHONY: model_error-figure offline offline-figure sequence-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
-.PHONY: $(CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
+.PHONY: $(CELLS:%=action_error-%) $(CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@rm -f $(B)/stale.txt
@@ -161,6 +161,11 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 		--out $(R)/latency/$*.csv \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 
+$(CELLS:%=action_error-%): action_error-%: corrector-%
+	@$(RUN) paper/action_errors.py -p cell $* $(OPTIONS) \
+		--out $(R)/horizon/$*-action-error.csv \
+		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
+
 $(CELLS:%=model_error-%): model_error-%: setup
 	@$(RUN) notebooks/05_model_error.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/model_error/$*.csv \
@@ -226,8 +231,8 @@ learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 pareto: summary $(SEQUENCES:%=sequence-%)
 	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(call learnt,summary) 2>&-))
 
-depth-figure: setup $(CELLS:%=horizon-%)
-	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv)))
+depth-figure: setup $(CELLS:%=horizon-%) $(CELLS:%=action_error-%)
+	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv) $(CELLS:%=$(R)/horizon/%-action-error.csv)))
 
 replans-figure: setup $(CELLS:%=horizon-%)
 	@$(call figure,replans,$(call there,$(CELLS:%=$(R)/horizon/%-phase.csv) $(CELLS:%=$(R)/horizon/%.csv)))

@@ -86,6 +86,8 @@ class Profile:
     side_episodes: int
     latency_decisions: int  # timed of each arm
     candidates: tuple[str, ...] = ()  # to be the one configuration for all cells, which calibration episodes pick
+    error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
+    error_states: int = 0  # of each of them
     decisions: int = 500  # per episode; 500 is a whole one
     planner: PlannerConfig | None = None  # None: the standard budget for the task
     offline: OfflineStudy = OfflineStudy()
@@ -109,6 +111,8 @@ PAPER_ARMS += tuple(f"64x2+{scheme}" for scheme in _SCHEMES)
 _ABLATIONS = ("gate-only-6", "sensitive-6")
 PAPER_SIDE_ARMS = ("hold-last-6", "value-only-6", "no-plan-3", *_ABLATIONS)
 PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
+_LONG = ("open-loop-6", "two-tower-6", "temporal-6")
+ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
 CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
 
 # Compiling would take longer than the study: eager.
@@ -138,11 +142,13 @@ _TINY = PlannerConfig.budget(32, 1)
 # fmt: off
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6,
-                     candidates=("16x1+ladder-3",), decisions=12, planner=_TINY,
+                     candidates=("16x1+ladder-3",), error_arms=("open-loop-3", "two-tower-3"), error_states=10,
+                     decisions=12, planner=_TINY,
                      offline=SMOKE_OFFLINE, sequence=SMOKE_SEQUENCE, errors=FEW_ERRORS),
     "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60,
+                     error_arms=("open-loop-3", "two-tower-3"), error_states=60,
                      offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
     "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200,
-                     candidates=CANDIDATES, sequence=PAPER_SEQUENCE),
+                     candidates=CANDIDATES, error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
 }
 # fmt: on

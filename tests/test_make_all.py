@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 def make(folder, *arguments):
     command = ["make", f"PYTHON={sys.executable}", "PROFILE=smoke", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done.stdout + done.stderr
 
@@ -57,6 +57,7 @@ def test_every_result_is_there(made):
         "planner/cpu-updates.csv",
         "planner/bfloat16.csv",
         "statistics/headline.csv",
+        f"horizon/{CELL}-action-error.csv",
         f"model_error/{CELL}.csv",
         "offline/cells.csv",
         f"decision_transformer/{CELL}-expert-summary.csv",

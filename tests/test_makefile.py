@@ -70,6 +70,7 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "paper/summary.py",
         "notebooks/07_decision_transformer.ipynb",
         "figures/pareto.py",
+        "paper/action_errors.py",
         "figures/depth.py",
         "figures/replans.py",
         "figures/returns.py",
@@ -120,7 +121,9 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper", "CELLS=a-1m-1 b-1m-1")
-    assert len(calls(repo / "log")) == 2 * 6 + 12  # six notebooks of each cell, and what belongs to none
+    assert (
+        len(calls(repo / "log")) == 2 * 7 + 12
+    )  # six notebooks and the action errors of each cell, and what belongs to none
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
 
 
@@ -151,7 +154,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 8 + len(FIGURES) + 2  # notebooks, figures, summary, PDF
+    assert len(calls(tmp_path / "log")) == 8 + len(FIGURES) + 3  # notebooks, figures, action errors, summary, PDF
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

@@ -57,7 +57,7 @@ class Copy:
         environment |= {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(
-            command, cwd=cwd or self.root, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=cwd or self.root, env=environment, capture_output=True, text=True, timeout=900
         )
 
     def run(self, name, *outs, parameters=(), cwd=None):
