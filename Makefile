@@ -229,7 +229,7 @@ summary: setup $(CELLS:%=horizon-%)
 learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 
 pareto: summary $(SEQUENCES:%=sequence-%)
-	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(call learnt,summary) 2>&-))
+	@$(call figure,pareto,$(R)/horizon/summary.csv $(if $(SEQUENCES),$(shell ls $(call learnt,summary) 2>&-)))
 
 depth-figure: setup $(CELLS:%=horizon-%) $(CELLS:%=action_error-%)
 	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv) $(CELLS:%=$(R)/horizon/%-action-error.csv)))
