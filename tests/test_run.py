@@ -225,7 +225,8 @@ def test_ctrl_c_restores_the_earlier_result(repo):
     (repo.root / "slow").touch()
     before = repo.results()
     command = [sys.executable, "-m", "lib.run", "notebooks/one.ipynb", "--out", repo.one, "-p", "episodes", "4"]
-    with subprocess.Popen(command, cwd=repo.root, stderr=subprocess.PIPE, text=True) as process:
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a job in the background ignores it
+    with subprocess.Popen(command, cwd=repo.root, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         wait_for(lambda: (repo.root / "pid").exists() and (repo.root / "pid").read_text())
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)[1]
