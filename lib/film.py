@@ -29,7 +29,7 @@ from lib.profiles import episode_seeds
 from lib.results import ResultError, read_sidecar, write_artefact
 from lib.tasks import ACTION_REPEAT, EPISODE_DECISIONS, make_env
 
-ARMS = ("teacher", "64×2+open-loop-6", "64×2+gated-6")
+ARMS = ("teacher", "64×2+open-loop-6", "64×2+temporal-6")
 SIZE, STRIP = 240, 42  # pixels: a panel's side, and the height of the words above it
 EVERY = 2  # decisions from one frame to the next
 LIMIT = 4_000_000  # bytes
