@@ -325,31 +325,49 @@ def test_offline_from_the_command_line_says_so_on_the_card(whole, tmp_path, monk
 def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
     rows = (("a", 50_000, False, None), ("b", 20_000, False, None), ("c", 17_500, True, 700), ("d", 17_500, False, 700))
-    rows += (("e", 17_500, True, None), ("f", 0, False, 700))
+    rows += (("e", 17_500, True, None), ("g", 17_500, True, 800), ("f", 0, False, 700))
     monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, stop, 0) for name, *_, stop in rows))
     for name, decisions, stopped, _ in rows[:-1]:
         (tmp_path / f"{name}-1m-1.safetensors").touch()
-        (tmp_path / f"{name}-1m-1.json").write_text(json.dumps({"decisions": decisions, "stopped_early": stopped}))
-    assert [(c.task, c.stop_return) for c in teacher.lacking()] == [("b", None), ("d", 700), ("e", None), ("f", 700)]
+        (tmp_path / f"{name}-1m-1.json").write_text(
+            json.dumps({"decisions": decisions, "stopped_early": stopped, "return_mean": 750.0})
+        )
+    lacking = [("b", None), ("d", 700), ("e", None), ("g", 800), ("f", 700)]
+    assert [(c.task, c.stop_return) for c in teacher.lacking()] == lacking
 
     class Run:
         def __init__(self, config, ranks):
             self.config = config
 
         def train(self):
-            print(f"trained {self.config.name}")
+            print(f"trained {self.config.name}{'' if self.config.stop_return is None else ' until its bar'}")
+
+    def ship(config):
+        """All stop early below 700, unless they are trained to the end."""
+        early = config.stop_return is not None
+        card = {
+            "decisions": 20_000 if early else 50_000,
+            "stopped_early": early,
+            "return_mean": 690.0,
+            "returns": [690],
+        }
+        (tmp_path / f"{config.name}.safetensors").touch()
+        (tmp_path / f"{config.name}.json").write_text(json.dumps(card))
+        return card
 
     monkeypatch.setattr(teacher, "TrainingRun", Run)
-    monkeypatch.setattr(teacher, "ship", lambda config: {"return_mean": 690.0, "returns": [690.0]})
+    monkeypatch.setattr(teacher, "ship", ship)
     teacher.zoo(ALONE)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [
-        "the zoo lacks 4 of 6: b-1m-1, d-1m-1, e-1m-1, f-1m-1",
+    assert lines[:4] == [
+        "the zoo lacks 5 of 7: b-1m-1, d-1m-1, e-1m-1, g-1m-1, f-1m-1",
         "trained b-1m-1",
         "b-1m-1: 690.0 over 1 episodes",
+        "the zoo lacks 4 of 7: d-1m-1, e-1m-1, g-1m-1, f-1m-1",
     ]
-    assert lines[3] == "the zoo lacks 3 of 6: d-1m-1, e-1m-1, f-1m-1"
-    assert lines[5] == "d-1m-1: 690.0 over 1 episodes, below its bar of 700" and lines[-1] == "the zoo lacks nothing"
+    below = "d-1m-1: 690.0 over 1 episodes, below its bar of 700"
+    assert lines[4:8] == ["trained d-1m-1 until its bar", below, "trained d-1m-1", below]
+    assert lines[-1] == "the zoo lacks nothing" and not teacher.lacking()
 
 
 def test_the_table_of_the_zoo():
