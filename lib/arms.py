@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
+from lib.control import PolicyController
 from lib.gates import make_gate
 from lib.planner import MPPI
-from lib.speculation import PolicyController, SpeculativeController
+from lib.speculation import SpeculativeController
 from lib.world_model import WorldModel
 
 SCHEMES = {

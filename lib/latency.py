@@ -1,9 +1,11 @@
-"""How long a control step takes: every arm at batch 1, in its own environment, decision by decision in turns.
+"""How long a control step takes: every arm at batch 1, in its own environment, in turns.
 
     rows = measure(stage, ["teacher", "64x2+two-tower-3"], planner, calibration, decisions=300)
 
-A step is what a robot waits for: from the observation in host memory to the action in host memory. The arms take turns
-at every decision, so that a machine that slows down slows all of them. The first decisions warm up and do not count.
+A step is what a robot waits for: from the observation in host memory to the action in host memory. The arms take turns,
+so that a machine that slows down slows all of them, and each turn lasts a while, because a robot runs one controller:
+right after the others its weights are in no cache, and a short step waits for memory twice as long. The first decisions
+warm up and do not count.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from lib.tasks import make_env
 from lib.timing import summary, synchronise
 
 WARM_UP = 12  # decisions: two plans of six steps, so that all of an arm's functions are compiled
+TURN = 24  # decisions of an arm before it is the next one's turn: four plans of six steps
 PARTS = {"plan": True, "between": False}  # steps that asked a planner or refiner, and steps that did not
 
 
@@ -78,9 +81,10 @@ def measure(
         one.start()
         if refiner := getattr(one.controller, "refiner", None):  # which may first be asked after the warm-up
             refiner(torch.zeros(1, stage.wm.latent_dim, device=device))
-    bar = tqdm(range(WARM_UP + decisions), desc=f"{stage.cell} latency", unit="decision", mininterval=2)
-    for decision in bar:
-        for one in playing:
+    starts = range(0, WARM_UP + decisions, TURN)
+    turns = [(one, range(start, min(start + TURN, WARM_UP + decisions))) for start in starts for one in playing]
+    for one, turn in tqdm(turns, desc=f"{stage.cell} latency", unit="turn", mininterval=2):
+        for decision in turn:
             one.step(device, counts=decision >= WARM_UP)
     return [row for one in playing for row in _rows(one, device)]
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
 from lib.config import ConfigError, one_of
+from lib.control import NOT_FINITE, prepared, unsound
 from lib.correctors import appended, token
 from lib.gates import Gate, Look
 from lib.planner import MPPI, Plan, shift
@@ -31,7 +31,7 @@ class Proposal:
     """What the controller would do now, before it is done. All rows: B.
 
     z, z_pred (B, L); a_plan, a_policy, action (B, A); depth, planner_called, fallback, refined (B,); mismatch and the
-    gate's score (B,), both NaN at depth 0.
+    gate's score (B,), both NaN at depth 0; delta_abs (B,), the mean absolute difference of the action to the plan's.
     """
 
     z: Tensor
@@ -45,18 +45,12 @@ class Proposal:
     refined: Tensor
     mismatch: Tensor
     score: Tensor
+    delta_abs: Tensor
 
     def info(self) -> dict[str, Tensor]:
         """Per-row records of this decision: flags and numbers, each (B,)."""
-        return {
-            "planner_called": self.planner_called,
-            "fallback": self.fallback,
-            "refined": self.refined,
-            "depth": self.depth,
-            "mismatch": self.mismatch,
-            "score": self.score,
-            "delta_abs": (self.action - self.a_plan).abs().mean(-1),
-        }
+        names = ("planner_called", "fallback", "refined", "depth", "mismatch", "score", "delta_abs")
+        return {name: getattr(self, name) for name in names}
 
 
 class SpeculativeController:
@@ -98,8 +92,8 @@ class SpeculativeController:
         self.execution_horizon, self.tail = execution_horizon, tail
         self._history_len = getattr(corrector, "history_len", 0)
         beyond = tail == "policy" and execution_horizon > horizon
-        self._look = _prepared(planner.mode, functools.partial(_look, wm, corrector, gate, beyond), range(6))
-        self._encode = _prepared(planner.mode, functools.partial(_encode, wm), range(1))
+        self._look = prepared(planner.mode, functools.partial(_look, wm, corrector, gate, beyond), range(6))
+        self._encode = prepared(planner.mode, functools.partial(_encode, wm), range(1))
         self._batch = 0
 
     @property
@@ -123,7 +117,7 @@ class SpeculativeController:
         self._mean = torch.zeros_like(self._plan)
         self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # as it was at the last decision
         self._executed = torch.zeros(batch_size, wm.action_dim, device=wm.device)
-        self._depth = torch.full((batch_size,), -1, device=wm.device)  # −1: nothing planned yet
+        self._depth = torch.full((batch_size,), self.execution_horizon, device=wm.device)  # a plan is due
         width = wm.latent_dim + wm.action_dim + 1
         self._history = self._z_pred.new_zeros(batch_size, self._history_len, width) if self._history_len else None
         self._proposed = self._z_pred, self._history
@@ -138,54 +132,58 @@ class SpeculativeController:
 
     def warm_start(self) -> Tensor:
         """Each row's plan mean moved by the steps it has executed (B, H, A): what a replan now would start from."""
-        return shift(self._mean, self._depth.clamp(min=0))
+        return shift(self._mean, self._depth)
 
     def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and per-row records (see `Proposal.info`)."""
         proposal = self.propose(obs)
-        self.commit(proposal.action)
+        self._advance(proposal.action.clone())  # the caller may write to what is returned
         return proposal.action, proposal.info()
 
     @torch.no_grad()
     def propose(self, obs: Tensor) -> Proposal:
         """Plan where needed and correct where possible, without executing. Follow with `commit` of what was executed.
 
-        Raises `ValueError` when the batch differs from `reset`'s, or an observation is not finite.
+        Raises `ValueError` when the batch differs from `reset`'s, or an observation or an action is not finite.
         """
         if len(obs) != self._batch:
             raise ValueError(
                 f"{len(obs)} observations for {self._batch} episodes; call reset(batch_size={len(obs)}) first."
             )
-        if not torch.isfinite(obs).all():
-            raise ValueError(
-                f"observations of rows {(~torch.isfinite(obs)).any(-1).nonzero().flatten().tolist()} are not finite."
-            )
+        # A step without planning is as short as a few dozen operations on tensors, so that each of them counts here.
         obs = obs.to(self.wm.device)
-        due = (self._depth < 0) | (self._depth >= self.execution_horizon)
-        if due.all():  # nothing to look at
-            (z,) = self._encode(obs)
+        called = due = self._depth >= self.execution_horizon
+        asking = int(due.sum())
+        if asking == self._batch:  # nothing to look at
+            z, sound = self._encode(obs)
             nothing, history = torch.zeros_like(self._executed), self._history
             look, action = Look(z, z, nothing[:, 0], nothing, nothing, nothing), nothing
-            score = promised = nothing[:, 0]
+            score = promised = delta = nothing[:, 0]
         else:
-            *look, action, score, promised, history = self._look(
+            *look, action, score, promised, delta, history, sound = self._look(
                 obs, self._plan, self._z_pred, self._executed, self._depth, self._history
             )
             look = Look(*look)
+        if not sound:
+            raise ValueError(unsound(obs))
         fallback = refined = torch.zeros_like(due)
-        if self.gate is not None and not due.all():
+        if self.gate is not None and asking < self._batch:
             fallback = (score > self.gate.threshold) & ~due
             if self.refiner is not None and fallback.any():
                 refined = self._refine(look.z, action, promised, fallback)
                 fallback = fallback & ~refined
-        called = due | fallback
-        if called.any():
-            self._take(called, self._solved(self.planner, look.z, self.warm_start(), called))
-        z_pred, a_plan, fresh = look.z_pred, look.a_plan, called | refined
-        if fresh.any():
+            called = due | fallback
+            asking = int((called | refined).sum())
+        z_pred, a_plan, mismatch = look.z_pred, look.a_plan, look.mismatch
+        if asking:
+            if called.any():
+                self._take(called, self._solved(self.planner, look.z, self.warm_start(), called))
+            fresh = called | refined
             row = fresh.unsqueeze(-1)
             z_pred = torch.where(row, look.z, z_pred)
             a_plan, action = (torch.where(row, self._plan[:, 0], a) for a in (a_plan, action))
+            mismatch, score = (x.masked_fill(fresh, torch.nan) for x in (mismatch, score))
+            delta = delta.masked_fill(fresh, 0.0)
         self._proposed = z_pred, history
         return Proposal(
             z=look.z,
@@ -193,12 +191,13 @@ class SpeculativeController:
             a_plan=a_plan,
             a_policy=look.a_policy,
             action=action,
-            depth=self._depth.clone(),
+            depth=self._depth,
             planner_called=called,
             fallback=fallback,
             refined=refined,
-            mismatch=look.mismatch.masked_fill(fresh, torch.nan),
-            score=score.masked_fill(fresh | (self.gate is None), torch.nan),
+            mismatch=mismatch,
+            score=score,
+            delta_abs=delta,
         )
 
     def commit(self, actions: Tensor) -> None:
@@ -207,10 +206,14 @@ class SpeculativeController:
         Raises `ValueError` when an action is not finite.
         """
         if not torch.isfinite(actions).all():
-            raise ValueError("an action is not finite; check the weights of the corrector and of the world model.")
-        z_pred, self._history = self._proposed
-        self._z_pred, self._executed = z_pred.clone(), actions.clone()  # the caller may write to both
-        self._depth, self._decision = self._depth + 1, self._decision + 1
+            raise ValueError(NOT_FINITE)
+        z_pred, history = self._proposed
+        self._proposed = z_pred.clone(), history  # the caller may write to the proposal, and to the actions
+        self._advance(actions.clone())
+
+    def _advance(self, executed: Tensor) -> None:
+        self._z_pred, self._history = self._proposed
+        self._executed, self._depth, self._decision = executed, self._depth + 1, self._decision + 1
 
     def _refine(self, z: Tensor, action: Tensor, promised: Tensor, asked: Tensor) -> Tensor:
         """Refine the plans of the rows asked for around their chosen action; the rows (B,) where the value holds up.
@@ -232,7 +235,8 @@ class SpeculativeController:
 
     def _take(self, rows: Tensor, plan: Plan) -> None:
         """Queue new plans for the rows (B,) that are true."""
-        self._plan[rows], self._mean[rows], self._depth[rows] = plan.actions, plan.mean, 0
+        self._plan[rows], self._mean[rows] = plan.actions, plan.mean
+        self._depth = self._depth.masked_fill(rows, 0)  # a new tensor: a proposal may hold the old one
 
 
 def _around(wm: WorldModel, z: Tensor, action: Tensor, plan: Tensor, depth: Tensor) -> Tensor:
@@ -247,27 +251,18 @@ def _around(wm: WorldModel, z: Tensor, action: Tensor, plan: Tensor, depth: Tens
     return torch.stack(mean, 1)
 
 
-def _prepared(mode: str, function: functools.partial, batched):
-    """A function of tensors, bound to its modules, run as planners run: as it is, compiled, or captured (uncompiled: a
-    graph has no launches to save). `batched`: see `Compiled`."""
-    modules = [m for m in function.args if isinstance(m, nn.Module)]
-    if mode == "eager":
-        return function
-    if mode == "compiled":
-        return Compiled(function, "controller", CPU_OPTIONS if modules[0].device.type == "cpu" else None, batched)
-    return Captured(function, [p for m in modules for p in m.parameters()])
-
-
-def _encode(wm: WorldModel, obs: Tensor) -> tuple[Tensor]:
-    return (wm.encode(obs),)
+def _encode(wm: WorldModel, obs: Tensor) -> tuple[Tensor, Tensor]:
+    """The latents, and whether all observations are finite."""
+    return wm.encode(obs), torch.isfinite(obs).all()
 
 
 def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, executed, depth, history):
     """What a decision without planning takes. obs (B, obs_dim), plan (B, H, A), and, at the decision before, the
     predicted latent (B, L) and the action (B, A); depth (B,), which is now; the corrector's history (B, K, ·) or None.
 
-    Returns the fields of `Look`, the action (B, A), the gate's score and the plan's promise (B,), and the history with
-    this step in it. `beyond`: past the plan's last action the policy prior goes on inside the model; else it is held.
+    Returns the fields of `Look`, the action (B, A), the gate's score (NaN without a gate), the plan's promise and the
+    action's distance to the plan (B,), the history with this step in it, and whether observations and actions are all
+    finite. `beyond`: past the plan's last action the policy prior goes on inside the model; else it is held.
     """
     z, z_pred = wm.encode(obs), wm.next(z_pred, executed)
     index = depth.clamp(0, plan.shape[1] - 1).view(-1, 1, 1).expand(-1, 1, plan.shape[2])
@@ -279,48 +274,11 @@ def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, exec
         history = appended(history, token(z, z_pred, a_plan, depth))
     corrected = a_plan if corrector is None else corrector(z, z_pred, a_plan, a_policy, depth, history)
     look = Look(z, z_pred, total_variation(z, z_pred, wm.config.simnorm_dim), a_plan, a_policy, corrected)
-    nothing = torch.zeros_like(look.mismatch)
-    action, score, promised = (corrected, nothing, nothing) if gate is None else gate(wm, look)
-    return *look, action, score, promised, history
-
-
-class PolicyController:
-    """No planning: the mean of the policy prior, the cheapest arm, or the best of `samples` draws by the model's Q."""
-
-    def __init__(self, wm: WorldModel, samples: int = 0, mode: str = "auto"):
-        self.wm, self.samples, self._generators = wm, samples, None
-        self._act = _prepared(resolve_mode(mode, wm.device), functools.partial(_prior, wm), range(2))
-
-    def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
-        """Start `batch_size` episodes with the rows' own random streams."""
-        self._generators = generators
-
-    def keep(self, rows: list[int]) -> None:
-        """Go on with only these rows of the batch (the others' episodes have ended)."""
-        self._generators = self._generators and [self._generators[i] for i in rows]
-
-    @torch.no_grad()
-    def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Actions (B, A) for observations (B, obs_dim); `ValueError` when one is not finite."""
-        if not torch.isfinite(obs).all():
-            raise ValueError("an observation is not finite.")
-        noise = None
-        if self.samples:
-            generators = self._generators or [None] * len(obs)
-            draws = [torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators]
-            noise = torch.stack(draws).to(self.wm.device)
-        (action,) = self._act(obs.to(self.wm.device), noise)
-        zero = torch.zeros(len(obs), device=action.device)
-        flags = dict.fromkeys(("planner_called", "fallback", "refined"), zero.bool())
-        return action, flags | {"depth": zero.long(), "mismatch": zero + torch.nan, "delta_abs": zero}
-
-
-def _prior(wm: WorldModel, obs: Tensor, noise: Tensor | None) -> tuple[Tensor]:
-    """The prior's mean action (B, A), or the best by Q of the samples that `noise` (B, N, A) makes."""
-    z = wm.encode(obs)
-    if noise is None:
-        return (wm.policy(z)[0],)
-    z = z.unsqueeze(1).expand(-1, noise.shape[1], -1)
-    actions = wm.policy_sample(z, noise)  # (B, N, A)
-    best = wm.q(z, actions).mean(0).argmax(1)  # (B,)
-    return (actions.gather(1, best.view(-1, 1, 1).expand(-1, 1, actions.shape[2])).squeeze(1),)
+    if gate is None:
+        action, promised = corrected, torch.zeros_like(look.mismatch)
+        score = torch.full_like(promised, torch.nan)
+    else:
+        action, score, promised = gate(wm, look)
+    delta = torch.zeros_like(promised) if action is a_plan else (action - a_plan).abs().mean(-1)
+    sound = torch.isfinite(obs).all() & torch.isfinite(action).all()
+    return *look, action, score, promised, delta, history, sound

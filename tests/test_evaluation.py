@@ -12,11 +12,11 @@ from lib import evaluation, paths
 from lib.arms import Arm, make_arm, make_controller
 from lib.checkpoints import save_world_model, teacher_key
 from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.control import PolicyController
 from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
 from lib.evaluation import Stage, evaluate, run_episodes, write_results
 from lib.profiles import Cell
 from lib.results import describe, module_key
-from lib.speculation import PolicyController
 
 CELL = Cell("tiny-task", "1m", 1)
 ARMS = ["teacher", "policy", "open-loop-3", "two-tower-3", "hold-last-5", "budget-8x2"]

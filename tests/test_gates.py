@@ -8,9 +8,10 @@ from test_speculation import NotingPlanner, PushCorrector, observations, play
 from tiny import ACTIONS, BUDGET, LATENT, LatentModel, latents, streams, tiny_model
 
 from lib.config import ConfigError, PlannerConfig
+from lib.control import PolicyController
 from lib.gates import GATES, DriftGate, Gate, LadderGate, Look, SensitivityGate, ValueGate, make_gate
 from lib.planner import MPPI
-from lib.speculation import PolicyController, SpeculativeController
+from lib.speculation import SpeculativeController
 from lib.world_model import total_variation
 
 ROWS = 40

@@ -67,10 +67,13 @@ def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeyp
         real(self, device, counts)
 
     monkeypatch.setattr(latency._Playing, "step", noted)
+    monkeypatch.setattr(latency, "TURN", 5)
     env.ends[800_000_000] = 5  # an episode that ends starts again
     rows = measure(Stage.of(CELL, "smoke"), ["policy", "teacher"], BUDGET, {}, decisions=4)
-    assert [name for name, _ in turns] == ["policy", "teacher"] * (WARM_UP + 4)
-    assert sum(counts for _, counts in turns) == 2 * 4 and not any(counts for _, counts in turns[: 2 * WARM_UP])
+    rounds = [5, 5, 5, WARM_UP + 4 - 15]
+    assert [name for name, _ in turns] == [name for n in rounds for name in ["policy"] * n + ["teacher"] * n]
+    for arm in ("policy", "teacher"):
+        assert [counts for name, counts in turns if name == arm] == [False] * WARM_UP + [True] * 4
     assert len(env.starts) == 2 * (1 + (WARM_UP + 4) // 5)
     assert {r["threads"] for r in rows} == {torch.get_num_threads()}
     assert all(np.isfinite(r["mean_ms"]) and r["mean_ms"] > 0 for r in rows)

@@ -9,10 +9,11 @@ from tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, latents, streams, ti
 from torch import nn
 
 from lib.config import ConfigError
+from lib.control import PolicyController
 from lib.correctors import TemporalCorrector, TwoTowerCorrector
 from lib.gates import DriftGate, Gate, make_gate
 from lib.planner import MPPI
-from lib.speculation import PolicyController, SpeculativeController
+from lib.speculation import SpeculativeController
 
 
 class NotingPlanner(MPPI):
@@ -448,3 +449,21 @@ def test_the_compiled_controller_equals_the_eager_one(gate):
         torch.testing.assert_close(fast_info["mismatch"], slow_info["mismatch"], rtol=1e-4, atol=1e-4, equal_nan=True)
         seconds.append(made[0]._look.seconds)
     assert seconds[0] > 0 and seconds[1] > 0 and seconds[2] == 0  # once for a batch of one, once for all others
+
+
+@pytest.mark.slow
+def test_the_compiled_controller_sees_that_its_corrector_has_changed():
+    """Not every guard of torch's is kept (`STEP_OPTIONS`): these are what correctness needs."""
+    compiled = dataclasses.replace(BUDGET, mode="compiled")
+    corrector, obs = random_corrector(), observations(4, 1)
+    controller = SpeculativeController(MPPI(tiny_model(), compiled), corrector, None, 3)
+    first = play(controller, obs)[0]
+    corrector.update_head.weight.mul_(-1)
+    turned = play(controller, obs)[0]
+    assert not torch.equal(turned[1], first[1])
+    corrector.update_head.weight = nn.Parameter(-corrector.update_head.weight, requires_grad=False)
+    torch.testing.assert_close(play(controller, obs)[0], first)
+    corrector.train()  # dropout acts
+    assert not torch.equal(play(controller, obs)[0][1], first[1])
+    corrector.eval()
+    torch.testing.assert_close(play(controller, obs)[0], first)

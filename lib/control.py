@@ -1,0 +1,92 @@
+"""Control without planning, and what it shares with `lib.speculation`: how a step is compiled, and when it fails.
+
+controller = PolicyController(wm)
+controller.reset(batch_size=8)
+actions, info = controller.act(obs)      # (8, obs_dim) -> (8, A)
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
+from lib.world_model import WorldModel
+
+# A step without planning takes less than a millisecond on a CPU, and much of that is not arithmetic. torch would ask at
+# every call whether a Linear or a LayerNorm has become another module and whether tensors have the shapes that it gave
+# them, and would call a library for each product of one row with a matrix, which a loop of its own does as fast.
+STEP_OPTIONS = CPU_OPTIONS | {
+    "guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe,
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "scalar_asserts": False,
+    "post_grad_fusion_options": {"decompose_mm_pass": {}},
+}
+
+NOT_FINITE = "an action is not finite; check the weights of the corrector and of the world model."
+
+
+def unsound(obs: Tensor) -> str:
+    """Why a decision has no sound action."""
+    rows = (~torch.isfinite(obs)).any(-1).nonzero().flatten().tolist()
+    return f"observations of rows {rows} are not finite." if rows else NOT_FINITE
+
+
+def prepared(mode: str, function: functools.partial, batched):
+    """A function of tensors, bound to its modules, run as planners run: as it is, compiled, or captured (uncompiled: a
+    graph has no launches to save). `batched`: see `Compiled`."""
+    modules = [m for m in function.args if isinstance(m, nn.Module)]
+    if mode == "eager":
+        return function
+    if mode == "compiled":
+        return Compiled(function, "controller", STEP_OPTIONS if modules[0].device.type == "cpu" else None, batched)
+    return Captured(function, [p for m in modules for p in m.parameters()])
+
+
+class PolicyController:
+    """No planning: the mean of the policy prior, the cheapest arm, or the best of `samples` draws by the model's Q."""
+
+    def __init__(self, wm: WorldModel, samples: int = 0, mode: str = "auto"):
+        self.wm, self.samples, self._generators = wm, samples, None
+        self._act = prepared(resolve_mode(mode, wm.device), functools.partial(_prior, wm), range(2))
+
+    def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
+        """Start `batch_size` episodes with the rows' own random streams."""
+        self._generators = generators
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with only these rows of the batch (the others' episodes have ended)."""
+        self._generators = self._generators and [self._generators[i] for i in rows]
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Actions (B, A) for observations (B, obs_dim); `ValueError` when one of either is not finite."""
+        noise = None
+        if self.samples:
+            generators = self._generators or [None] * len(obs)
+            draws = [torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators]
+            noise = torch.stack(draws).to(self.wm.device)
+        action, sound, never, depth, mismatch, delta = self._act(obs.to(self.wm.device), noise)
+        if not sound:
+            raise ValueError(unsound(obs))
+        flags = dict.fromkeys(("planner_called", "fallback", "refined"), never)
+        return action, flags | {"depth": depth, "mismatch": mismatch, "delta_abs": delta}
+
+
+def _prior(wm: WorldModel, obs: Tensor, noise: Tensor | None):
+    """The prior's mean action (B, A), or the best by Q of the samples that `noise` (B, N, A) makes; whether all
+    observations and actions are finite; and what there is to record of a decision without a plan, each (B,)."""
+    z = wm.encode(obs)
+    if noise is None:
+        action = wm.policy(z)[0]
+    else:
+        z = z.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        actions = wm.policy_sample(z, noise)  # (B, N, A)
+        best = wm.q(z, actions).mean(0).argmax(1)  # (B,)
+        action = actions.gather(1, best.view(-1, 1, 1).expand(-1, 1, actions.shape[2])).squeeze(1)
+    zero = torch.zeros_like(action[:, 0])
+    sound = torch.isfinite(obs).all() & torch.isfinite(action).all()
+    return action, sound, zero.bool(), zero.long(), zero + torch.nan, zero
