@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
 from lib.world_model import WorldModel
 
-# A step without planning takes less than a millisecond on a CPU, and much of that is not arithmetic. torch would ask at
-# every call whether a Linear or a LayerNorm has become another module and whether tensors have the shapes that it gave
-# them, and would call a library for each product of one row with a matrix, which a loop of its own does as fast.
+# A step without planning takes less than a millisecond on a CPU, and much of that is not arithmetic: torch would check
+# at every call that tensors have the shapes it gave them, and call a library for each product of one row with a matrix,
+# which a loop of its own does as fast. (Its guards stay: all controllers of a process share what is compiled.)
 STEP_OPTIONS = CPU_OPTIONS | {
-    "guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe,
     "size_asserts": False,
     "alignment_asserts": False,
     "scalar_asserts": False,
@@ -66,6 +65,8 @@ class PolicyController:
         """Actions (B, A) for observations (B, obs_dim); `ValueError` when one of either is not finite."""
         noise = None
         if self.samples:
+            if not torch.isfinite(obs).all():  # before the streams move on
+                raise ValueError(unsound(obs))
             generators = self._generators or [None] * len(obs)
             draws = [torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators]
             noise = torch.stack(draws).to(self.wm.device)

@@ -31,7 +31,8 @@ class Proposal:
     """What the controller would do now, before it is done. All rows: B.
 
     z, z_pred (B, L); a_plan, a_policy, action (B, A); depth, planner_called, fallback, refined (B,); mismatch and the
-    gate's score (B,), both NaN at depth 0; delta_abs (B,), the mean absolute difference of the action to the plan's.
+    gate's score (B,), both NaN at depth 0, and the score without a gate; delta_abs (B,), the mean absolute difference
+    of the action to the plan's.
     """
 
     z: Tensor
@@ -144,7 +145,8 @@ class SpeculativeController:
     def propose(self, obs: Tensor) -> Proposal:
         """Plan where needed and correct where possible, without executing. Follow with `commit` of what was executed.
 
-        Raises `ValueError` when the batch differs from `reset`'s, or an observation or an action is not finite.
+        Raises `ValueError` when the batch differs from `reset`'s, an observation is not finite, or the action of a row
+        whose plan goes on is not.
         """
         if len(obs) != self._batch:
             raise ValueError(
@@ -208,7 +210,7 @@ class SpeculativeController:
         if not torch.isfinite(actions).all():
             raise ValueError(NOT_FINITE)
         z_pred, history = self._proposed
-        self._proposed = z_pred.clone(), history  # the caller may write to the proposal, and to the actions
+        self._proposed = z_pred.clone(), history  # the caller may write to these latents, and to the actions
         self._advance(actions.clone())
 
     def _advance(self, executed: Tensor) -> None:

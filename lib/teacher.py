@@ -152,12 +152,20 @@ def zoo(ranks: Ranks) -> None:
         if ranks.main:
             print(f"the zoo lacks {len(left)} of {len(ZOO)}: {', '.join(c.name for c in left)}", flush=True)
         config, *left = left
-        for run in (config, dataclasses.replace(config, stop_return=None)):
+        whole = dataclasses.replace(config, stop_return=None)
+        for run in (whole,) if ranks.from_main(functools.partial(_below, config)) else (config, whole):
             TrainingRun(run, ranks=ranks).train()
             if ranks.from_main(functools.partial(_shipped, config, run)):
                 break
     if ranks.main:
         print("the zoo lacks nothing")
+
+
+def _below(config: TeacherConfig) -> bool:
+    """Whether the teacher that is shipped stopped early and missed the bar: a killed run must not stop there again."""
+    path, bar = paths.TEACHERS / f"{config.name}.json", config.stop_return
+    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return bool(card.get("stopped_early")) and bar is not None and card["return_mean"] < bar
 
 
 def _shipped(config: TeacherConfig, run: TeacherConfig) -> bool:

@@ -14,6 +14,7 @@ from lib.correctors import TemporalCorrector, TwoTowerCorrector
 from lib.gates import DriftGate, Gate, make_gate
 from lib.planner import MPPI
 from lib.speculation import SpeculativeController
+from lib.world_model import WorldModel
 
 
 class NotingPlanner(MPPI):
@@ -453,7 +454,6 @@ def test_the_compiled_controller_equals_the_eager_one(gate):
 
 @pytest.mark.slow
 def test_the_compiled_controller_sees_that_its_corrector_has_changed():
-    """Not every guard of torch's is kept (`STEP_OPTIONS`): these are what correctness needs."""
     compiled = dataclasses.replace(BUDGET, mode="compiled")
     corrector, obs = random_corrector(), observations(4, 1)
     controller = SpeculativeController(MPPI(tiny_model(), compiled), corrector, None, 3)
@@ -467,3 +467,14 @@ def test_the_compiled_controller_sees_that_its_corrector_has_changed():
     assert not torch.equal(play(controller, obs)[0][1], first[1])
     corrector.eval()
     torch.testing.assert_close(play(controller, obs)[0], first)
+
+
+@pytest.mark.slow
+def test_models_do_not_share_compiled_code_that_does_not_fit():
+    """All controllers of a process share what is compiled; only the number of actions tells these models apart."""
+    obs = observations(1, 1)[0]
+    for action_dim in (2, 1, 3):
+        wm = WorldModel.from_size("1m", OBS, action_dim).eval()
+        fast, slow = (PolicyController(wm, mode=mode).act(obs)[0] for mode in ("compiled", "eager"))
+        assert fast.shape == (1, action_dim)
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)

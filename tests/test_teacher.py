@@ -367,6 +367,9 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeyp
     ]
     below = "d-1m-1: 690.0 over 1 episodes, below its bar of 700"
     assert lines[4:8] == ["trained d-1m-1 until its bar", below, "trained d-1m-1", below]
+    assert (
+        "trained g-1m-1" in lines and "trained g-1m-1 until its bar" not in lines
+    )  # its card was below the bar before
     assert lines[-1] == "the zoo lacks nothing" and not teacher.lacking()
 
 
