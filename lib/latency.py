@@ -4,8 +4,7 @@
 
 A step is what a robot waits for: from the observation in host memory to the action in host memory. The arms take turns,
 so that a machine that slows down slows all of them, and each turn lasts a while, because a robot runs one controller:
-right after the others its weights are in no cache, and a short step waits for memory twice as long. The first decisions
-warm up and do not count.
+right after the others its weights are in no cache near the core. The first decisions warm up and do not count.
 """
 
 from __future__ import annotations
