@@ -1,27 +1,40 @@
-"""How long a control step takes: every arm at batch 1, in its own environment, in turns.
+"""How long a control step takes: every arm in its own environments, in turns.
 
-    rows = measure(stage, ["teacher", "64x2+two-tower-3"], planner, calibration, decisions=300)
+    table = step_times(stage, ["teacher", "64x2+two-tower-3"], planner, calibration, {1: 200, 10: 36})
 
 A step is what a robot waits for: from the observation in host memory to the action in host memory. The arms take turns,
 so that a machine that slows down slows all of them, and each turn lasts a while, because a robot runs one controller:
 right after the others its weights are in no cache near the core. The first decisions warm up and do not count.
+A robot is a batch of one; the evaluation plays a batch of episodes in parallel.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
+from lib import paths
 from lib.arms import Arm, arm_name, make_arm, make_controller
 from lib.config import PlannerConfig
-from lib.evaluation import Stage
+from lib.control import prepared
+from lib.correctors import appended, token
+from lib.evaluation import Stage, arm_key
+from lib.gates import Look
 from lib.profiles import episode_seeds
+from lib.results import SETTINGS_MODULES, cached, combine, module_key, read_table
+from lib.speculation import SpeculativeController
 from lib.tasks import make_env
-from lib.timing import summary, synchronise
+from lib.timing import summary, synchronise, timed
+from lib.world_model import total_variation
 
 WARM_UP = 12  # decisions: two plans of six steps, so that all of an arm's functions are compiled
 TURN = 24  # decisions of an arm before it is the next one's turn: four plans of six steps
@@ -30,80 +43,170 @@ PARTS = {"plan": True, "between": False}  # steps that asked a planner or refine
 
 @dataclass
 class _Playing:
-    """An arm in its environment; `times` (ms) and `planned` of every step, `calls` of the planner."""
+    """An arm in its environments, one per seed; of every step the `times` (ms) of the controller and of the
+    environments, and whether it `planned`; `calls` of the planner."""
 
     arm: Arm
     controller: object
-    env: object
-    seed: int
+    envs: list
+    seeds: list[int]
     times: list[float] = field(default_factory=list)
+    env_times: list[float] = field(default_factory=list)
     planned: list[bool] = field(default_factory=list)
     calls: int = 0
 
     def start(self) -> None:
-        self.obs = torch.from_numpy(self.env.reset(seed=self.seed)[0]).unsqueeze(0)
-        self.controller.reset(1, [torch.Generator().manual_seed(self.seed)])
+        self.obs = _stacked(env.reset(seed=s)[0] for env, s in zip(self.envs, self.seeds, strict=True))
+        self.controller.reset(len(self.seeds), [torch.Generator().manual_seed(s) for s in self.seeds])
 
     def step(self, device: torch.device, counts: bool) -> None:
         begin = time.perf_counter()
-        action, info = self.controller.act(self.obs)
-        action = action[0].cpu().numpy()
+        actions, info = self.controller.act(self.obs)
+        actions = actions.cpu().numpy()
         synchronise(device)
-        milliseconds = 1e3 * (time.perf_counter() - begin)
+        decided = time.perf_counter()
+        steps = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
         if counts:
-            self.times.append(milliseconds)
-            self.planned.append(bool(info["planner_called"] | info["refined"]))
-            self.calls += int(info["planner_called"])
-        obs, _, terminated, truncated, _ = self.env.step(action)
-        if terminated or truncated:
+            self.times.append(1e3 * (decided - begin))
+            self.env_times.append(1e3 * (time.perf_counter() - decided))
+            self.planned.append(bool((info["planner_called"] | info["refined"]).any()))
+            self.calls += int(info["planner_called"].sum())
+        if any(terminated or truncated for _, _, terminated, truncated, _ in steps):
             self.start()
         else:
-            self.obs = torch.from_numpy(obs).unsqueeze(0)
+            self.obs = _stacked(obs for obs, *_ in steps)
 
 
-def measure(
-    stage: Stage, names: list[str], standard: PlannerConfig, calibration: dict[str, dict], decisions: int = 300
-) -> list[dict]:
-    """Rows of arm × part of the step: `step` (all), `plan` (those that asked a planner or refiner) and `between`.
-
-    Milliseconds p50_ms, p95_ms, mean_ms; share of the steps; steps_per_s, of the mean; planner calls per decision; the
-    device, and threads of the CPU. A
-    part that an arm does not have has no row.
-    """
+def step_times(
+    stage: Stage, names: list[str], standard: PlannerConfig, calibration: dict[str, dict], decisions: dict[int, int]
+) -> pd.DataFrame:
+    """The rows of `measure` for every batch: decisions of each. Kept as the result file `latency/<cell>.csv`: only
+    other arms or other code are timed again, so that more episodes need no quiet machine."""
     arms = [make_arm(name, standard, calibration.get(arm_name(name))) for name in names]
-    seed, device = episode_seeds("latency", 1)[0], stage.wm.device
-    playing = [
-        _Playing(arm, make_controller(arm, stage.wm, stage.correctors), make_env(stage.cell.task, seed), seed)
-        for arm in dict.fromkeys(arms)
+    keys = [
+        arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
+        for arm in arms
     ]
+    key = combine(module_key("lib.latency", without=SETTINGS_MODULES), keys, sorted(decisions.items()))
+
+    def make(path: Path) -> None:
+        rows = [row for batch, count in decisions.items() for row in measure(stage, arms, count, batch)]
+        pd.DataFrame(rows).to_csv(path, index=False)
+
+    file = paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
+    return read_table(cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0]))
+
+
+def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1) -> list[dict]:
+    """Rows of arm × part of the step: `step` (all of the controller's), `plan` (those in which a row asked a planner or
+    refiner), `between` (the others), `env` (the environments' own), and what is in `between`, each by itself: `encode`,
+    `predict`, `correct` and `gate` (see `alone`).
+
+    Milliseconds p50_ms, p95_ms, mean_ms; share of the steps; steps_per_s, of the mean; planner calls per decision of an
+    episode; the batch, the device, and threads of the CPU. A part that an arm does not have has no row.
+    """
+    seeds, device = episode_seeds("latency", batch), stage.wm.device
+    playing = []
+    for arm in dict.fromkeys(arms):
+        envs = [make_env(stage.cell.task, seed) for seed in seeds]
+        playing.append(_Playing(arm, make_controller(arm, stage.wm, stage.correctors), envs, seeds))
     for one in playing:
         one.start()
         if refiner := getattr(one.controller, "refiner", None):  # which may first be asked after the warm-up
             refiner(torch.zeros(1, stage.wm.latent_dim, device=device))
     starts = range(0, WARM_UP + decisions, TURN)
     turns = [(one, range(start, min(start + TURN, WARM_UP + decisions))) for start in starts for one in playing]
-    for one, turn in tqdm(turns, desc=f"{stage.cell} latency", unit="turn", mininterval=2):
+    for one, turn in tqdm(turns, desc=f"{stage.cell} latency, batch {batch}", unit="turn", mininterval=2):
         for decision in turn:
             one.step(device, counts=decision >= WARM_UP)
-    return [row for one in playing for row in _rows(one, device)]
+    functions = {}
+    for one in playing:
+        functions |= alone(one)
+    parts = timed(functions, rounds=decisions, seconds=0, device=device.type)
+    return [row for one in playing for row in _rows(one, parts, device)]
 
 
-def _rows(one: _Playing, device: torch.device) -> list[dict]:
+def _stacked(observations: Iterator[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(list(observations)))
+
+
+def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch.device) -> Iterator[dict]:
     times, planned = np.array(one.times), np.array(one.planned)
-    parts = {"step": times} | {part: times[planned == asked] for part, asked in PARTS.items()}
-    return [
-        {
-            "arm": one.arm.name,
-            "part": part,
-            **summary(values),
-            "mean_ms": float(values.mean()),
-            "share": len(values) / len(times),
-            "steps_per_s": 1e3 / float(values.mean()),
-            "calls_per_decision": one.calls / len(times),
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-            "dtype": one.arm.planner.dtype if one.arm.planner else "float32",
-        }
-        for part, values in parts.items()
-        if len(values)
-    ]
+    found = {"step": times} | {part: times[planned == asked] for part, asked in PARTS.items()}
+    shares = {part: len(values) / len(times) for part, values in found.items()}
+    found["env"] = np.array(one.env_times)
+    if shares["between"]:
+        found |= {part: parts[part, which] for part, which in _made_of(one.arm).items() if (part, which) in parts}
+    for part, values in found.items():
+        if len(values):
+            yield {
+                "arm": one.arm.name,
+                "part": part,
+                "batch": len(one.seeds),
+                **summary(values),
+                "mean_ms": float(values.mean()),
+                "share": shares.get(part, 1.0 if part == "env" else shares["between"]),
+                "steps_per_s": 1e3 / float(values.mean()),
+                "calls_per_decision": one.calls / len(times) / len(one.seeds),
+                "device": device.type,
+                "threads": torch.get_num_threads(),
+                "dtype": one.arm.planner.dtype if one.arm.planner else "float32",
+            }
+
+
+# ------------------------------------------------------------------------------------------------ parts by themselves
+
+
+def _made_of(arm: Arm) -> dict[str, str]:
+    """Part of a step without a plan -> which one: arms with the same corrector or kind of gate share it."""
+    if arm.planner is None:
+        return {}
+    found = {"encode": "", "predict": "", "correct": arm.corrector, "gate": arm.gate}
+    return {part: which for part, which in found.items() if which or part in ("encode", "predict")}
+
+
+def alone(one: _Playing) -> dict[tuple[str, str], Callable[[], object]]:
+    """Calls of each part of a step without a plan by itself, run as the controller runs: (part, which) -> function.
+
+    `encode` the observation; `predict` the latent, the prior's action and the mismatch; `correct` the planned action;
+    the `gate`. In the controller all of them are one compiled function, which is faster than their sum.
+    """
+    if not _made_of(one.arm):
+        return {}
+    controller = one.controller
+    wm, corrector, gate = controller.wm, controller.corrector, controller.gate
+    seen = controller.propose(one.obs)
+    depth, history = torch.ones_like(seen.depth), None
+    if length := getattr(corrector, "history_len", 0):
+        current = token(seen.z, seen.z_pred, seen.a_plan, depth)
+        history = appended(current.new_zeros(len(current), length, current.shape[1]), current)
+    look = Look(seen.z, seen.z_pred, seen.mismatch, seen.a_plan, seen.a_policy, seen.action)
+    calls = {
+        "encode": (functools.partial(_encode, wm), (one.obs.to(wm.device),)),
+        "predict": (functools.partial(_predict, wm), (seen.z, seen.z_pred, seen.action)),
+        "correct": (functools.partial(_correct, wm, corrector), (*look, depth, history)),
+        "gate": (functools.partial(_judge, wm, gate), look),
+    }
+    return {(part, which): _call(controller, *calls[part]) for part, which in _made_of(one.arm).items()}
+
+
+def _call(controller: SpeculativeController, function: functools.partial, inputs: tuple) -> Callable[[], object]:
+    ready = prepared(controller.planner.mode, function, range(len(inputs)))
+    return torch.no_grad()(functools.partial(ready, *inputs))
+
+
+def _encode(wm, obs):
+    return (wm.encode(obs),)
+
+
+def _predict(wm, z, z_pred, action):
+    z_pred = wm.next(z_pred, action)
+    return z_pred, wm.policy(z)[0], total_variation(z, z_pred, wm.config.simnorm_dim)
+
+
+def _correct(wm, corrector, z, z_pred, mismatch, a_plan, a_policy, corrected, depth, history):
+    return (corrector(z, z_pred, a_plan, a_policy, depth, history),)
+
+
+def _judge(wm, gate, *look):
+    return gate(wm, Look(*look))

@@ -84,8 +84,9 @@ class Profile:
     eval_episodes: int  # of each of them
     side_arms: tuple[str, ...]  # ablations and straw men
     side_episodes: int
-    latency_decisions: int  # timed of each arm
+    latency_decisions: int  # timed of each arm at batch 1
     candidates: tuple[str, ...] = ()  # to be the one configuration for all cells, which calibration episodes pick
+    batch_decisions: int = 0  # timed of each arm with the evaluation's blocks of episodes in parallel; 0: not at all
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
     error_states: int = 0  # of each of them
     decisions: int = 500  # per episode; 500 is a whole one
@@ -142,13 +143,14 @@ _TINY = PlannerConfig.budget(32, 1)
 # fmt: off
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6,
-                     candidates=("16x1+ladder-3",), error_arms=("open-loop-3", "two-tower-3"), error_states=10,
-                     decisions=12, planner=_TINY,
+                     candidates=("16x1+ladder-3",), batch_decisions=3,
+                     error_arms=("open-loop-3", "two-tower-3"), error_states=10, decisions=12, planner=_TINY,
                      offline=SMOKE_OFFLINE, sequence=SMOKE_SEQUENCE, errors=FEW_ERRORS),
     "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60,
                      error_arms=("open-loop-3", "two-tower-3"), error_states=60,
                      offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
     "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200,
-                     candidates=CANDIDATES, error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
+                     candidates=CANDIDATES, batch_decisions=36,
+                     error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
 }
 # fmt: on

@@ -31,7 +31,9 @@ def with_latency(arms: pd.DataFrame, profile: str, cell: str) -> pd.DataFrame:
     file = paths.results(profile) / "latency" / f"{cell}.csv"
     if not file.is_file():
         return arms.assign(step_ms=None, steps_per_s=None)
-    steps = read_table(file).query("part == 'step'").set_index("arm").rename(columns={"mean_ms": "step_ms"})
+    steps = (
+        read_table(file).query("part == 'step' and batch == 1").set_index("arm").rename(columns={"mean_ms": "step_ms"})
+    )
     return arms.join(steps[["step_ms", "steps_per_s"]], on="arm")
 
 

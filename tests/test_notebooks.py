@@ -140,8 +140,10 @@ def test_04_compares_the_arms(copy, run_all):
     calls = rows.groupby("arm")["planner_calls"].sum()
     fixed = {"teacher": 24, "policy": 0, "open-loop-3": 8, "two-tower-3": 8, "temporal-3": 8}
     assert {name: calls[name] for name in fixed} == fixed and calls["gated-3"] >= 8
-    steps = copy.table(f"latency/{CELL}.csv").query("part == 'step'").set_index("arm")
-    assert steps.index.tolist() == names and (steps["mean_ms"] > 0).all()
+    times = copy.table(f"latency/{CELL}.csv")
+    steps = times.query("part == 'step'").set_index(["batch", "arm"])
+    assert steps.index.tolist() == [(b, name) for b in (1, 10) for name in names] and (steps["mean_ms"] > 0).all()
+    assert set(times["part"]) == {"step", "plan", "between", "env", "encode", "predict", "correct", "gate"}
     depths = copy.table(f"horizon/{CELL}-depth.csv")
     assert {"arm", "episode_seed", "depth", "mismatch", "delta_abs", "reward", "count"} <= set(depths)
     assert depths["count"].sum() == rows["length"].sum() == len(names) * 2 * 12

@@ -189,12 +189,34 @@ def test_step_times_are_shown_where_they_were_measured(tree):
     assert "Step (ms)" not in text and "A control step takes" not in text
     assert "it does not evaluate a gate that replans early" in text and "or the measured time of an arm" in text
     change("paper", "teacher", "step_ms", 31.44), change("paper", "budget-64×2", "step_ms", 7.9)
-    measured = [{"arm": "teacher", "part": "step", "mean_ms": 31.44, "threads": 7}]
+    measured = [{"arm": "teacher", "part": "step", "batch": 1, "mean_ms": 31.44, "threads": 7}]
     write_table(paths.results("paper") / "latency" / f"{CELL}.csv", measured)
     text = text_of("paper")
     assert "Step (ms)" in text and "500 4608 (100.0%) 31.4" in text and "167 64.1 (1.4%) –" in text
     assert "A control step takes 31.4 ms (teacher) and 7.9 ms (" in text and "measured time of an arm" not in text
     assert "those in Table 1 of 7 of its CPU threads, those in Table 3 of 2" in text
+
+
+def test_steps_are_taken_apart_where_they_were_measured(tree):
+    results("paper")
+    assert "The time of a step is not in this profile" in text_of("paper")
+    rows = [
+        {"arm": arm, "part": part, "batch": batch, "mean_ms": ms, "calls_per_decision": calls, "threads": 1}
+        for arm, calls, batch, parts in (
+            ("teacher", 1.0, 1, {"step": 60.0, "plan": 60.0, "env": 0.25}),
+            ("two-tower-3", 1 / 3, 1, {"step": 22.0, "plan": 60.0, "between": 3.0, "correct": 1.5}),
+            ("budget-64×2", 1.0, 1, {"step": 8.0}),
+            ("64×2+two-tower-3", 1 / 3, 1, {"step": 4.0, "between": 2.0}),
+            ("budget-64×2", 1.0, 10, {"step": 40.0}),
+            ("64×2+two-tower-3", 1 / 3, 10, {"step": 16.0}),
+        )
+        for part, ms in parts.items()
+    ]
+    write_table(paths.results("paper") / "latency" / f"{CELL}.csv", rows)
+    text = text_of("paper")
+    assert "arms on the standard planner save 0.95 times as much of the time at batch 1" in text  # 38 / 60 of 2 / 3
+    assert "those on 64 × 2 0.75 times; with 10 episodes in parallel it is not in this profile and 0.90 times" in text
+    assert "own step (0.25 ms) not counted" in text
 
 
 def test_both_correctors_are_in_the_table_of_errors(tree):
@@ -333,7 +355,7 @@ def test_paper_profile_has_conclusions_and_no_banner(tree):
     text = text_of("paper")
     assert "Conclusion" in text
     assert "This is the" not in text
-    assert text.count("not in this profile") == 3  # the studies of notebooks 05 to 07, which this tree lacks
+    assert text.count("not in this profile") == 4  # notebooks 05 to 07 and step times, which this tree lacks
 
 
 def test_quick_profile_has_a_banner_and_no_conclusion(tree):
