@@ -39,10 +39,10 @@ OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
-.PHONY: planner planner-figure teachers-figure depth-figure replans-figure returns-figure film
+.PHONY: planner planner-figure teachers-figure horizon-figure depth-figure replans-figure returns-figure film
 .PHONY: model_error-figure offline offline-figure sequence-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
-.PHONY: $(CELLS:%=action_error-%) $(CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
+.PHONY: $(CELLS:%=action_error-%) $(TEACHER_CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@rm -f $(B)/stale.txt
@@ -127,7 +127,7 @@ install:
 # ----------------------------------------------------------------------------------------------- results, figures
 
 graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%)
-graph: teachers-figure pareto depth-figure replans-figure returns-figure model_error-figure offline-figure
+graph: teachers-figure pareto horizon-figure depth-figure replans-figure returns-figure model_error-figure offline-figure
 graph: sequence-figure planner-figure
 
 $(TEACHER_CELLS:%=teacher-%): teacher-%: setup
@@ -166,7 +166,7 @@ $(CELLS:%=action_error-%): action_error-%: corrector-%
 		--out $(R)/horizon/$*-action-error.csv \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 
-$(CELLS:%=model_error-%): model_error-%: setup
+$(TEACHER_CELLS:%=model_error-%): model_error-%: setup
 	@$(RUN) notebooks/05_model_error.ipynb --cell $* $(OPTIONS) \
 		--out $(R)/model_error/$*.csv \
 		--out $(R)/model_error/$*_model_error.txt \
@@ -231,6 +231,9 @@ learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 pareto: summary $(SEQUENCES:%=sequence-%)
 	@$(call figure,pareto,$(R)/horizon/summary.csv $(if $(SEQUENCES),$(shell ls $(call learnt,summary) 2>&-)))
 
+horizon-figure: summary
+	@$(call figure,horizon,$(R)/horizon/summary.csv)
+
 depth-figure: setup $(CELLS:%=horizon-%) $(CELLS:%=action_error-%)
 	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv) $(CELLS:%=$(R)/horizon/%-action-error.csv)))
 
@@ -240,8 +243,8 @@ replans-figure: setup $(CELLS:%=horizon-%)
 returns-figure: setup $(CELLS:%=horizon-%)
 	@$(call figure,returns,$(call there,$(CELLS:%=$(R)/horizon/%.csv)))
 
-model_error-figure: setup $(CELLS:%=model_error-%)
-	@$(call figure,model_error,$(call there,$(CELLS:%=$(R)/model_error/%.csv)))
+model_error-figure: setup $(TEACHER_CELLS:%=model_error-%)
+	@$(call figure,model_error,$(call there,$(TEACHER_CELLS:%=$(R)/model_error/%.csv)))
 
 offline-figure: offline
 	@$(call figure,offline,$(R)/offline/cells.csv $(R)/offline/correlations.csv) --out figures/$(PROFILE)/offline-cells.svg

@@ -20,7 +20,7 @@ from lib.results import ResultError, how_to_make, read_table, shown
 AXIS, GAP = 54, 58  # units that the axis of the first panel takes, and those between panels, where another one stands
 LABELS = 34  # units of these that the labels of ticks take
 HEIGHT, LEAST = 125, 40  # of a panel at most and at least
-ROWS_HEIGHT, ROW_EXTRA = 380, 44  # of all rows, as far as panels have their least height, and what a row adds to them
+ROWS_HEIGHT, ROW_EXTRA = 480, 44  # of all rows, as far as panels have their least height, and what a row adds to them
 STEPS, DECISIONS = "Steps ahead", "Decisions of training (thousands)"
 ERROR, SHARE = "Latent error (mse)", "Of mean latent's error"
 MODEL, PERSISTENCE, MEAN = "prediction", "no change", "mean latent"  # what is compared with the encoded latent

@@ -4,13 +4,15 @@
 
 A step is what a robot waits for: from the observation in host memory to the action in host memory. The arms take turns,
 so that a machine that slows down slows all of them, and each turn lasts a while, because a robot runs one controller:
-right after the others its weights are in no cache near the core. The first decisions warm up and do not count.
-A robot is a batch of one; the evaluation plays a batch of episodes in parallel.
+right after the others its weights are in no cache near the core. The first decisions warm up and do not count, and
+those after them are the first of an episode. A robot is a batch of one; the evaluation plays many episodes in parallel.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -80,14 +82,15 @@ class _Playing:
 def step_times(
     stage: Stage, names: list[str], standard: PlannerConfig, calibration: dict[str, dict], decisions: dict[int, int]
 ) -> pd.DataFrame:
-    """The rows of `measure` for every batch: decisions of each. Kept as the result file `latency/<cell>.csv`: only
-    other arms or other code are timed again, so that more episodes need no quiet machine."""
+    """The rows of `measure` for every batch: decisions of each.
+
+    Kept as the result file `latency/<cell>.csv` while arms, weights, code, device and threads stay the same, so that
+    playing more episodes needs no quiet machine."""
     arms = [make_arm(name, standard, calibration.get(arm_name(name))) for name in names]
-    keys = [
-        arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
-        for arm in arms
-    ]
-    key = combine(module_key("lib.latency", without=SETTINGS_MODULES), keys, sorted(decisions.items()))
+    files = [stage.corrector_files.get(arm.corrector) for arm in arms]
+    keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms, files, strict=True)]
+    how = [stage.wm.device.type, torch.get_num_threads(), [arm.planner and arm.planner.mode for arm in arms]]
+    key = combine(module_key("lib.latency", without=SETTINGS_MODULES), keys, how, sorted(decisions.items()))
 
     def make(path: Path) -> None:
         rows = [row for batch, count in decisions.items() for row in measure(stage, arms, count, batch)]
@@ -112,18 +115,31 @@ def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1)
         playing.append(_Playing(arm, make_controller(arm, stage.wm, stage.correctors), envs, seeds))
     for one in playing:
         one.start()
-        if refiner := getattr(one.controller, "refiner", None):  # which may first be asked after the warm-up
-            refiner(torch.zeros(1, stage.wm.latent_dim, device=device))
+        for planner in filter(None, (one.controller.planner, one.controller.refiner) if one.arm.gate else ()):
+            for rows in range(1, batch + 1):  # as many as a gate may first let through after the warm-up
+                planner(torch.zeros(rows, stage.wm.latent_dim, device=device))
     starts = range(0, WARM_UP + decisions, TURN)
     turns = [(one, range(start, min(start + TURN, WARM_UP + decisions))) for start in starts for one in playing]
-    for one, turn in tqdm(turns, desc=f"{stage.cell} latency, batch {batch}", unit="turn", mininterval=2):
-        for decision in turn:
-            one.step(device, counts=decision >= WARM_UP)
+    with _without_collector():
+        for one, turn in tqdm(turns, desc=f"{stage.cell} latency, batch {batch}", unit="turn", mininterval=2):
+            for decision in turn:
+                one.step(device, counts=decision >= WARM_UP)
     functions = {}
     for one in playing:
         functions |= alone(one)
     parts = timed(functions, rounds=decisions, seconds=0, device=device.type)
     return [row for one in playing for row in _rows(one, parts, device)]
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's garbage collector would look through the environments of all arms, in the midst of one arm's step."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _stacked(observations: Iterator[np.ndarray]) -> torch.Tensor:
@@ -161,17 +177,19 @@ def _made_of(arm: Arm) -> dict[str, str]:
     """Part of a step without a plan -> which one: arms with the same corrector or kind of gate share it."""
     if arm.planner is None:
         return {}
-    found = {"encode": "", "predict": "", "correct": arm.corrector, "gate": arm.gate}
-    return {part: which for part, which in found.items() if which or part in ("encode", "predict")}
+    beyond = arm.tail == "policy" and arm.execution_horizon > arm.planner.horizon
+    found = {"encode": "whole", "predict": "beyond" if beyond else "within", "correct": arm.corrector, "gate": arm.gate}
+    return {part: which for part, which in found.items() if which}
 
 
 def alone(one: _Playing) -> dict[tuple[str, str], Callable[[], object]]:
     """Calls of each part of a step without a plan by itself, run as the controller runs: (part, which) -> function.
 
-    `encode` the observation; `predict` the latent, the prior's action and the mismatch; `correct` the planned action;
-    the `gate`. In the controller all of them are one compiled function, which is faster than their sum.
+    `encode` the observation; `predict` the latent, the prior's action, the mismatch, and `beyond` the plan's end the
+    prior's action at that latent too; `correct` the planned action; the `gate`. In the controller all of them are one
+    function, and its weights may be in no cache behind a plan; here they are near.
     """
-    if not _made_of(one.arm):
+    if not (made_of := _made_of(one.arm)):
         return {}
     controller = one.controller
     wm, corrector, gate = controller.wm, controller.corrector, controller.gate
@@ -183,11 +201,14 @@ def alone(one: _Playing) -> dict[tuple[str, str], Callable[[], object]]:
     look = Look(seen.z, seen.z_pred, seen.mismatch, seen.a_plan, seen.a_policy, seen.action)
     calls = {
         "encode": (functools.partial(_encode, wm), (one.obs.to(wm.device),)),
-        "predict": (functools.partial(_predict, wm), (seen.z, seen.z_pred, seen.action)),
+        "predict": (
+            functools.partial(_predict, wm, made_of["predict"] == "beyond"),
+            (seen.z, seen.z_pred, seen.action),
+        ),
         "correct": (functools.partial(_correct, wm, corrector), (*look, depth, history)),
         "gate": (functools.partial(_judge, wm, gate), look),
     }
-    return {(part, which): _call(controller, *calls[part]) for part, which in _made_of(one.arm).items()}
+    return {(part, which): _call(controller, *calls[part]) for part, which in made_of.items()}
 
 
 def _call(controller: SpeculativeController, function: functools.partial, inputs: tuple) -> Callable[[], object]:
@@ -199,9 +220,10 @@ def _encode(wm, obs):
     return (wm.encode(obs),)
 
 
-def _predict(wm, z, z_pred, action):
+def _predict(wm, beyond, z, z_pred, action):
     z_pred = wm.next(z_pred, action)
-    return z_pred, wm.policy(z)[0], total_variation(z, z_pred, wm.config.simnorm_dim)
+    planned = wm.policy(z_pred)[0] if beyond else action
+    return z_pred, wm.policy(z)[0], total_variation(z, z_pred, wm.config.simnorm_dim), planned
 
 
 def _correct(wm, corrector, z, z_pred, mismatch, a_plan, a_policy, corrected, depth, history):

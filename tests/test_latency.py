@@ -1,5 +1,8 @@
 """Latency rows: what is counted as planning, the turns the arms take, and what does not count."""
 
+import dataclasses
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,11 @@ from tiny import BUDGET
 from lib import latency, paths
 from lib.arms import make_arm
 from lib.config import PlannerConfig
-from lib.correctors import TemporalCorrector, TwoTowerCorrector
+from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
 from lib.evaluation import Stage
+from lib.gates import Look
 from lib.latency import WARM_UP, alone, measure, step_times
+from lib.world_model import total_variation
 
 
 def named(*names, threshold=0.4):
@@ -94,6 +99,47 @@ def test_a_batch_of_episodes_is_one_controllers(home, env, clock, monkeypatch): 
     found = {r["part"]: r for r in rows}
     assert {r["batch"] for r in rows} == {4} and len(env.starts) == 4
     assert found["step"]["calls_per_decision"] == pytest.approx(1 / 3)  # of an episode, not of the batch
+    assert found["env"]["mean_ms"] < 1e-3  # the controller's 1 or 10 ms are not the environments'
+
+
+def test_a_step_plans_if_one_of_its_episodes_does(home, env, clock, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(latency, "make_env", env)
+    asked, real = [], latency._Playing.step
+
+    def uneven(self, device, counts):
+        act = self.controller.act
+
+        def one_asks(obs):
+            action, info = act(obs)
+            asked.append(len(asked) % 3 == 0)
+            flags = torch.tensor([False, asked[-1]])
+            return action, info | {"planner_called": flags, "refined": torch.zeros_like(flags)}
+
+        monkeypatch.setattr(self.controller, "act", one_asks)
+        real(self, device, counts)
+        monkeypatch.setattr(self.controller, "act", act)
+
+    monkeypatch.setattr(latency._Playing, "step", uneven)
+    rows = measure(Stage.of(CELL, "smoke"), named("8x2+open-loop-3"), decisions=6, batch=2)
+    found = {r["part"]: r for r in rows}
+    assert found["plan"]["share"] == pytest.approx(1 / 3) and found["between"]["share"] == pytest.approx(2 / 3)
+    assert found["step"]["calls_per_decision"] == pytest.approx(1 / 6)
+
+
+def test_the_garbage_collector_waits(home, env, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(latency, "make_env", env)
+    enabled, real = [], latency._Playing.step
+
+    def noted(self, device, counts):
+        enabled.append(gc.isenabled())
+        real(self, device, counts)
+        if len(enabled) == 3:
+            raise RuntimeError("stopped")
+
+    monkeypatch.setattr(latency._Playing, "step", noted)
+    with pytest.raises(RuntimeError, match="stopped"):
+        measure(Stage.of(CELL, "smoke"), named("policy"), decisions=4)
+    assert enabled == [False] * 3 and gc.isenabled()
 
 
 def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkeypatch):  # noqa: F811
@@ -111,8 +157,12 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkey
     arms = named(
         "teacher", "policy", "8x2+open-loop-3", "8x2+two-tower-3", "two-tower-3", "8x2+ladder-3", "value-only-3"
     )
-    rows = measure(Stage.of(CELL, "smoke", corrector_files=files), arms, decisions=6)
-    assert calls == [("encode", ""), ("predict", ""), ("correct", "two_tower"), ("gate", "ladder"), ("gate", "value")]
+    arms += named("8x2+open-loop-4", "8x2+hold-last-4")
+    rows = measure(Stage.of(CELL, "smoke", corrector_files=files), arms, decisions=8)
+    assert calls == [
+        *(("encode", "whole"), ("predict", "within"), ("correct", "two_tower"), ("gate", "ladder")),
+        *(("gate", "value"), ("predict", "beyond")),
+    ]
     parts = {name: {r["part"]: r["mean_ms"] for r in rows if r["arm"] == name} for name in (arm.name for arm in arms)}
     made_of = {name: [p for p in ("encode", "predict", "correct", "gate") if p in parts[name]] for name in parts}
     assert made_of == {
@@ -123,31 +173,48 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkey
         "two-tower-3": ["encode", "predict", "correct"],
         "8×2+ladder-3": ["encode", "predict", "correct", "gate"],
         "value-only-3": ["encode", "predict", "gate"],
+        "8×2+open-loop-4": ["encode", "predict"],
+        "8×2+hold-last-4": ["encode", "predict"],
     }
+    predicted = [parts[name]["predict"] for name in ("8×2+open-loop-3", "8×2+open-loop-4", "8×2+hold-last-4")]
+    assert predicted == [2.0, 6.0, 2.0]  # beyond the plan's end the prior is asked once more
     assert (parts["8×2+ladder-3"]["gate"], parts["value-only-3"]["gate"]) == (4.0, 5.0)
 
 
 @pytest.mark.parametrize("corrector", [TwoTowerCorrector, TemporalCorrector])
-def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector):  # noqa: F811
+@pytest.mark.parametrize("scheme", ["", "value-checked-4"])
+def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, scheme):  # noqa: F811
     stage = Stage.of(CELL, "smoke")
     wm, arch = stage.wm, corrector.arch
-    (arm,) = named(f"8x2+{arch.replace('_', '-')}-3")
-    controller = latency.make_controller(arm, wm, {arch: corrector(wm.latent_dim, wm.action_dim).eval()})
-    playing = latency._Playing(arm, controller, [env("tiny", seed) for seed in (1, 2)], [1, 2])
+    torch.manual_seed(0)
+    network = corrector(wm.latent_dim, wm.action_dim).eval()
+    torch.nn.init.normal_(network.update_head.weight)
+    (arm,) = named(f"8x2+{scheme or arch.replace('_', '-') + '-4'}", threshold=100.0)
+    arm = dataclasses.replace(arm, corrector=arch)
+    playing = latency._Playing(
+        arm, latency.make_controller(arm, wm, {arch: network}), [env("tiny", s) for s in (1, 2)], [1, 2]
+    )
     playing.start()
-    device = torch.device("cpu")
-    for _ in range(2):  # the second is a step without a plan
-        before = controller._z_pred, controller._executed
-        seen = controller.propose(playing.obs)
-        playing.step(device, counts=True)
+    for _ in range(2):  # one with a plan, one without
+        playing.step(torch.device("cpu"), counts=True)
+    assert playing.planned == [True, False]
+    now = playing.controller.propose(playing.obs)
     parts = {part: function() for (part, _), function in alone(playing).items()}
-    assert parts["correct"][0].shape == seen.action.shape and parts["encode"][0].shape == seen.z.shape
-    z_pred = wm.next(*before)
-    torch.testing.assert_close(seen.z_pred, z_pred)
-    now = controller.propose(playing.obs)
+
+    z_pred, depth = wm.next(now.z_pred, now.action), torch.tensor([1, 1])
     torch.testing.assert_close(parts["encode"][0], now.z)
-    torch.testing.assert_close(parts["predict"][1], now.a_policy)
-    torch.testing.assert_close(parts["predict"][0], wm.next(now.z_pred, now.action))
+    expected = (z_pred, now.a_policy, total_variation(now.z, z_pred, 8), wm.policy(z_pred)[0])
+    torch.testing.assert_close(parts["predict"], expected)
+    history = None
+    if network.history_len:
+        history = token(now.z, now.z_pred, now.a_plan, depth).unsqueeze(1)  # with nothing before it
+        history = torch.nn.functional.pad(history, (0, 0, network.history_len - 1, 0))
+    corrected = network(now.z, now.z_pred, now.a_plan, now.a_policy, depth, history)
+    torch.testing.assert_close(parts["correct"][0], corrected)
+    assert (corrected - now.a_plan).abs().max() > 0.01
+    if arm.gate:
+        look = Look(now.z, now.z_pred, now.mismatch, now.a_plan, now.a_policy, now.action)
+        torch.testing.assert_close(parts["gate"], playing.controller.gate(wm, look))
 
 
 def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # noqa: F811
@@ -160,13 +227,16 @@ def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # no
 
     monkeypatch.setattr(latency, "measure", noted)
     first = step_times(stage, ["teacher", "policy"], BUDGET, {}, {1: 4, 10: 2})
-    assert first["batch"].tolist() == [1, 1, 10, 10] and measured == [
-        (["teacher", "policy"], 4, 1),
-        (["teacher", "policy"], 2, 10),
-    ]
+    assert first["batch"].tolist() == [1, 1, 10, 10]
+    assert measured == [(["teacher", "policy"], 4, 1), (["teacher", "policy"], 2, 10)]
     assert (paths.results("smoke") / "latency" / f"{CELL}.csv").is_file()
-    assert step_times(stage, ["teacher", "policy"], BUDGET, {}, {1: 4, 10: 2}).equals(first) and len(measured) == 2
+    longer = dataclasses.replace(stage, decisions=99)  # episodes; no step takes another time for it
+    for same in (stage, longer):
+        assert step_times(same, ["teacher", "policy"], BUDGET, {}, {1: 4, 10: 2}).equals(first) and len(measured) == 2
     step_times(stage, ["teacher", "policy"], BUDGET, {}, {1: 5})
     step_times(stage, ["teacher"], BUDGET, {}, {1: 5})
     step_times(stage, ["teacher"], PlannerConfig.budget(4, 1), {}, {1: 5})
-    assert len(measured) == 5
+    step_times(stage, ["teacher"], PlannerConfig.budget(4, 1, mode="eager"), {}, {1: 5})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    step_times(stage, ["teacher"], PlannerConfig.budget(4, 1, mode="eager"), {}, {1: 5})
+    assert len(measured) == 7

@@ -12,7 +12,7 @@ import pytest
 
 from lib.paths import NOTEBOOKS, ROOT
 
-FIGURES = ("teachers", "pareto", "depth", "replans", "returns")
+FIGURES = ("teachers", "pareto", "horizon", "depth", "replans", "returns")
 FIGURES += ("model_error", "offline", "decision_transformer", "planner")  # in the order of the graph
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")

@@ -66,7 +66,7 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     teacher(profile)
     figure = '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100"><text x="9" y="50">figure</text></svg>'
     paths.figures(profile).mkdir(parents=True, exist_ok=True)
-    for name in ("pareto", "planner", "teachers", "depth", "replans", "returns"):
+    for name in ("pareto", "horizon", "planner", "teachers", "depth", "replans", "returns"):
         (paths.figures(profile) / f"{name}.svg").write_text(figure)
     timings(folder / "planner")
     methods = {"studentised": 0.9, "percentile": 0.85, "t": 0.88, "bounded": 0.99}
@@ -198,7 +198,7 @@ def test_step_times_are_shown_where_they_were_measured(tree):
 
 
 def test_steps_are_taken_apart_where_they_were_measured(tree):
-    results("paper")
+    results("paper", returns=RETURNS | {"64×2+gated-3": 800})
     assert "The time of a step is not in this profile" in text_of("paper")
     rows = [
         {"arm": arm, "part": part, "batch": batch, "mean_ms": ms, "calls_per_decision": calls, "threads": 1}
@@ -207,6 +207,7 @@ def test_steps_are_taken_apart_where_they_were_measured(tree):
             ("two-tower-3", 1 / 3, 1, {"step": 22.0, "plan": 60.0, "between": 3.0, "correct": 1.5}),
             ("budget-64×2", 1.0, 1, {"step": 8.0}),
             ("64×2+two-tower-3", 1 / 3, 1, {"step": 4.0, "between": 2.0}),
+            ("64×2+gated-3", 0.4, 1, {"step": 5.6}),
             ("budget-64×2", 1.0, 10, {"step": 40.0}),
             ("64×2+two-tower-3", 1 / 3, 10, {"step": 16.0}),
         )
@@ -215,8 +216,9 @@ def test_steps_are_taken_apart_where_they_were_measured(tree):
     write_table(paths.results("paper") / "latency" / f"{CELL}.csv", rows)
     text = text_of("paper")
     assert "arms on the standard planner save 0.95 times as much of the time at batch 1" in text  # 38 / 60 of 2 / 3
-    assert "those on 64 × 2 0.75 times; with 10 episodes in parallel it is not in this profile and 0.90 times" in text
-    assert "own step (0.25 ms) not counted" in text
+    assert "those on 64 × 2 0.75 times without a gate and 0.50 times with one" in text
+    assert "with 10 episodes in parallel it is not in this profile, 0.90 and not in this profile times" in text
+    assert "own steps are not counted (0.25 ms)" in text
 
 
 def test_both_correctors_are_in_the_table_of_errors(tree):

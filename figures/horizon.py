@@ -1,0 +1,175 @@
+"""Return kept against the execution horizon, and the gain over open loop with the same one; a row per cell.
+
+    python figures/horizon.py --profile quick
+
+reads data/results/quick/horizon/summary.csv and writes figures/quick/horizon.{svg,pdf,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import altair as alt
+import pandas as pd
+
+from lib import charts, paths
+from lib.charts import INK, MUTED
+from lib.results import read_table
+
+AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
+HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 560, 36  # of a panel at most, of all rows, and what a row needs beside its panels
+STRETCH = 3  # the axis shows kept to this power: most arms lie near 100 %, and few far below
+DODGE = 0.8  # of the distance between two execution horizons: families stand beside each other
+PLANNERS = {False: "standard planner", True: "smaller planner"}
+LOOKS = {family.name: family for family in charts.FAMILIES.values()}
+COLOURS = alt.Scale(domain=list(LOOKS), range=[family.colour for family in LOOKS.values()])
+SHAPES = alt.Scale(domain=list(LOOKS), range=[family.shape for family in LOOKS.values()])
+X_TITLE, Y_TITLE = "Steps of each plan, at most", "Return kept (% of teacher)"
+GAIN_TITLE = "Gain over open loop (return)"
+
+
+def read(profile: str) -> pd.DataFrame:
+    """The table of arms with a plan: `family`, the planner underneath (`small`), and `scheme`."""
+    table = read_table(paths.results(profile) / "horizon" / "summary.csv")
+    table = table.assign(
+        family=[charts.family(arm).name for arm in table["arm"]],
+        small=table["arm"].map(charts.on_smaller_planner),
+        scheme=table["arm"].map(lambda arm: arm.split("+")[-1]),
+    )
+    return table[table["planner_calls"] > 0]
+
+
+def along(arms: pd.DataFrame, small: bool, steps: list[int]) -> pd.DataFrame:
+    """Arms of one planner, and lines of families from the planner that is asked at every step.
+
+    `steps` are the places on the axis; `at` is an arm's, beside those of other families. Rows of a `line` are one
+    family on one planner with several execution horizons, and their start; rows without a line are an arm that has
+    none, as gates replan earlier than their horizon says.
+    """
+    mine = arms[arms["small"] == small]
+    several = mine[mine["execution_horizon"] > 1]
+    stem = several["arm"].map(lambda arm: arm.split("+")[0] if small else "")
+    starts = {name: f"budget-{name}" if small else "teacher" for name in stem.unique()} or {"": "teacher"}
+    names = list(several["family"].unique())
+    place = {name: DODGE * ((i + 0.5) / len(names) - 0.5) for i, name in enumerate(names)}
+    parts = [mine[mine["arm"] == start].assign(line=None) for start in starts.values()]
+    for (planner, family), group in several.groupby([stem, "family"], sort=False):
+        if group["execution_horizon"].nunique() == 1:
+            parts.append(group.assign(line=None))
+        else:
+            start = mine[mine["arm"] == starts[planner]]
+            parts.append(pd.concat([start, group]).assign(line=f"{planner} {family}", colour_of=family))
+    rows = pd.concat(parts, ignore_index=True)
+    rows["at"] = [
+        steps.index(e) + (place[name] if e > 1 else 0)
+        for e, name in zip(rows["execution_horizon"], rows["family"], strict=True)
+    ]
+    for column in ("kept", "kept_low", "kept_high"):
+        rows[column] *= 100
+    return rows.sort_values("execution_horizon", kind="stable")
+
+
+def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[float, float], left: bool, bottom: bool):
+    """Return kept of one planner's arms against their execution horizon."""
+    names = " : ".join([f"datum.value == {i} ? '{e}'" for i, e in enumerate(steps)] + ["''"])
+    x = alt.X(
+        "at:Q",
+        title=X_TITLE if bottom else None,
+        scale=alt.Scale(domain=[-0.5, len(steps) - 0.5], nice=False),
+        axis=alt.Axis(values=list(range(len(steps))), labelExpr=names, grid=False),
+    )
+    extent = AXIS - 14 if left else 0
+    ticks = [t for t in range(0, 200, 10 if ends[0] < 85 else 5 if ends[0] < 93 else 2) if ends[0] <= t <= ends[1]]
+    axis = alt.Axis(labels=left, ticks=left, domain=left, minExtent=extent, maxExtent=extent, values=ticks)
+
+    def y(field: str) -> alt.Y:
+        scale = alt.Scale(type="pow", exponent=STRETCH, domain=list(ends), nice=False, zero=False)
+        return alt.Y(field, type="quantitative", scale=scale, axis=axis, title=Y_TITLE if left else None)
+
+    base = alt.Chart(rows).encode(x=x)
+    layers = [
+        alt.Chart(pd.DataFrame({"y": [100]}))
+        .mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8)
+        .encode(y=y("y")),
+        base.transform_filter("isValid(datum.line)")
+        .mark_line(strokeWidth=0.7, opacity=0.6)
+        .encode(y=y("kept"), detail="line:N", color=alt.Color("colour_of:N", scale=COLOURS, legend=None)),
+        base.transform_filter("datum.kept_low < datum.kept_high")
+        .mark_rule(strokeWidth=0.8, opacity=0.7)
+        .encode(y=y("kept_low"), y2="kept_high", color=alt.Color("family:N", scale=COLOURS, legend=None)),
+        _marks(base, small, y=y("kept")),
+    ]
+    title = alt.Title(PLANNERS[small], anchor="middle", fontSize=charts.FONT_SIZE)
+    return alt.layer(*layers).properties(title=title)
+
+
+def gain_panel(arms: pd.DataFrame, schemes: list[str], bottom: bool):
+    """What each arm returns more than open-loop execution of the same planner with the same horizon."""
+    rows = arms.dropna(subset=["gain"])
+    rows = rows.assign(move=rows["small"].map({False: -0.2, True: 0.2}))
+    names = alt.Axis(grid=True, labelLimit=NAMES, minExtent=NAMES, maxExtent=NAMES, labelPadding=4, ticks=False)
+    y = alt.Y("scheme:N", sort=schemes, scale=alt.Scale(domain=schemes), title=None, axis=names)
+    move = alt.YOffset("move:Q", scale=alt.Scale(domain=[-0.5, 0.5]))
+    base = alt.Chart(rows).encode(y=y, yOffset=move)
+
+    def x(field: str) -> alt.X:
+        axis = alt.Axis(grid=False, tickCount=5)
+        return alt.X(field, type="quantitative", axis=axis, title=GAIN_TITLE if bottom else None)
+
+    layers = [
+        alt.Chart(pd.DataFrame({"gain": [0]}))
+        .mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8)
+        .encode(x=x("gain")),
+        base.transform_filter("datum.gain_low < datum.gain_high")
+        .mark_rule(strokeWidth=0.9, opacity=0.7)
+        .encode(x=x("gain_low"), x2="gain_high", color=alt.Color("family:N", scale=COLOURS, legend=None)),
+        *(_marks(base.transform_filter(alt.datum.small == small), small, x=x("gain")) for small in PLANNERS),
+    ]
+    return alt.layer(*layers)
+
+
+def _marks(base: alt.Chart, small: bool, **place) -> alt.Chart:
+    """Marks in the look of the family, hollow on a smaller planner."""
+    fill = alt.value("white") if small else alt.Fill("family:N", scale=COLOURS, legend=None)
+    return base.mark_point(opacity=1, strokeWidth=0.9, size=24).encode(
+        stroke=alt.Stroke("family:N", scale=COLOURS, legend=None),
+        shape=alt.Shape("family:N", scale=SHAPES, legend=None),
+        fill=fill,
+        **place,
+    )
+
+
+def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """A row per cell: return kept on each planner, and gains."""
+    cells = list(table["cell"].unique())
+    several = table[table["execution_horizon"] > 1]
+    small = [flag for flag in PLANNERS if several["small"].eq(flag).any()] or [False]
+    schemes = list(table.dropna(subset=["gain"])["scheme"].unique())
+    steps = sorted(table["execution_horizon"].unique())
+    panels_wide = len(small) + bool(schemes)
+    width = (charts.FULL_WIDTH - AXIS - (NAMES if schemes else 0) - GAP * panels_wide) / panels_wide
+    height = min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA)
+    rows = []
+    for cell in cells:
+        arms, bottom = table[table["cell"] == cell], cell == cells[-1]
+        found = {flag: along(arms, flag, steps) for flag in small}
+        shown = pd.concat(found.values())[["kept", "kept_low", "kept_high"]].stack()
+        ends = (min(shown.min(), 98) - 1, max(shown.max(), 100) + 1)
+        panels = [kept_panel(found[flag], flag, steps, ends, flag == small[0], bottom) for flag in small]
+        if schemes:
+            panels.append(gain_panel(arms, schemes, bottom))
+        row = alt.hconcat(*(panel.properties(width=width, height=height) for panel in panels), spacing=GAP)
+        rows.append(row.properties(title=alt.Title(cell, color=INK)) if len(cells) > 1 else row)
+    return alt.vconcat(*rows, spacing=6)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="quick")
+    profile = parser.parse_args(arguments).profile
+    for path in charts.save(draw(read(profile)), paths.figures(profile) / "horizon"):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
