@@ -29,6 +29,8 @@ BANKS = ("random", "on_policy")  # both in equal parts where a metric names none
 UNITLESS_METRICS = ("m3", "m3_latent", "m4", "m4_latent", "m5", "m5_latent")
 UNITLESS_TARGETS = ("cpg", "cpg_return", "kept_e3", "kept_e6")
 BASELINES = ("m1", "m2")
+VARIANTS = ("", "_latent")  # through the decoder, and without one
+TRAINING = {"decisions": 1}  # no metric of a model at all: what every one of them has to beat
 ALL, ALL_RANKS = "all tasks", "all tasks, ranks"
 PER_ERROR = 2 * float(ndtri(0.975))  # standard errors in the width of a 95 % interval
 
@@ -37,10 +39,12 @@ def correlations(cells: pd.DataFrame) -> pd.DataFrame:
     """One row per task, metric, bank and target (see `lib.rank_correlation.association`), pooled ones last.
 
     `bank` is "mixed", or the one bank that the metric was measured on. `expected` is the sign that ρ has if the metric
-    is worth anything. Cells whose training is not known do not count.
+    is worth anything. Beside the metrics stand the decisions of training, to which most of them owe what they tell.
+    Cells whose training is not known do not count.
     """
     cells, rows = _trained(cells), []
-    wanted = [(metric, "mixed", metric) for metric in METRICS]
+    signs = METRICS | TRAINING
+    wanted = [(metric, "mixed", metric) for metric in signs]
     wanted += [(metric, name, f"{metric}_{name}") for name in BANKS for metric in MAIN_METRICS]
     for task, mine in _groups(cells):
         for metric, bank, column in wanted:
@@ -48,7 +52,7 @@ def correlations(cells: pd.DataFrame) -> pd.DataFrame:
                 if task == ALL and not (metric in UNITLESS_METRICS and target in UNITLESS_TARGETS):
                     continue
                 about = {"task": task, "metric": metric, "bank": bank, "target": target}
-                about["expected"] = METRICS[metric] * TARGETS[target]
+                about["expected"] = signs[metric] * TARGETS[target]
                 rows.append(about | _association(task, mine, column, target))
     return pd.DataFrame(rows, columns=None if rows else ["task", "metric", "bank", "target", "n"])
 
@@ -68,29 +72,33 @@ def _association(task: str, cells: pd.DataFrame, metric: str, target: str) -> di
 def differences(cells: pd.DataFrame) -> pd.DataFrame:
     """How much larger the correlation of M3, M4 or M5 with a target is than that of M1 or M2, with its interval.
 
+    The same of their variants that need no decoder, among themselves.
+
     Signs are turned so that larger means better throughout: +0.3 says that the decision-aware metric tells that much
     more. Within each task, and over all tasks by ranks. `low`…`high` exchanges runs, `low_naive`…`high_naive` takes the
     cells of a task for independent.
     """
-    rows = []
+    rows, aware = [], [m for m in MAIN_METRICS if m not in BASELINES]
+    pairs = [(metric + end, baseline + end) for end in VARIANTS for metric in aware for baseline in BASELINES]
     for task, mine in _groups(_trained(cells)):
         if task == ALL:
             continue
-        for metric in (m for m in MAIN_METRICS if m not in BASELINES):
-            for baseline in BASELINES:
-                for target in TARGETS:
-                    known = mine.dropna(subset=[metric, baseline, target])
-                    row = {"task": task, "metric": metric, "baseline": baseline, "target": target, "n": len(known)}
-                    if len(known) >= 3:
-                        names = {baseline: METRICS[baseline], metric: METRICS[metric], target: TARGETS[target]}
-                        columns = [sign * known[name].to_numpy(float) for name, sign in names.items()]
-                        if task == ALL_RANKS:
-                            columns = [_within(known, x) for x in columns]
-                        found = difference(*columns, _strata(known))
-                        row |= dict(zip(("difference", "low", "high"), found, strict=True))
-                        _, row["low_naive"], row["high_naive"] = difference(*columns, known["task"].to_numpy(str))
-                    rows.append(row)
+        for metric, baseline in (pair for pair in pairs if set(pair) <= set(METRICS)):
+            rows += [_difference(task, mine, metric, baseline, target) for target in TARGETS]
     return pd.DataFrame(rows, columns=None if rows else ["task", "metric", "baseline", "target", "n"])
+
+
+def _difference(task: str, cells: pd.DataFrame, metric: str, baseline: str, target: str) -> dict:
+    names = {baseline: METRICS[baseline], metric: METRICS[metric], target: TARGETS[target]}
+    known = cells.dropna(subset=list(names)) if set(names) <= set(cells) else cells[:0]
+    row = {"task": task, "metric": metric, "baseline": baseline, "target": target, "n": len(known)}
+    if len(known) >= 3:
+        columns = [sign * known[name].to_numpy(float) for name, sign in names.items()]
+        if task == ALL_RANKS:
+            columns = [_within(known, x) for x in columns]
+        row |= dict(zip(("difference", "low", "high"), difference(*columns, _strata(known)), strict=True))
+        _, row["low_naive"], row["high_naive"] = difference(*columns, known["task"].to_numpy(str))
+    return row
 
 
 def _trained(cells: pd.DataFrame) -> pd.DataFrame:

@@ -373,9 +373,12 @@ def test_correlations_are_within_tasks_and_pooled_only_without_units(few, monkey
     longer.loc[longer["task"] == "walker-walk", "decisions"] *= 10
     again = correlations(longer).set_index(["task", "metric", "bank", "target"])["partial"]
     assert again[ALL_RANKS, "m1", "mixed", "teacher_return"] == pytest.approx(by_rank["partial"])
+    trained = table.loc["walker-walk", "decisions", "mixed", "teacher_return"]  # what every metric has to beat
+    assert trained["spearman"] > 0.5 and trained["expected"] == 1 and np.isnan(trained["partial"])
     monkeypatch.undo()
     one = correlations(cells(tasks=("walker-walk",), runs=1))
-    assert set(one["metric"]) == set(METRICS) and len(one) == (len(METRICS) + 2 * 5) * len(TARGETS)
+    assert set(one["metric"]) == set(METRICS) | {"decisions"}
+    assert len(one) == (len(METRICS) + 1 + 2 * 5) * len(TARGETS)
     assert set(one["task"]) == {"walker-walk"} and one["p_permutation"].isna().all() and one["p_naive"].notna().any()
 
 
@@ -398,6 +401,19 @@ def test_differences_are_signed_so_that_larger_is_better(few):
     row = single.loc["m4", "m1", "teacher_return"]  # nothing to exchange, so only what takes cells for independent
     assert np.isnan(row["low"]) and row["low_naive"] <= row["difference"] <= row["high_naive"]
     assert ALL not in table.index.get_level_values(0) and ALL_RANKS in table.index.get_level_values(0)
+
+
+def test_what_needs_no_decoder_is_compared_with_its_like(monkeypatch):
+    names = [f"{name}{end}" for name in MAIN_METRICS for end in ("", "_latent")]
+    monkeypatch.setattr(offline_tables, "METRICS", {name: METRICS[name] for name in names})
+    table = cells(tasks=("walker-walk",), runs=1)
+    table["m5_latent"] = -table["teacher_return"]  # regret: less is better
+    found = differences(table).set_index(["metric", "baseline", "target"])["difference"]
+    pairs = {(metric, baseline) for metric, baseline, _ in found.index}
+    wanted = {(f"{m}{end}", f"{b}{end}") for m in ("m3", "m4", "m5") for b in ("m1", "m2") for end in ("", "_latent")}
+    assert pairs == wanted
+    own = table["m1_latent"].corr(table["teacher_return"], method="spearman")
+    assert found["m5_latent", "m1_latent", "teacher_return"] == pytest.approx(1 + own)
 
 
 def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, monkeypatch, tmp_path):

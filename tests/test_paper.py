@@ -498,3 +498,49 @@ def test_numbers_are_formatted_with_fixed_digits(tree):
     )
     found = json.loads(paper.typst.query(tree / "paper" / "numbers.typ", "<x>", field="value", one=True, root=tree))
     assert found == ["455.0", "0.0", "−2.50", "1,539,072", "9216", "0.0005", "1.00", "0"]
+
+
+def offline_tables(sides: dict[str, tuple[float, float]], exchanged: bool, starts: int = 8) -> None:
+    """The offline study of one task: M1 tells the gap, and differences to M5 and its latent variant have these ends."""
+    folder = paths.results("paper") / "offline"
+    cell = {"cell": CELL, "task": "walker-walk", "size": "1m", "seed": 1, "decisions": 500}
+    write_table(folder / "cells.csv", [cell | {"decoder_error": 0.1, "m3": 0.2, "m3_latent": 0.3, "m4": 0.4}])
+    gap = {"planner": "shooting", "episodes": starts, "oracle_success": 1, "learned_success": 0}
+    write_table(folder / "gaps.csv", [cell | gap | {"verdict": "MODEL BOTTLENECK"}])
+    write_table(folder / "skipped.csv", [{"file": "a.safetensors"}])
+    rows = [
+        {"task": "walker-walk", "metric": metric, "bank": "mixed", "target": target, "n": 7, "expected": -1}
+        | {"spearman": -rho, "low": -0.9, "high": -0.2, "low_naive": -0.9, "high_naive": -0.2, "partial": None}
+        | {"p_permutation": 0.01 if exchanged else None}
+        for metric, rho in {"m1": 0.8, "m5": 0.4, "decisions": 0.95}.items()
+        for target in ("cpg", "kept_e3")
+    ]
+    write_table(folder / "correlations.csv", rows)
+    ends = [{"low": low, "high": high, "low_naive": low, "high_naive": high} for low, high in sides.values()]
+    about = {"task": "walker-walk", "target": "cpg", "difference": -0.4}
+    names = [{"metric": metric, "baseline": metric.replace("m5", "m1")} for metric in sides]
+    write_table(folder / "differences.csv", [about | name | end for name, end in zip(names, ends, strict=True)])
+
+
+def test_a_metric_is_called_the_better_guide_only_where_runs_can_be_exchanged_and_decoders_agree(tree):
+    results("paper")
+    below, unclear = (-0.9, -0.1), (-0.9, 0.3)
+    guide = "plain prediction error is the better guide"
+    offline_tables({"m5": below, "m5_latent": below}, exchanged=True)
+    text = text_of("paper")
+    assert guide in text and "told by M1 and M5 (the return kept at" in text
+    assert "it is M1 (𝜌 +0.80 [+0.20, +0.90]; decisions of training +0.95)" in text
+    offline_tables({"m5": below, "m5_latent": unclear}, exchanged=True)
+    assert "may depend on the decoder; these cells do not tell" in text_of("paper")
+    offline_tables({"m5": below, "m5_latent": below}, exchanged=False)
+    text = text_of("paper")
+    assert "no evidence for either kind of metric" in text and guide not in text and "is told by" not in text
+    assert "none of them is shown to tell how much return open-loop execution keeps" in text
+
+
+def test_few_starts_give_no_verdict(tree):
+    results("paper")
+    offline_tables({"m5": (-1, 1)}, exchanged=False)
+    assert "Random shooting 1 8 100% 0% 1 M" in text_of("paper")
+    offline_tables({"m5": (-1, 1)}, exchanged=False, starts=5)
+    assert "Random shooting 1 5 100% 0% –" in text_of("paper")
