@@ -170,7 +170,8 @@ def test_06_measures_the_cells_that_are_there(copy, run_all):
     assert copy.table("offline/skipped.csv")["file"].tolist() == [f"data/teachers/{CELL}/50000.safetensors"]
     correlations = copy.table("offline/correlations.csv")
     assert correlations["n"].le(1).all() and correlations["spearman"].isna().all()  # of a single cell
-    assert copy.table("offline/differences.csv")["n"].eq(1).all()
+    compared = copy.table("offline/differences.csv").set_index("metric")["n"]
+    assert compared.le(1).all() and compared[["m3", "m4", "m5"]].eq(1).all() and "m5_latent" in compared
 
 
 def test_07_learns_offline_and_asks_for_returns(copy, run_all):
