@@ -20,15 +20,8 @@ from lib import paths
 from lib.config import MODEL_SIZES, ConfigError, one_of
 from lib.profiles import Cell, episode_seeds, resolve
 from lib.results import shown
-from lib.workload import OfflineStudy
+from lib.workload import SNAPSHOTS, OfflineStudy
 
-# Decisions of training at which a run's snapshots are studied, beside its shipped teacher.
-EARLY = (2_500, 5_000, 7_500, 10_000, 15_000, 20_000)
-SNAPSHOTS = {
-    "cartpole-swingup": EARLY,
-    "reacher-easy": EARLY,
-    "walker-walk": (2_500, 5_000, 10_000, 20_000, 35_000, 50_000),
-}
 # Tasks whose simulator can be asked anew for each cell: one decision of random shooting takes 16 ms of cartpole's and
 # 5 ms of reacher's, 170 ms of walker's.
 CHEAP = ("cartpole-swingup", "reacher-easy")

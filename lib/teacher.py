@@ -35,6 +35,7 @@ from lib.results import atomic_path, machine, module_key, versions, write_json, 
 from lib.tasks import ACTION_REPEAT
 from lib.training import TrainingRun, met, play
 from lib.training_state import run_folder
+from lib.workload import SNAPSHOTS
 
 # The teachers that `make teachers` sees to, in this order: (task, size, seed, stop_return, stop_from). The bars are
 # 90 % of the official return at 100,000 frames, lower where official seeds scatter; None: trained to the very end. No
@@ -52,8 +53,8 @@ ZOO = (
     ("cartpole-swingup", "1m", 3, 755, 20_000),
 )
 
-# The runs whose snapshots are shipped: 06_offline_vs_downstream compares them.
-STUDIED = [(task, "1m", 1) for task in ("walker-walk", "cartpole-swingup", "reacher-easy")]
+# The runs whose snapshots are shipped, and at which decisions: 06_offline_vs_downstream compares them.
+STUDIED = {(task, "1m", 1): decisions for task, decisions in SNAPSHOTS.items()}
 
 
 def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
@@ -117,8 +118,8 @@ def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[st
     snapshots is the teacher itself.
     """
     files = sorted(((folder or run_folder(config)) / "snapshots").glob("*.safetensors"), key=lambda p: int(p.stem))
-    names = []
-    for file in files[:-1]:
+    wanted, names = STUDIED[config.task, config.size, config.seed], []
+    for file in [file for file in files[:-1] if int(file.stem) in wanted]:
         names.append(f"{config.name}/{file.stem}")
         with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:
             path.write_bytes(file.read_bytes())

@@ -6,16 +6,28 @@ corrector again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from lib.config import PlannerConfig
+
+T = TypeVar("T")
+
+# Decisions of training at which a run's snapshots are studied, and those of the runs with seed 1 shipped, beside its
+# teacher. All shipped weights together stay under 60 MiB.
+SNAPSHOTS = {
+    "cartpole-swingup": (2_500, 5_000, 10_000, 15_000, 20_000),
+    "reacher-easy": (2_500, 5_000, 10_000, 15_000, 20_000),
+    "walker-walk": (2_500, 5_000, 10_000, 20_000, 35_000, 50_000),
+}
 
 
 @dataclass(frozen=True)
 class OfflineStudy:
     """How much work notebook 06 does on each snapshot of a training run."""
 
-    tasks: tuple[str, ...] = ("cartpole-swingup", "reacher-easy", "walker-walk")
+    tasks: tuple[str, ...] = tuple(SNAPSHOTS)
     seeds: tuple[int, ...] = (1, 2, 3)  # runs of each task
     snapshots: int = 0  # of each run, spread over its training; 0: all
     states: int = 150  # of each bank
@@ -83,7 +95,7 @@ class Profile:
     arms: tuple[str, ...]
     eval_episodes: int  # of each of them
     side_arms: tuple[str, ...]  # ablations and straw men
-    side_episodes: int
+    side_episodes: int  # of each of those; 0: they are not played
     latency_decisions: int  # timed of each arm at batch 1
     candidates: tuple[str, ...] = ()  # to be the one configuration for all cells, which calibration episodes pick
     batch_decisions: int = 0  # timed of each arm with the evaluation's blocks of episodes in parallel; 0: not at all
@@ -94,11 +106,23 @@ class Profile:
     offline: OfflineStudy = OfflineStudy()
     sequence: SequenceStudy = SequenceStudy()
     errors: ErrorStudy = ErrorStudy()
+    # Other numbers of episodes, of arms and of side arms: pattern of cells → both. The first that matches counts.
+    cell_episodes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
-    def episodes(self) -> dict[str, int]:
-        """How many episodes each arm plays."""
-        return dict.fromkeys(self.arms, self.eval_episodes) | dict.fromkeys(self.side_arms, self.side_episodes)
+    def episodes(self) -> dict[str, dict[str, int]]:
+        """Pattern of cells → how many episodes each arm plays there; `of_cell` has those of a cell."""
+        counts = {**self.cell_episodes, "*": (self.eval_episodes, self.side_episodes)}
+        plays = {
+            cells: dict.fromkeys(self.arms, main) | dict.fromkeys(self.side_arms, side)
+            for cells, (main, side) in counts.items()
+        }
+        return {cells: {arm: n for arm, n in arms.items() if n} for cells, arms in plays.items()}
+
+
+def of_cell(table: dict[str, T], cell) -> T:
+    """What a table by patterns of cells (as in `walker-*`) has for one: that of the first pattern its name matches."""
+    return next(value for pattern, value in table.items() if fnmatchcase(str(cell), pattern))
 
 
 SMOKE_ARMS = ("teacher", "policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "16x1+ladder-3")
@@ -110,10 +134,12 @@ _SCHEMES = ("open-loop-3", "open-loop-6", *_CORRECTED)
 PAPER_ARMS = ("teacher", "policy", "best-of-64", *_GRID, "open-loop-2", *_SCHEMES)
 PAPER_ARMS += tuple(f"64x2+{scheme}" for scheme in _SCHEMES)
 _ABLATIONS = ("gate-only-6", "sensitive-6")
-PAPER_SIDE_ARMS = ("hold-last-6", "value-only-6", "no-plan-3", *_ABLATIONS)
+PAPER_SIDE_ARMS = ("teacher-sample", "hold-last-6", "plan-ahead-6", "value-only-6", "no-plan-3", *_ABLATIONS)
 PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
 _LONG = ("open-loop-6", "two-tower-6", "temporal-6")
 ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
+# Most where arms are told apart, fewer where that is confirmed; all others play `eval_episodes` of a 5m teacher.
+PAPER_EPISODES = {"walker-walk-1m-1": (50, 20), "cartpole-swingup-1m-1": (50, 20), "*-1m-*": (20, 0)}
 CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
 
 # Compiling would take longer than the study: eager.
@@ -149,8 +175,8 @@ PROFILES = {
     "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60,
                      error_arms=("open-loop-3", "two-tower-3"), error_states=60,
                      offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
-    "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 10, 200,
-                     candidates=CANDIDATES, batch_decisions=36,
+    "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 0, 200,
+                     cell_episodes=PAPER_EPISODES, candidates=CANDIDATES, batch_decisions=36,
                      error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
 }
 # fmt: on

@@ -72,11 +72,11 @@ def test_families_are_told_apart_by_colour_and_by_shape_alone():
 
 def test_every_arm_of_every_profile_has_a_look_of_its_own():
     for profile in PROFILES.values():
-        arms = list(profile.episodes)
+        arms = [*profile.arms, *profile.side_arms]
         assert charts.OTHER not in map(family, arms)
         looks = {(*pareto.look(arm).values(), arm.rsplit("-")[-1]) for arm in arms}  # E is the size of the mark
         assert len(looks) == len(arms)
-    paper = PROFILES["paper"].episodes
+    paper = [*PROFILES["paper"].arms, *PROFILES["paper"].side_arms]
     hollow = {arm for arm in paper if pareto.look(arm)["fill"] == "white"}
     assert hollow == {arm for arm in paper if re.search(r"\dx\d", arm)} == set(filter(on_smaller_planner, hollow))
 

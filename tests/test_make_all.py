@@ -67,7 +67,7 @@ def test_every_result_is_there(made):
         assert json.loads((folder / RESULTS / f"{name}.meta.json").read_text())["run"]["key"], name
     assert (folder / RESULTS / f"corrector/{CELL}-two_tower.safetensors").is_file()
     arms = json.loads((folder / RESULTS / "horizon/arms.json").read_text())[CELL]
-    assert list(arms) == [name.replace("x", "×") for name in PROFILES["smoke"].episodes]
+    assert list(arms) == [name.replace("x", "×") for name in PROFILES["smoke"].arms]
     assert said.count("running notebooks/") == 8
 
 

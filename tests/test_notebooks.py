@@ -135,7 +135,7 @@ def test_04_compares_the_arms(copy, run_all):
     wanted = """task size teacher_seed corrector_seed arm execution_horizon episode_seed return length planner_calls
         model_evaluations fallbacks corrector_calls delta_abs"""
     assert set(wanted.split()) <= set(rows)
-    names = [name.replace("x", "×") for name in PROFILES["smoke"].episodes]
+    names = [name.replace("x", "×") for name in PROFILES["smoke"].arms]
     assert rows["arm"].drop_duplicates().tolist() == names
     calls = rows.groupby("arm")["planner_calls"].sum()
     fixed = {"teacher": 24, "policy": 0, "open-loop-3": 8, "two-tower-3": 8, "temporal-3": 8}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -26,6 +27,7 @@ from lib.replay import EpisodeFileError, load_episodes
 from lib.results import file_hash, read_table
 from lib.tasks import make_env
 from lib.teacher import TrainingRun, play, ship
+from lib.workload import SNAPSHOTS
 
 SETTINGS = dict(
     task="cartpole-swingup",
@@ -378,8 +380,20 @@ def test_the_table_of_the_zoo():
     assert len({c.name for c in configs}) == len(configs) == 10
     assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
     assert all(0 < c.stop_return < 1000 for c in configs[1:])
-    studied = [c for c in configs if c.task in ("walker-walk", "cartpole-swingup", "reacher-easy")]
-    assert all(sum(s <= max(c.stop_from, 20_000) for c in [c] for s in c.snapshots) >= 6 for c in studied)
+    studied = [c for c in configs if c.task in SNAPSHOTS]
+    assert all({s for s in SNAPSHOTS[c.task] if s <= max(c.stop_from, 20_000)} <= {*c.snapshots} for c in studied)
+
+
+def test_what_is_shipped_is_listed_and_small_enough():
+    files = [path.relative_to(paths.TEACHERS) for path in paths.TEACHERS.rglob("*.safetensors")]
+    listed = {Path(entry.file) for entry in registry.entries().values() if entry.file}
+    assert {*files} == listed
+    assert sum((paths.TEACHERS / file).stat().st_size for file in files) < 60 * 2**20
+    for (task, size, seed), decisions in teacher.STUDIED.items():
+        cell = f"{task}-{size}-{seed}"
+        early = {int(file.stem) for file in files if file.parts[0] == cell}
+        end = json.loads((paths.TEACHERS / f"{cell}.json").read_text())["decisions"]
+        assert early | {end} == {*decisions, end}
 
 
 def test_seeds_of_runs_differ(whole, tmp_path):
@@ -395,10 +409,14 @@ def test_seeds_of_runs_differ(whole, tmp_path):
 def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch, small_standard):
     folder, run, wm = whole
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
-    monkeypatch.setattr(teacher, "STUDIED", [])
+    monkeypatch.setattr(teacher, "STUDIED", {})
     ship(CONFIG, folder)
     assert not (tmp_path / CONFIG.name).exists()
-    monkeypatch.setattr(teacher, "STUDIED", [(CONFIG.task, CONFIG.size, CONFIG.seed)])
+    cell = (CONFIG.task, CONFIG.size, CONFIG.seed)
+    monkeypatch.setattr(teacher, "STUDIED", {cell: (20, 60)})
+    ship(CONFIG, folder)
+    assert not (tmp_path / CONFIG.name).exists()
+    monkeypatch.setattr(teacher, "STUDIED", {cell: (20, 30, 60)})
     ship(CONFIG, folder)
     files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.safetensors")]
     assert files == [f"{CONFIG.name}/30.safetensors"]  # that of decision 60 is the teacher
