@@ -276,8 +276,16 @@ def test_a_teacher_from_elsewhere_is_a_cell_of_its_own(tree):
     table = read_table(path)  # the same task, size and seed as the shipped teacher
     write_table(path, pd.concat([table, table.assign(cell="mine-1a2b3c4d-walker-walk", return_mean=321.0)]))
     text = text_of("quick")
-    assert "mine-1a2b3c4d-walker-walk; all else as in Table 1" in text
+    assert "mine-1a2b3c4d-walker-walk: 10 paired episodes per arm; all else as in Table 1" in text
     assert "teacher 321" in text and "teacher 904" in text
+
+
+def test_ablations_may_play_fewer_episodes(tree):
+    results("quick")
+    path = paths.results("quick") / "horizon" / "summary.csv"
+    table = read_table(path)
+    write_table(path, table.assign(episodes=table["arm"].map(lambda arm: 20 if arm == "policy" else 50)))
+    assert text_of("quick").count("50 (some ablations 20)") == 2  # in the protocol and in the table's caption
 
 
 def test_a_missing_number_of_a_shipped_teacher_is_an_error_in_the_paper_profile(tree):
