@@ -276,7 +276,7 @@ def test_a_teacher_from_elsewhere_is_a_cell_of_its_own(tree):
     table = read_table(path)  # the same task, size and seed as the shipped teacher
     write_table(path, pd.concat([table, table.assign(cell="mine-1a2b3c4d-walker-walk", return_mean=321.0)]))
     text = text_of("quick")
-    assert "mine-1a2b3c4d-walker-walk: 10 paired episodes per arm; all else as in Table 1" in text
+    assert "mine-1a2b3c4d-walker-walk: 6 paired episodes per arm; all else as in Table 1" in text
     assert "teacher 321" in text and "teacher 904" in text
 
 
