@@ -17,6 +17,8 @@ SEQUENCE_SEEDS_paper = 1 2 3
 SEQUENCE_SEEDS = $(or $(SEQUENCE_SEEDS_$(PROFILE)),1)
 # The paper shows every shipped teacher.
 SHIPPED_paper = $(notdir $(basename $(wildcard data/teachers/*.safetensors)))
+# Only the paper has cells of several sizes.
+FIGURES_paper = model_size-figure
 TEACHER_CELLS = $(sort $(CELLS) $(SHIPPED_$(PROFILE)))
 ifeq ($(filter $(PROFILE),smoke quick paper),)
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
@@ -40,7 +42,7 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
 .PHONY: planner planner-figure teachers-figure horizon-figure depth-figure replans-figure returns-figure film
-.PHONY: model_error-figure offline offline-figure sequence-figure
+.PHONY: model_error-figure offline offline-figure sequence-figure model_size-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 .PHONY: $(CELLS:%=action_error-%) $(TEACHER_CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
 
@@ -128,7 +130,7 @@ install:
 
 graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%)
 graph: teachers-figure pareto horizon-figure depth-figure replans-figure returns-figure model_error-figure offline-figure
-graph: sequence-figure planner-figure
+graph: sequence-figure planner-figure $(FIGURES_$(PROFILE))
 
 $(TEACHER_CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
@@ -233,6 +235,9 @@ pareto: summary $(SEQUENCES:%=sequence-%)
 
 horizon-figure: summary
 	@$(call figure,horizon,$(R)/horizon/summary.csv)
+
+model_size-figure: summary
+	@$(call figure,model_size,$(R)/horizon/summary.csv)
 
 depth-figure: setup $(CELLS:%=horizon-%) $(CELLS:%=action_error-%)
 	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv) $(CELLS:%=$(R)/horizon/%-action-error.csv)))

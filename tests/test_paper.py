@@ -435,24 +435,36 @@ def test_tables_iterate_over_the_cells_that_exist(tree):
     assert "Table 1, Table 2 and Table 3 list them" in text and text.count("budget-64×2 894") == 3
 
 
-def test_several_cells_have_a_table_of_all_of_them(tree):
+def two_cells(cell: str, task="walker-walk", size="1m") -> dict[str, pd.DataFrame]:
+    """Results of `CELL` and another cell under the paper profile; the episodes of both."""
     results("paper")
     folder = paths.results("paper")
-    parts = {CELL: "walker-walk", "cup-catch-1m-1": "cup-catch"}
-    rows = {
-        cell: episodes({arm: lambda seed, v=value: v + seed for arm, value in RETURNS.items()}, task=task)
-        for cell, task in parts.items()
-    }
-    tables = [summarise(r).assign(cell=cell, step_ms=None, steps_per_s=None) for cell, r in rows.items()]
+    values = {arm: lambda seed, v=value: v + seed for arm, value in RETURNS.items()}
+    rows = {CELL: episodes(values), cell: episodes(values, task=task).assign(size=size)}
+    tables = [summarise(r).assign(cell=name, step_ms=None, steps_per_s=None) for name, r in rows.items()]
     write_table(folder / "horizon" / "summary.csv", pd.concat(tables))
     write_table(folder / "statistics" / "aggregate.csv", aggregate(rows))
-    compared = [compare(r).assign(cell=cell) for cell, r in rows.items()]
+    compared = [compare(r).assign(cell=name) for name, r in rows.items()]
     write_table(folder / "statistics" / "comparisons.csv", pd.concat(compared))
-    teacher("paper", name="cup-catch-1m-1", task="cup-catch")
+    teacher("paper", name=cell, task=task, size=size)
     for part in ("corrector", "distillation"):
         for file in (folder / part).glob(f"{CELL}*.csv"):
-            shutil.copy(file, str(file).replace(CELL, "cup-catch-1m-1"))
+            shutil.copy(file, str(file).replace(CELL, cell))
+    return rows
+
+
+def test_a_task_with_several_sizes_is_compared_over_them(tree):
+    two_cells("walker-walk-5m-1", size="5m")
+    figures = paths.figures("paper")
+    (figures / "model_size.svg").write_bytes((figures / "returns.svg").read_bytes())
+    text = text_of("paper").replace("walkerwalk", "walker-walk")  # a line may break at the hyphen
+    assert "against the size of the model: walker-walk (1m) and walker-walk (5m), for the arms" in text
+
+
+def test_several_cells_have_a_table_of_all_of_them(tree):
+    rows, folder = two_cells("cup-catch-1m-1", task="cup-catch"), paths.results("paper")
     text = text_of("paper")
+    assert "against the size" not in text
     assert "Over 2 cells, each with the same weight" in text and "95% intervals resample episodes" in text
     found = {a.arm: a for a in aggregate(rows).itertuples() if a.scope == "all" and a.statistic == "iqm"}
     for arm, count in (("budget-64×2", 2), ("open-loop-3", 0)):
