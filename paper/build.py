@@ -28,6 +28,11 @@ from lib.results import write_bytes
 from lib.workload import PROFILES
 
 
+# Typst 0.15 cannot write some documents whose floats and page breaks coincide (typst/typst#8776, "internal error"): the
+# page is then made shorter by so many points, in this order, until it can.
+SHORTER = (0, 1, 2, 4, 6, 9)
+
+
 class PaperError(RuntimeError):
     """The paper cannot be built; the message says what is missing or wrong, and where."""
 
@@ -68,13 +73,20 @@ def build(profile: str) -> Path:
         "stale": json.dumps(stale_lines(profile)),
         "settings": json.dumps(method(profile)),
     }
-    try:
-        pdf = typst.compile(paths.PAPER / "main.typ", root=paths.ROOT, ignore_system_fonts=True, sys_inputs=inputs)
-    except typst.TypstError as error:
-        raise PaperError(explain(error)) from None
     path = paths.executed(profile) / "paper.pdf"
-    write_bytes(path, pdf)
+    write_bytes(path, compiled(inputs))
     return path
+
+
+def compiled(inputs: dict[str, str]) -> bytes:
+    """The PDF, of the first of `SHORTER` with which Typst can write it."""
+    for points in SHORTER:
+        inputs = inputs | {"shorter": str(points)}
+        try:
+            return typst.compile(paths.PAPER / "main.typ", root=paths.ROOT, ignore_system_fonts=True, sys_inputs=inputs)
+        except typst.TypstError as error:
+            if "internal error" not in error.message or points == SHORTER[-1]:
+                raise PaperError(explain(error)) from None
 
 
 def explain(error: typst.TypstError) -> str:

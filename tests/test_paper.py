@@ -435,6 +435,31 @@ def test_tables_iterate_over_the_cells_that_exist(tree):
     assert "Table 1, Table 2 and Table 3 list them" in text and text.count("budget-64×2 894") == 3
 
 
+def test_a_page_is_made_shorter_where_typst_fails_by_itself(tree, monkeypatch):
+    results("quick")
+    real, asked = paper.typst.compile, []
+
+    class Failure(paper.typst.TypstError):
+        message = "internal error: parent group"
+        diagnostic = "error: internal error: parent group"
+
+    def compile(*args, sys_inputs, **options):
+        asked.append(sys_inputs["shorter"])
+        if len(asked) < 3:
+            raise Failure
+        return real(*args, sys_inputs=sys_inputs, **options)
+
+    monkeypatch.setattr(paper.typst, "compile", compile)
+    assert "every arm that was evaluated" in text_of("quick") and asked == ["0", "1", "2"]
+
+    def never(*args, **options):
+        raise Failure
+
+    monkeypatch.setattr(paper.typst, "compile", never)
+    with pytest.raises(paper.PaperError, match="^error: internal error: parent group$"):
+        paper.build("quick")
+
+
 def two_cells(cell: str, task="walker-walk", size="1m") -> dict[str, pd.DataFrame]:
     """Results of `CELL` and another cell under the paper profile; the episodes of both."""
     results("paper")
