@@ -27,7 +27,6 @@ from lib.distillation import RIGHT_SIZED
 from lib.results import write_bytes
 from lib.workload import PROFILES
 
-
 # Typst 0.15 cannot write some documents whose floats and page breaks coincide (typst/typst#8776, "internal error"): the
 # page is then made shorter by so many points, in this order, until it can.
 SHORTER = (0, 1, 2, 4, 6, 9)
