@@ -8,6 +8,7 @@ reads data/results/quick/model_error/ and writes figures/quick/model_error.{svg,
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 
 import altair as alt
@@ -21,6 +22,7 @@ AXIS, GAP = 54, 58  # units that the axis of the first panel takes, and those be
 LABELS = 34  # units of these that the labels of ticks take
 HEIGHT, LEAST = 125, 40  # of a panel at most and at least
 ROWS_HEIGHT, ROW_EXTRA = 480, 44  # of all rows, as far as panels have their least height, and what a row adds to them
+MOST_ROWS, COLUMNS = 3, 3  # cells below each other, and panels beside each other where there are more cells
 STEPS, DECISIONS = "Steps ahead", "Decisions of training (thousands)"
 ERROR, SHARE = "Latent error (mse)", "Of mean latent's error"
 MODEL, PERSISTENCE, MEAN = "prediction", "no change", "mean latent"  # what is compared with the encoded latent
@@ -28,6 +30,7 @@ DASHES = {MODEL: [1, 0], PERSISTENCE: [4, 2], MEAN: [1, 2]}
 # Okabe–Ito colours, as everywhere; a source of states that is not among these gets one of the others.
 COLOURS = {"teacher": "#000000", "test": "#0072B2", "train": "#56B4E9", "noisy": "#E69F00", "random": "#D55E00"}
 OTHERS = ("#009E73", "#CC79A7", "#882255", MUTED)
+ROOM = {"row": 30, "column": 46}  # between panels of a grid, for ticks and titles
 COMPARED = (1, 3)  # steps ahead of the snapshots' panel, beside the last one
 
 
@@ -41,24 +44,46 @@ def read(profile: str) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure: per cell, the error of its teacher by source of states, and that of its snapshots on one source."""
+    """The figure: per cell, the error of its teacher by source of states, and that of its snapshots on one source.
+
+    A row per cell; of more than fit below each other, the teachers' panels stand in a grid and the snapshots' below.
+    """
     cells = [part for _, part in rows.groupby("cell", sort=False)]
+    trained = [part["model"].nunique() > 1 and part["decisions"].notna().all() for part in cells]
+    sources = list(rows["source"].drop_duplicates())
+    if len(cells) > MOST_ROWS:
+        return grid(cells, [part for part, known in zip(cells, trained, strict=True) if known], sources)
     width = (charts.FULL_WIDTH - AXIS - GAP) / 2
     height = max(LEAST, min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA))
-    trained = [part for part in cells if part["model"].nunique() > 1 and part["decisions"].notna().all()]
-    sources, drawn = list(rows["source"].drop_duplicates()), []
-    for part in cells:
-        first, bottom = part is cells[0], part is cells[-1]
-        panels = [by_step(part, sources, first, bottom)]
-        if any(part is other for other in trained):
-            panels.append(by_training(part, part is trained[-1]))  # the last rows may have no such panel
+    last, drawn = max((i for i, known in enumerate(trained) if known), default=-1), []
+    for i, part in enumerate(cells):
+        panels = [by_step(part, sources, i == 0, i == len(cells) - 1)]
+        if trained[i]:
+            panels.append(by_training(part, i == last))  # the last rows may have no such panel
         panels = [panel.properties(width=width, height=height) for panel in panels]
         row = alt.hconcat(*panels, spacing=GAP, bounds="flush")
         drawn.append(row.properties(title=part["cell"].iloc[0]) if len(cells) > 1 else row)
     return alt.vconcat(*drawn, spacing=8) if len(drawn) > 1 else drawn[0]
 
 
-def by_step(rows: pd.DataFrame, sources: list[str], legends: bool, bottom: bool) -> alt.LayerChart:
+def grid(cells: list[pd.DataFrame], trained: list[pd.DataFrame], sources: list[str]) -> alt.TopLevelMixin:
+    """The panels of many cells: their teachers, and then the snapshots of those that have some."""
+    width = (charts.FULL_WIDTH - AXIS - ROOM["column"] * (COLUMNS - 1)) / COLUMNS
+    height = max(LEAST, min(HEIGHT, ROWS_HEIGHT / (-(-len(cells) // COLUMNS) - (-len(trained) // COLUMNS)) - ROW_EXTRA))
+    blocks = []
+    for parts, panel in ((cells, functools.partial(by_step, sources=sources)), (trained, by_training)):
+        panels = []
+        for i, part in enumerate(parts):
+            legends = {"legends": i == 0} if parts is cells else {}
+            chart = panel(part, bottom=i + COLUMNS >= len(parts), left=i % COLUMNS == 0, **legends)
+            title = alt.Title(part["cell"].iloc[0], frame="group", offset=3)
+            panels.append(chart.properties(width=width, height=height, title=title))
+        if panels:
+            blocks.append(alt.concat(*panels, columns=COLUMNS, spacing=ROOM, bounds="flush"))
+    return alt.vconcat(*blocks, spacing=14) if len(blocks) > 1 else blocks[0]
+
+
+def by_step(rows: pd.DataFrame, sources: list[str], legends: bool, bottom: bool, left: bool = True) -> alt.LayerChart:
     """Error of the cell's teacher against steps ahead: a line and its interval per source, with the baselines."""
     own = rows[rows["model"] == rows["cell"]]
     kinds = {MODEL: "mse", PERSISTENCE: "persistence_mse"}
@@ -75,7 +100,7 @@ def by_step(rows: pd.DataFrame, sources: list[str], legends: bool, bottom: bool)
     steps = alt.Axis(grid=False, format="d", tickMinStep=1)
     x = alt.X("step:Q", title=STEPS if bottom else None, axis=steps, scale=whole)
     ends = pd.concat([lines["error"], means["error"], own["mse_low"], own["mse_high"]]).dropna()
-    y = alt.Y("error:Q", title=ERROR, **logarithmic(ends[ends > 0], "~g"))
+    y = alt.Y("error:Q", title=ERROR if left else None, **logarithmic(ends[ends > 0], "~g"))
     fill = alt.Fill("source:N", scale=colours, legend=None)
     interval = alt.Chart(own.dropna(subset=["mse_low"]).rename(columns={"mse_low": "error"}))
     return alt.layer(
@@ -85,7 +110,7 @@ def by_step(rows: pd.DataFrame, sources: list[str], legends: bool, bottom: bool)
     )
 
 
-def by_training(rows: pd.DataFrame, bottom: bool) -> alt.LayerChart:
+def by_training(rows: pd.DataFrame, bottom: bool, left: bool = True) -> alt.LayerChart:
     """Error of the snapshots on the states of the cell's first source, as a share of the mean latent's, by decisions
     of training; a line for a few steps ahead. Latents of two encoders have no common scale, so no plain errors."""
     last = rows["step"].max()
@@ -99,7 +124,7 @@ def by_training(rows: pd.DataFrame, bottom: bool) -> alt.LayerChart:
     axis = logarithmic(ends[ends > 0], "~%")
 
     def y(field: str) -> alt.Y:
-        return alt.Y(field, type="quantitative", title=SHARE, **axis)
+        return alt.Y(field, type="quantitative", title=SHARE if left else None, **axis)
 
     base = alt.Chart(shown).encode(x=x, detail="step:N")
     known = base.transform_filter("isValid(datum.share_low) && datum.share_low > 0")
@@ -115,7 +140,7 @@ def by_training(rows: pd.DataFrame, bottom: bool) -> alt.LayerChart:
 
 def logarithmic(values: pd.Series, numbers: str) -> dict:
     """Scale and axis that hold all values, with ticks at 1 and 3 times powers of ten, at powers alone over many."""
-    low, high = 0.9 * values.min(), 1.1 * values.max()
+    low, high = 0.8 * values.min(), 1.1 * values.max()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
     ticks = [m * 10.0**d for d in decades for m in ((1, 3) if len(decades) < 4 else (1,))] + [10.0**decades.stop]
     axis = alt.Axis(
