@@ -384,10 +384,12 @@ def test_the_table_of_the_zoo():
     assert all({s for s in SNAPSHOTS[c.task] if s <= max(c.stop_from, 20_000)} <= {*c.snapshots} for c in studied)
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="teachers trained here do not count, and git knows which")
 def test_what_is_shipped_is_listed_and_small_enough():
-    files = [path.relative_to(paths.TEACHERS) for path in paths.TEACHERS.rglob("*.safetensors")]
-    listed = {Path(entry.file) for entry in registry.entries().values() if entry.file}
-    assert {*files} == listed
+    command = ["git", "ls-files", "*.safetensors"]
+    tracked = subprocess.run(command, cwd=paths.TEACHERS, check=True, capture_output=True, text=True).stdout
+    files = [Path(name) for name in tracked.split()]
+    assert {*files} <= {Path(entry.file) for entry in registry.entries().values() if entry.file}
     assert sum((paths.TEACHERS / file).stat().st_size for file in files) < 60 * 2**20
     for (task, size, seed), decisions in teacher.STUDIED.items():
         cell = f"{task}-{size}-{seed}"
