@@ -17,8 +17,9 @@ SEQUENCE_SEEDS_paper = 1 2 3
 SEQUENCE_SEEDS = $(or $(SEQUENCE_SEEDS_$(PROFILE)),1)
 # The paper shows every shipped teacher.
 SHIPPED_paper = $(notdir $(basename $(wildcard data/teachers/*.safetensors)))
-# Only the paper has cells of several sizes.
-FIGURES_paper = model_size-figure
+# Drawn where the cells have several sizes.
+SIZES = $(sort $(foreach cell,$(CELLS),$(filter 1m 5m 19m 48m 317m,$(subst -, ,$(cell)))))
+SIZES_FIGURE = $(if $(word 2,$(SIZES)),model_size-figure)
 TEACHER_CELLS = $(sort $(CELLS) $(SHIPPED_$(PROFILE)))
 ifeq ($(filter $(PROFILE),smoke quick paper),)
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
@@ -130,7 +131,7 @@ install:
 
 graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%)
 graph: teachers-figure pareto horizon-figure depth-figure replans-figure returns-figure model_error-figure offline-figure
-graph: sequence-figure planner-figure $(FIGURES_$(PROFILE))
+graph: sequence-figure planner-figure $(SIZES_FIGURE)
 
 $(TEACHER_CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \

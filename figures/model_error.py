@@ -8,7 +8,6 @@ reads data/results/quick/model_error/ and writes figures/quick/model_error.{svg,
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 
 import altair as alt
@@ -70,14 +69,14 @@ def grid(cells: list[pd.DataFrame], trained: list[pd.DataFrame], sources: list[s
     """The panels of many cells: their teachers, and then the snapshots of those that have some."""
     width = (charts.FULL_WIDTH - AXIS - ROOM["column"] * (COLUMNS - 1)) / COLUMNS
     height = max(LEAST, min(HEIGHT, ROWS_HEIGHT / (-(-len(cells) // COLUMNS) - (-len(trained) // COLUMNS)) - ROW_EXTRA))
+    places = [{"left": i % COLUMNS == 0, "bottom": i + COLUMNS >= len(cells)} for i in range(len(cells))]
+    below = [{"left": i % COLUMNS == 0, "bottom": i + COLUMNS >= len(trained)} for i in range(len(trained))]
+    teachers = [by_step(part, sources, part is cells[0], **at) for part, at in zip(cells, places, strict=True)]
+    snapshots = [by_training(part, **at) for part, at in zip(trained, below, strict=True)]
     blocks = []
-    for parts, panel in ((cells, functools.partial(by_step, sources=sources)), (trained, by_training)):
-        panels = []
-        for i, part in enumerate(parts):
-            legends = {"legends": i == 0} if parts is cells else {}
-            chart = panel(part, bottom=i + COLUMNS >= len(parts), left=i % COLUMNS == 0, **legends)
-            title = alt.Title(part["cell"].iloc[0], frame="group", offset=3)
-            panels.append(chart.properties(width=width, height=height, title=title))
+    for parts, panels in ((cells, teachers), (trained, snapshots)):
+        titles = [alt.Title(part["cell"].iloc[0], frame="group", offset=3) for part in parts]
+        panels = [p.properties(width=width, height=height, title=t) for p, t in zip(panels, titles, strict=True)]
         if panels:
             blocks.append(alt.concat(*panels, columns=COLUMNS, spacing=ROOM, bounds="flush"))
     return alt.vconcat(*blocks, spacing=14) if len(blocks) > 1 else blocks[0]

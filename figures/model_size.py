@@ -23,7 +23,7 @@ NAMES, GAP = 104, 14  # units for the names of the arms, and between panels
 ROW, ROWS_HEIGHT = 15, 560  # of an arm at most, and of all rows
 DODGE = 0.6  # of a row: sizes stand below each other
 SHARE = 0.6  # of the width, for returns
-LOOKS = dict(zip(MODEL_SIZES, ["#E69F00", "#0072B2", "#D55E00", "#009E73", "#882255"], strict=True))
+COLOURS = dict(zip(MODEL_SIZES, ["#E69F00", "#0072B2", "#D55E00", "#009E73", "#882255"], strict=True))
 SHAPES = dict(zip(MODEL_SIZES, ["circle", "square", "triangle-up", "diamond", "cross"], strict=True))
 
 
@@ -40,7 +40,8 @@ def read(profile: str) -> pd.DataFrame:
     first = table.groupby(["task", "size"])["teacher_seed"].transform("min")
     table = table[table["teacher_seed"] == first]
     sizes = table.groupby("task")["size"].transform("nunique")
-    table = table[sizes == sizes.max()] if sizes.max() == 1 else table[sizes > 1]
+    if sizes.max() > 1:
+        table = table[sizes > 1]
     everywhere = table.groupby(["task", "arm"])["size"].transform("nunique")
     table = table[everywhere == table.groupby("task")["size"].transform("nunique")]
     order = [size for size in MODEL_SIZES if size in set(table["size"])]
@@ -61,15 +62,23 @@ def panel(rows: pd.DataFrame, column: str, title: str | None, left: bool, log: b
     def x(field: str) -> alt.X:
         return alt.X(field, type="quantitative", scale=scale, title=title, axis=alt.Axis(format="~r", **values))
 
-    colour = alt.Color("size:N", scale=alt.Scale(domain=sizes, range=[LOOKS[size] for size in sizes]), legend=None)
-    shape = alt.Shape("size:N", scale=alt.Scale(domain=sizes, range=[SHAPES[size] for size in sizes]), legend=None)
+    look = looks(sizes)
     base = alt.Chart(rows.dropna(subset=[column])).encode(y=y, yOffset=move)
-    layers = [base.mark_point(filled=True, opacity=1, size=22).encode(x=x(column), color=colour, shape=shape)]
+    layers = [base.mark_point(filled=True, opacity=1, size=22).encode(x=x(column), **look)]
     if f"{column.removesuffix('_mean')}_low" in rows:
         low, high = (f"{column.removesuffix('_mean')}_{end}" for end in ("low", "high"))
         ends = base.transform_filter(f"datum.{low} < datum.{high}")
-        layers.insert(0, ends.mark_rule(strokeWidth=0.9).encode(x=x(low), x2=high, color=colour))
+        layers.insert(0, ends.mark_rule(strokeWidth=0.9).encode(x=x(low), x2=high, color=look["color"]))
     return alt.layer(*layers)
+
+
+def looks(sizes: list[str]) -> dict:
+    """Colour and shape of these sizes."""
+    colours, shapes = (alt.Scale(domain=sizes, range=[of[size] for size in sizes]) for of in (COLOURS, SHAPES))
+    return {
+        "color": alt.Color("size:N", scale=colours, legend=None),
+        "shape": alt.Shape("size:N", scale=shapes, legend=None),
+    }
 
 
 def key(sizes: list[str], width: float) -> alt.LayerChart:
@@ -77,11 +86,7 @@ def key(sizes: list[str], width: float) -> alt.LayerChart:
     rows = pd.DataFrame({"size": sizes, "at": range(len(sizes)), "words": [f"{size} model" for size in sizes]})
     x = alt.X("at:Q", scale=alt.Scale(domain=[-0.2, max(3.5, len(sizes) - 0.2)], nice=False), axis=None)
     base = alt.Chart(rows).encode(x=x)
-    looks = dict(
-        color=alt.Color("size:N", scale=alt.Scale(domain=sizes, range=[LOOKS[s] for s in sizes]), legend=None),
-        shape=alt.Shape("size:N", scale=alt.Scale(domain=sizes, range=[SHAPES[s] for s in sizes]), legend=None),
-    )
-    marks = base.mark_point(filled=True, opacity=1, size=30).encode(**looks)
+    marks = base.mark_point(filled=True, opacity=1, size=30).encode(**looks(sizes))
     words = base.mark_text(align="left", dx=7, color=INK, fontSize=charts.FONT_SIZE).encode(text="words")
     return alt.layer(marks, words).properties(width=width, height=12)
 

@@ -112,13 +112,14 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
 
 
 def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[str]:
-    """Ship the snapshots of a shipped run from before its end as `data/teachers/<cell>/<decisions>.safetensors`.
+    """Ship the snapshots in `STUDIED` from before a run's end as `data/teachers/<cell>/<decisions>.safetensors`.
 
     Returns their names, `<cell>/<decisions>`, by which they are loaded as any teacher is. The last of the run's
     snapshots is the teacher itself.
     """
     files = sorted(((folder or run_folder(config)) / "snapshots").glob("*.safetensors"), key=lambda p: int(p.stem))
-    wanted, names = STUDIED[config.task, config.size, config.seed], []
+    wanted = STUDIED[config.task, config.size, config.seed]
+    names = []
     for file in [file for file in files[:-1] if int(file.stem) in wanted]:
         names.append(f"{config.name}/{file.stem}")
         with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:

@@ -7,12 +7,8 @@ corrector again.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import TypeVar
 
 from lib.config import PlannerConfig
-
-T = TypeVar("T")
 
 # Decisions of training at which a run's snapshots are studied, and those of the runs with seed 1 shipped, beside its
 # teacher. All shipped weights together stay under 60 MiB.
@@ -27,7 +23,7 @@ SNAPSHOTS = {
 class OfflineStudy:
     """How much work notebook 06 does on each snapshot of a training run."""
 
-    tasks: tuple[str, ...] = tuple(SNAPSHOTS)
+    tasks: dict[str, tuple[int, ...]] = field(default_factory=lambda: SNAPSHOTS)  # and decisions of their snapshots
     seeds: tuple[int, ...] = (1, 2, 3)  # runs of each task
     snapshots: int = 0  # of each run, spread over its training; 0: all
     states: int = 150  # of each bank
@@ -93,7 +89,7 @@ class Profile:
     epochs: int  # of corrector training
     calibrate_episodes: int  # played for each entry of the ladder's grid
     arms: tuple[str, ...]
-    eval_episodes: int  # of each of them
+    eval_episodes: int  # of each of them, in cells without other numbers, and of notebook 07's policies
     side_arms: tuple[str, ...]  # ablations and straw men
     side_episodes: int  # of each of those; 0: they are not played
     latency_decisions: int  # timed of each arm at batch 1
@@ -106,23 +102,17 @@ class Profile:
     offline: OfflineStudy = OfflineStudy()
     sequence: SequenceStudy = SequenceStudy()
     errors: ErrorStudy = ErrorStudy()
-    # Other numbers of episodes, of arms and of side arms: pattern of cells → both. The first that matches counts.
-    cell_episodes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    # Other numbers of episodes: (pattern of cells, of each arm, of each side arm); the first that matches counts.
+    cell_episodes: tuple[tuple[str, int, int], ...] = ()
 
     @property
-    def episodes(self) -> dict[str, dict[str, int]]:
-        """Pattern of cells → how many episodes each arm plays there; `of_cell` has those of a cell."""
-        counts = {**self.cell_episodes, "*": (self.eval_episodes, self.side_episodes)}
-        plays = {
-            cells: dict.fromkeys(self.arms, main) | dict.fromkeys(self.side_arms, side)
-            for cells, (main, side) in counts.items()
-        }
-        return {cells: {arm: n for arm, n in arms.items() if n} for cells, arms in plays.items()}
-
-
-def of_cell(table: dict[str, T], cell) -> T:
-    """What a table by patterns of cells (as in `walker-*`) has for one: that of the first pattern its name matches."""
-    return next(value for pattern, value in table.items() if fnmatchcase(str(cell), pattern))
+    def episodes(self) -> list[tuple[str, dict[str, int]]]:
+        """(pattern of cells, how many episodes each arm plays there); the first that matches a cell's name counts."""
+        found = []
+        for cells, main, side in (*self.cell_episodes, ("*", self.eval_episodes, self.side_episodes)):
+            counts = dict.fromkeys(self.arms, main) | dict.fromkeys(self.side_arms, side)
+            found.append((cells, {arm: count for arm, count in counts.items() if count}))
+        return found
 
 
 SMOKE_ARMS = ("teacher", "policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "16x1+ladder-3")
@@ -139,21 +129,22 @@ PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
 _LONG = ("open-loop-6", "two-tower-6", "temporal-6")
 ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
 # Most where arms are told apart, fewer where that is confirmed; all others play `eval_episodes` of a 5m teacher.
-PAPER_EPISODES = {"walker-walk-1m-1": (50, 20), "cartpole-swingup-1m-1": (50, 20), "*-1m-*": (20, 0)}
+PAPER_EPISODES = (("walker-walk-1m-1", 50, 20), ("cartpole-swingup-1m-1", 50, 20), ("*-1m-*", 20, 0))
 CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
 
 # Compiling would take longer than the study: eager.
 QUICK_OFFLINE = OfflineStudy(
-    tasks=("cartpole-swingup",), seeds=(1,), snapshots=2, states=75, candidates=10, bank_episodes=2, bank_decisions=60,
-    decoder_steps=200, samples=16, cem_samples=8, cem_elites=2, horizon=8,
+    tasks={"cartpole-swingup": SNAPSHOTS["cartpole-swingup"]}, seeds=(1,), snapshots=2, states=75, candidates=10,
+    bank_episodes=2, bank_decisions=60, decoder_steps=200, samples=16, cem_samples=8, cem_elites=2, horizon=8,
     mppi=PlannerConfig.budget(32, 1, mode="eager"), decisions=40, shooting_episodes=3, cem_episodes=3,
     latent_episodes=2, mppi_episodes=2,
     planner=PlannerConfig.budget(64, 2, mode="eager"), arm_episodes=3, arm_decisions=60,
 )  # fmt: skip
 SMOKE_OFFLINE = OfflineStudy(
-    tasks=("walker-walk",), seeds=(1,), snapshots=2, states=6, candidates=2, actions_per_state=4, k=2, bank_episodes=2,
-    bank_decisions=12, decoder_steps=20, samples=4, cem_samples=4, cem_iterations=2, cem_elites=2, horizon=3,
-    decisions=2, shooting_episodes=2, cem_episodes=2, latent_episodes=0, mppi_episodes=0,
+    tasks={"walker-walk": SNAPSHOTS["walker-walk"]}, seeds=(1,), snapshots=2, states=6, candidates=2,
+    actions_per_state=4, k=2, bank_episodes=2, bank_decisions=12, decoder_steps=20, samples=4, cem_samples=4,
+    cem_iterations=2, cem_elites=2, horizon=3, decisions=2, shooting_episodes=2, cem_episodes=2,
+    latent_episodes=0, mppi_episodes=0,
     planner=PlannerConfig.budget(16, 1, mode="eager"), arm_episodes=2, arm_decisions=12,
 )  # fmt: skip
 

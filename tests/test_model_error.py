@@ -577,7 +577,7 @@ def test_the_axis_of_training_is_named_below_the_last_row_that_has_it(folders):
     assert layers(panel, "line")[0]["encoding"]["x"]["title"] == figure.DECISIONS
 
 
-def test_many_cells_stand_in_a_grid_their_snapshots_below(folders, tmp_path):
+def test_many_cells_stand_in_a_grid_their_snapshots_below(folders):
     cells = [f"acrobot-swingup-1m-{n}" for n in range(10)]
     for cell in cells:
         write_table(folders / f"{cell}.csv", table(cell, snapshots=(2500,) if cell.endswith("3") else ()))
@@ -587,6 +587,9 @@ def test_many_cells_stand_in_a_grid_their_snapshots_below(folders, tmp_path):
     assert {panel["height"] for panel in teachers["concat"]} == {figure.ROWS_HEIGHT / 5 - figure.ROW_EXTRA}
     named = [layers(panel, "line")[0]["encoding"]["x"]["title"] for panel in teachers["concat"]]
     assert named == 7 * [None] + 3 * [figure.STEPS]  # below the last panel of each column
+    lines = [layers(panel, "line")[0]["encoding"] for panel in teachers["concat"]]
+    assert [line["y"]["title"] for line in lines] == 3 * [figure.ERROR, None, None] + [figure.ERROR]
+    assert [line["color"]["legend"] is not None for line in lines] == [True] + 9 * [False]
     (panel,) = trained["concat"]
     assert panel["title"]["text"] == cells[3]
     assert layers(panel, "line")[0]["encoding"]["x"]["title"] == figure.DECISIONS

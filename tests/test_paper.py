@@ -174,7 +174,7 @@ def test_the_table_lists_every_arm_and_marks_what_intervals_show(tree):
     assert "budget-64×2 894 [890, 899] 893 890 0 98.9 [98.9, 98.9] 500 192 (4.2%)" in text
     assert "64×2+two-tower-3 824 [820, 829] 823 820 0 91.1 [91.1, 91.2] +120 [+120, +120] 167 64.1 (1.4%)" in text
     assert "policy 384 [380, 389] 383 380 6 42.4 [42.2, 42.8] 0 0 (0.0%)" in text
-    assert "Bold: intervals of kept that lie above 98%" in text
+    assert "Bold, of the others: intervals of kept that lie above 98%" in text
     assert bold(tree) == {"98.9 [98.9, 98.9]", "500", "192"}  # the one good arm
     change("paper", "two-tower-3", "kept_low", 0.985), change("paper", "two-tower-3", "kept_high", 0.99)
     text_of("paper")
@@ -285,7 +285,9 @@ def test_ablations_may_play_fewer_episodes(tree):
     path = paths.results("quick") / "horizon" / "summary.csv"
     table = read_table(path)
     write_table(path, table.assign(episodes=table["arm"].map(lambda arm: 20 if arm == "policy" else 50)))
-    assert text_of("quick").count("50 (some ablations 20)") == 2  # in the protocol and in the table's caption
+    text = text_of("quick")
+    assert text.count("50, some arms 20") == 2  # in the protocol and in the table's caption
+    assert "policy20" in text and "teacher50" not in text
 
 
 def test_a_missing_number_of_a_shipped_teacher_is_an_error_in_the_paper_profile(tree):

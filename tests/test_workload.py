@@ -1,25 +1,60 @@
-"""How many episodes the arms play, cell by cell."""
+"""How many episodes the arms play, cell by cell, as notebook 04 looks them up."""
 
+import json
+from fnmatch import fnmatchcase
+from types import SimpleNamespace
+
+import pytest
+
+from lib.arms import arm_name
+from lib.paths import NOTEBOOKS
 from lib.profiles import Cell
-from lib.workload import PAPER_ARMS, PAPER_SIDE_ARMS, PROFILES, of_cell
+from lib.workload import PAPER_ARMS, PAPER_SIDE_ARMS, PROFILES
+
+NAMES = {"fnmatchcase": fnmatchcase, "arm_name": arm_name}
 
 
-def test_the_first_pattern_that_matches_counts():
-    table = {"walker-walk-1m-1": "exact", "*-1m-*": "size", "*": "rest"}
-    assert of_cell(table, Cell.parse("walker-walk-1m-1")) == "exact"
-    assert of_cell(table, Cell.parse("walker-walk-1m-11")) == of_cell(table, "cup-catch-1m-1") == "size"
-    assert of_cell(table, "walker-walk-5m-1") == of_cell(table, Cell("walker-walk", "?", 1, "official-x")) == "rest"
-    assert of_cell({"*": 1}, "[any] name") == 1
+def counts(cell, profile="paper", arms="", execution_horizon=0, episodes=0) -> dict[str, int]:
+    """Episodes of each arm by the lines of notebook 04 that say so, with these parameters."""
+    cells = json.loads((NOTEBOOKS / "04_horizon_evaluation.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = ("".join(c["source"]) for c in cells if c["cell_type"] == "code" and "settings.profile.episodes" in
+                 "".join(c["source"]))  # fmt: skip
+    given = {"settings": SimpleNamespace(profile=PROFILES[profile]), "cell": cell, "arms": arms}
+    given |= {"execution_horizon": execution_horizon, "episodes": episodes} | NAMES
+    exec(source.split("correctors = ")[0], given)
+    return given["counts"]
+
+
+def each(arms, count: int) -> dict[str, int]:
+    return {arm_name(arm): count for arm in arms}
 
 
 def test_the_paper_plays_most_episodes_where_arms_are_told_apart():
-    plays = PROFILES["paper"].episodes
     for cell in ("walker-walk-1m-1", "cartpole-swingup-1m-1"):
-        assert of_cell(plays, cell) == dict.fromkeys(PAPER_ARMS, 50) | dict.fromkeys(PAPER_SIDE_ARMS, 20)
-    assert of_cell(plays, "reacher-easy-1m-1") == dict.fromkeys(PAPER_ARMS, 20)
-    assert of_cell(plays, "walker-walk-5m-1") == of_cell(plays, "official-dog-run-1") == dict.fromkeys(PAPER_ARMS, 10)
+        assert counts(Cell.parse(cell)) == each(PAPER_ARMS, 50) | each(PAPER_SIDE_ARMS, 20)
+    for cell in ("reacher-easy-1m-1", "walker-walk-1m-11"):
+        assert counts(Cell.parse(cell)) == each(PAPER_ARMS, 20)
+    for cell in (Cell.parse("walker-walk-5m-1"), Cell("walker-walk", "?", 1, "official-[x]")):
+        assert counts(cell) == each(PAPER_ARMS, 10)
 
 
-def test_other_profiles_play_as_many_everywhere():
-    for profile in (PROFILES["smoke"], PROFILES["quick"]):
-        assert profile.episodes == {"*": dict.fromkeys(profile.arms, profile.eval_episodes)}
+def test_the_first_pattern_counts_and_its_place_is_part_of_a_notebooks_key():
+    patterns = [pattern for pattern, _ in PROFILES["paper"].episodes]
+    assert patterns.index("walker-walk-1m-1") < patterns.index("*-1m-*") < patterns.index("*") == len(patterns) - 1
+    assert isinstance(PROFILES["paper"].episodes, list)  # keys sort what is in a dictionary
+
+
+@pytest.mark.parametrize("profile", ["smoke", "quick"])
+def test_other_profiles_play_as_many_everywhere(profile):
+    own = PROFILES[profile]
+    assert counts("any", profile) == each(own.arms, own.eval_episodes)
+
+
+def test_arms_that_are_asked_for_play_as_many_as_the_teacher_unless_the_profile_says_less():
+    cell = Cell.parse("walker-walk-1m-1")
+    assert counts(cell, arms="64×2+two-tower-3, 64x2+two-tower-4,hold-last-6") == {
+        "teacher": 50, "64×2+two-tower-3": 50, "64×2+two-tower-4": 50, "hold-last-6": 20,
+    }  # fmt: skip
+    assert counts(cell, execution_horizon=4) == each(("teacher", "policy", "open-loop-4", "two-tower-4"), 50)
+    assert counts(cell, arms="open-loop-3", episodes=7) == each(("teacher", "open-loop-3"), 7)
+    assert counts(Cell.parse("reacher-easy-1m-1"), arms="hold-last-6") == each(("teacher", "hold-last-6"), 20)
