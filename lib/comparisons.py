@@ -82,11 +82,17 @@ def holm(p_values) -> np.ndarray:
 
 
 def compare(
-    rows: pd.DataFrame, margin: float = MARGIN, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    rows: pd.DataFrame,
+    step_ms: dict[str, float] | None = None,
+    margin: float = MARGIN,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Every arm against the arms that `references` and `rivals` name, one row per cell, role and arm, paired by seed.
 
-    rows: as `summarise` takes them. `improvement` is the probability of improvement over `reference`, `difference` the
+    rows: as `summarise` takes them; `step_ms` has the time of a control step by arm, where it was measured.
+    `improvement` is the probability of improvement over `reference`, `difference` the
     mean difference in return, both with intervals; `p_non_inferior` is the one-sided p-value at `margin` (a fraction of
     the reference's mean), `p_holm` the same corrected for the number of arms with this role in the cell.
 
@@ -96,7 +102,7 @@ def compare(
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms, table = arms_by_seed(episodes, "-".join(map(str, cell))), []
         for name in arms:
-            for role, reference in (references(name, arms) | rivals(name, arms)).items():
+            for role, reference in (references(name, arms) | rivals(name, arms, step_ms)).items():
                 both = shared(arms[name], arms[reference])
                 mine, theirs = (
                     vector(arm["return"], which) for arm, which in zip(both, (name, reference), strict=True)
@@ -117,15 +123,26 @@ def compare(
     return pd.concat(tables, ignore_index=True)
 
 
-def rivals(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
+def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] | None = None) -> dict[str, str]:
     """What is cheap without speculation, for an arm that executes plans for several steps: role → name of an arm.
 
     `policy`, the prior alone; `equal compute`, of the planners that replan at every step the one with the fewest model
-    evaluations that are not below the arm's own.
+    evaluations that are not below the arm's own; `equal time`, of these and of the best of samples of the prior the
+    fastest that is not faster than the arm by `step_ms` (arm → milliseconds of a control step).
     """
     if int(arms[name]["execution_horizon"].iloc[0]) == 1:
         return {}
     spent = {other: table["model_evaluations"].mean() for other, table in arms.items()}
-    enough = [other for other in arms if other.startswith("budget-") and spent[other] >= spent[name]]
-    found = {"equal compute": min(enough, key=spent.get)} if enough else {}
-    return found | ({"policy": "policy"} if "policy" in arms else {})
+    times = {other: time for other, time in (step_ms or {}).items() if other in arms and time > 0}  # nan is not
+    found = {
+        "equal compute": _next(name, spent, ("budget-",)),
+        "equal time": _next(name, times, ("budget-", "best-of-")),
+        "policy": "policy" if "policy" in arms else None,
+    }
+    return {role: rival for role, rival in found.items() if rival}
+
+
+def _next(name: str, costs: dict[str, float], kinds: tuple[str, ...]) -> str | None:
+    """Of the arms whose names start so, the one with the least cost that is not below the named arm's; None if none."""
+    enough = [other for other in costs if other.startswith(kinds) and costs[other] >= costs.get(name, math.inf)]
+    return min(enough, key=costs.get, default=None)

@@ -26,15 +26,13 @@ from lib.study_design import coverage_table, power_table
 from lib.workload import PROFILES
 
 
-def with_latency(arms: pd.DataFrame, profile: str, cell: str) -> pd.DataFrame:
-    """Columns step_ms and steps_per_s, of a control step at batch 1; empty for what was not measured."""
+def latency(profile: str, cell: str) -> pd.DataFrame:
+    """step_ms and steps_per_s of a control step at batch 1, by arm; empty if they were not measured."""
     file = paths.results(profile) / "latency" / f"{cell}.csv"
     if not file.is_file():
-        return arms.assign(step_ms=None, steps_per_s=None)
-    steps = (
-        read_table(file).query("part == 'step' and batch == 1").set_index("arm").rename(columns={"mean_ms": "step_ms"})
-    )
-    return arms.join(steps[["step_ms", "steps_per_s"]], on="arm")
+        return pd.DataFrame(columns=["step_ms", "steps_per_s"], dtype=float)
+    steps = read_table(file).query("part == 'step' and batch == 1").set_index("arm")
+    return steps.rename(columns={"mean_ms": "step_ms"})[["step_ms", "steps_per_s"]]
 
 
 def main() -> None:
@@ -49,8 +47,9 @@ def main() -> None:
     def write(name: str, table: pd.DataFrame) -> None:
         print(write_table(folder.parent / name, table, cells=list(tables)))
 
-    write("horizon/summary.csv", each(rows, lambda cell, rows: with_latency(summarise(rows), profile, cell)))
-    write("statistics/comparisons.csv", each(rows, lambda _, rows: compare(rows)))
+    steps = {cell: latency(profile, cell) for cell in rows}
+    write("horizon/summary.csv", each(rows, lambda cell, rows: summarise(rows).join(steps[cell], on="arm")))
+    write("statistics/comparisons.csv", each(rows, lambda cell, rows: compare(rows, steps[cell]["step_ms"].to_dict())))
     write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
     own = {cell: table for cell, table in rows.items() if CELL.fullmatch(cell)}
     if own:

@@ -116,7 +116,7 @@ def test_compare():
     assert to_teacher.loc["64×2+two-tower-3", "p_holm"] == 3 * to_teacher.loc["64×2+two-tower-3", "p_non_inferior"]
 
 
-def test_rivals_of_equal_compute_and_the_prior():
+def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     spent = {"teacher": 90, "policy": 0, "budget-64×1": 30, "budget-64×2": 50, "two-tower-3": 31, "64×2+two-tower-3": 4}
     arms = {
         name: pd.DataFrame({"model_evaluations": [value, value], "execution_horizon": 3 if "tower" in name else 1})
@@ -125,6 +125,13 @@ def test_rivals_of_equal_compute_and_the_prior():
     assert rivals("two-tower-3", arms) == {"equal compute": "budget-64×2", "policy": "policy"}
     assert rivals("64×2+two-tower-3", arms) == {"equal compute": "budget-64×1", "policy": "policy"}
     assert rivals("budget-64×2", arms) == rivals("teacher", arms) == {}
+    times = {"best-of-64": 2.0, "budget-64×1": 7.0, "budget-64×2": 9.0, "two-tower-3": 8.0, "64×2+two-tower-3": 1.9}
+    assert rivals("two-tower-3", arms, times)["equal time"] == "budget-64×2"
+    assert rivals("64×2+two-tower-3", arms, times)["equal time"] == "budget-64×1"  # best-of-64 was not evaluated
+    arms["best-of-64"] = arms["policy"]
+    assert rivals("64×2+two-tower-3", arms, times)["equal time"] == "best-of-64"
+    for unknown in ({}, times | {"two-tower-3": float("nan")}, times | {"two-tower-3": 10.0}):
+        assert "equal time" not in rivals("two-tower-3", arms, unknown)
     del arms["policy"], arms["budget-64×2"]
     assert rivals("two-tower-3", arms) == {}
 
