@@ -10,13 +10,13 @@ cells than fit a page, those with the most episodes.
 from __future__ import annotations
 
 import argparse
-import sys
 
 import altair as alt
 import pandas as pd
 
 from lib import charts, paths
 from lib.charts import FAMILIES, INK, MUTED
+from lib.pages import fitting
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
 
@@ -30,7 +30,7 @@ FLOOR = "teacher_floor_mse"
 X_TITLE = "Depth (steps into the plan)"
 AXIS, GAP = 42, 10  # units for the axis of each panel, and between panels
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 110, 520, 26  # of a panel at most, of all rows, and what a row needs beside its panels
-MOST_ROWS = 6  # that are still high enough to read
+MOST_ROWS = 4  # that are still high enough to read
 SIDEWAYS = 0.09  # depths between the marks of neighbouring arms, so that their intervals do not cover each other
 LEGEND_COLUMNS = 5
 
@@ -92,7 +92,7 @@ def deepest(arms: list[str]) -> list[str]:
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure: a row per cell and planner, a panel per quantity that was measured."""
-    marks = fitting(marks)
+    marks = fitting(marks, MOST_ROWS, "depth", "planner")
     quantities = [q for q in QUANTITIES if (marks["quantity"] == q).any()]
     families = list(dict.fromkeys(f.name for f in FAMILIES.values() if f.name in set(marks["family"])))
     marks = marks.assign(x=marks["depth"] + SIDEWAYS * (marks["family"].map(families.index) - (len(families) - 1) / 2))
@@ -106,16 +106,6 @@ def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
         panels = [panel(mine[mine["quantity"].isin((q, FLOOR))], marks, q, tops[q], **look) for q in quantities]
         rows.append(alt.hconcat(*panels, spacing=GAP).properties(title=title(mine, kinds)))
     return alt.vconcat(*rows, spacing=8).resolve_scale(color="shared", shape="shared")
-
-
-def fitting(marks: pd.DataFrame) -> pd.DataFrame:
-    """The cells that a page holds, those with the most episodes first; says which are left out."""
-    cells = marks.groupby("cell", sort=False).agg(rows=("planner", "nunique"), episodes=("episodes", "sum"))
-    cells = cells.sort_values("episodes", ascending=False, kind="stable")
-    fits = cells["rows"].cumsum() <= max(MOST_ROWS, cells["rows"].iloc[0])
-    if not fits.all():
-        print(f"depth: a page does not hold all cells; left out: {', '.join(cells.index[~fits])}", file=sys.stderr)
-    return marks[marks["cell"].isin(cells.index[fits])]
 
 
 def title(rows: pd.DataFrame, kinds: list[pd.DataFrame]) -> str:

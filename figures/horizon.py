@@ -1,4 +1,5 @@
-"""Return kept against the execution horizon, and the gain over open loop with the same one; a row per cell.
+"""Return kept against the execution horizon, and the gain over open loop with the same one; a row per cell, of more
+cells than fit a page those with the most episodes.
 
     python figures/horizon.py --profile quick
 
@@ -14,10 +15,12 @@ import pandas as pd
 
 from lib import charts, paths
 from lib.charts import INK, MUTED
+from lib.pages import fitting
 from lib.results import read_table
 
 AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 560, 36  # of a panel at most, of all rows, and what a row needs beside its panels
+MOST = 3  # cells whose schemes still have room for their names
 STRETCH = 3  # the axis shows kept to this power: most arms lie near 100 %, and few far below
 DODGE = 0.8  # of the distance between two execution horizons: families stand beside each other
 PLANNERS = {False: "standard planner", True: "smaller planner"}
@@ -141,6 +144,7 @@ def _marks(base: alt.Chart, small: bool, **place) -> alt.Chart:
 
 def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
     """A row per cell: return kept on each planner, and gains."""
+    table = fitting(table, MOST, "horizon")
     cells = list(table["cell"].unique())
     several = table[table["execution_horizon"] > 1]
     small = [flag for flag in PLANNERS if several["small"].eq(flag).any()] or [False]

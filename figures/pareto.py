@@ -28,7 +28,7 @@ COSTS = {
 }
 Y_TITLE, SHORT_Y_TITLE = "Return kept (% of teacher)", "Return kept (%)"
 AXIS, GAP = 40, 13  # units for the axis of the first panel of a row, and between panels
-HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 165, 490, 22  # of a panel at most, of all rows, and what a row needs beside its panels
+HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 165, 430, 26  # of a panel at most, of all rows, and what a row needs beside its panels
 EDGE = 5  # units that are free above and below all intervals
 LOW = 110  # a panel that is lower has smaller marks and a shorter title
 STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below

@@ -9,20 +9,20 @@ cells than fit a page, those with the most episodes are drawn.
 from __future__ import annotations
 
 import argparse
-import sys
 
 import altair as alt
 import pandas as pd
 
 from lib import charts, paths
 from lib.charts import FAMILIES, MUTED
+from lib.pages import fitting
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
 
 X_TITLE, Y_TITLE = "Decision", "Planner calls per decision"
 AXIS, GAP, COLUMNS = 34, 14, 2  # units for the axis of the first panel of a row, and between panels; panels in a row
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 120, 520, 24  # of a panel at most, of all rows, and what a row needs beside its panels
-MOST = 12  # panels that are still high enough to read
+MOST = 8  # panels that are still high enough to read
 LEGEND_COLUMNS = 5
 
 
@@ -64,7 +64,7 @@ def means(phases: pd.DataFrame) -> list[dict]:
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure: two panels to a row, or one across the page."""
-    marks = fitting(marks)
+    marks = fitting(marks, MOST, "replans", "planner")
     kinds = [rows for _, rows in marks.groupby(["cell", "planner"], sort=False)]
     columns = min(COLUMNS, len(kinds))
     families = list(dict.fromkeys(f.name for f in FAMILIES.values() if f.name in set(marks["family"])))
@@ -81,16 +81,6 @@ def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
         panels.append(panel(rows, left=left, bottom=bottom, **look).properties(title=title(rows, kinds)))
     chart = alt.concat(*panels, columns=columns, spacing={"row": 8, "column": GAP})
     return chart.resolve_scale(color="shared", shape="shared")
-
-
-def fitting(marks: pd.DataFrame) -> pd.DataFrame:
-    """The cells that a page holds, those with the most episodes first; says which are left out."""
-    cells = marks.groupby("cell", sort=False).agg(panels=("planner", "nunique"), episodes=("episodes", "sum"))
-    cells = cells.sort_values("episodes", ascending=False, kind="stable")
-    fits = cells["panels"].cumsum() <= max(MOST, cells["panels"].iloc[0])
-    if not fits.all():
-        print(f"replans: a page does not hold all cells; left out: {', '.join(cells.index[~fits])}", file=sys.stderr)
-    return marks[marks["cell"].isin(cells.index[fits])]
 
 
 def title(rows: pd.DataFrame, kinds: list[pd.DataFrame]) -> alt.Title:

@@ -18,7 +18,7 @@ def table(cell="walker-walk-1m-1", arms=ARMS) -> list[dict]:
         kept, calls = 1 - 0.01 * i, 0 if arm == "policy" else 500 / steps
         gain = {"gain": 10.0 + i, "gain_low": 9.0, "gain_high": 30.0} if "two-tower" in arm else {"gain": None}
         rows.append(
-            {"cell": cell, "arm": arm, "execution_horizon": steps, "planner_calls": calls}
+            {"cell": cell, "arm": arm, "execution_horizon": steps, "planner_calls": calls, "episodes": 10}
             | {"kept": kept, "kept_low": kept - 0.02, "kept_high": kept + 0.02} | gain
         )  # fmt: skip
     return rows

@@ -8,6 +8,7 @@ import pytest
 from test_charts import load_figure, pdf_text
 
 from lib import charts, paths
+from lib.pages import fitting
 from lib.results import ResultError, write_table
 from lib.statistics import bootstrap_ci
 
@@ -225,16 +226,20 @@ def test_many_cells_show_the_arms_that_all_have_played(home):
 
 
 def test_of_more_cells_than_a_page_holds_those_with_the_most_episodes_are_drawn(home, monkeypatch, capsys):
-    monkeypatch.setattr(depth, "MOST_ROWS", 4)
-    monkeypatch.setattr(replans, "MOST", 4)
     for name, seeds in (("a-1m-1", range(3)), ("b-1m-1", range(2)), ("c-1m-1", range(4))):
         home(name, seeds=seeds, errors=False)
-    for script, cells in ((depth, ["a-1m-1", "c-1m-1"]), (replans, ["a-1m-1", "c-1m-1"])):
+    for script, most in ((depth, "MOST_ROWS"), (replans, "MOST")):
         marks = script.read("smoke")
-        assert script.fitting(marks)["cell"].drop_duplicates().tolist() == cells
-        assert capsys.readouterr().err.endswith("a page does not hold all cells; left out: b-1m-1\n")
+        assert fitting(marks, 4, "name", "planner")["cell"].drop_duplicates().tolist() == ["a-1m-1", "c-1m-1"]
+        assert capsys.readouterr().err == "name: a page does not hold all cells; left out: b-1m-1\n"
+        assert fitting(marks, 1, "name", "planner")["cell"].unique().tolist() == ["c-1m-1"]  # one in any case
+        assert fitting(marks, 2, "name")["cell"].drop_duplicates().tolist() == ["a-1m-1", "c-1m-1"]
+        capsys.readouterr()
         two = marks[marks["cell"] != "b-1m-1"]
-        assert script.fitting(two).equals(two) and not capsys.readouterr().err
+        assert fitting(two, 4, "name", "planner").equals(two) and not capsys.readouterr().err
+        monkeypatch.setattr(script, most, 4)
+        script.draw(marks)
+        assert "left out: b-1m-1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
