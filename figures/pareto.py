@@ -1,9 +1,10 @@
-"""Return kept against planner calls, model evaluations and step time, a row of panels per cell.
+"""Return kept against planner calls, model evaluations and step time: over all cells, and a row of panels per cell.
 
     python figures/pareto.py --profile quick
 
-reads data/results/quick/horizon/summary.csv, and of decision_transformer/ the policies that learnt from expert episodes
-of the same cells; writes figures/quick/pareto.{svg,pdf,png}.
+reads data/results/quick/horizon/summary.csv, statistics/aggregate.csv, and of decision_transformer/ the policies that
+learnt from expert episodes of the same cells; writes figures/quick/pareto.{svg,pdf,png}. Of more cells than fit a page
+those with the most episodes have a row.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import altair as alt
 import pandas as pd
 
 from lib import charts, paths
 from lib.charts import GRID, INK, MUTED
+from lib.pages import fitting
+from lib.profiles import CELL as OWN
 from lib.results import read_table
 from lib.statistics import CELL
 
@@ -29,6 +33,8 @@ COSTS = {
 Y_TITLE, SHORT_Y_TITLE = "Return kept (% of teacher)", "Return kept (%)"
 AXIS, GAP = 40, 13  # units for the axis of the first panel of a row, and between panels
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 165, 430, 26  # of a panel at most, of all rows, and what a row needs beside its panels
+MOST = 3  # cells with a row of their own
+ALL = "mean over all cells"
 EDGE = 5  # units that are free above and below all intervals
 LOW = 110  # a panel that is lower has smaller marks and a shorter title
 STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below
@@ -247,7 +253,9 @@ def legend(summary: pd.DataFrame, width: float) -> alt.LayerChart:
 
 
 def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure from `horizon/summary.csv`: the legend, and per cell a panel for every cost that was measured."""
+    """The figure from what `read` gives: the legend, and per cell a panel for every cost that was measured."""
+    overall = summary["cell"] == ALL
+    summary = pd.concat([summary[overall], fitting(summary[~overall], MOST, "pareto")])
     cells = [arms for _, arms in summary.groupby("cell", sort=False)]
     costs = [cost for cost in COSTS if summary[cost].notna().any()]
     width = (charts.FULL_WIDTH - AXIS - GAP * (len(costs) - 1)) / len(costs)
@@ -264,13 +272,14 @@ def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def read(profile: str) -> pd.DataFrame:
-    """The table of arms; below it the policies that learnt offline from the same cells' teachers, where there are any.
+    """The table of arms, with those over all cells above the first; below it the policies that learnt offline from the
+    same cells' teachers, where there are any.
 
     The Decision Transformer stands there as it does when it is asked for the best return of the data.
     """
     folder = paths.results(profile)
     summary = read_table(folder / "horizon" / "summary.csv")
-    parts = [summary]
+    parts = [over_cells(summary, folder / "statistics" / "aggregate.csv"), summary]
     for cell, task in summary[["cell", "task"]].drop_duplicates().itertuples(index=False):
         label = f"{task}-{cell.removeprefix(f'{task}-')}-expert"
         file = folder / "decision_transformer" / f"{label}-summary.csv"
@@ -278,12 +287,29 @@ def read(profile: str) -> pd.DataFrame:
             rows = read_table(file)
             rows = rows[rows["arm"].isin(OFFLINE) & (rows["asked"].isna() | (rows["asked"] == 1))]
             parts.append(rows[[column for column in summary if column in rows]])
+    parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True).astype({"execution_horizon": summary["execution_horizon"].dtype})
+
+
+def over_cells(summary: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Arms that all cells of this project's teachers have: mean normalised return with its interval, as in
+    `lib.aggregates`, and mean costs. Without rows where there are fewer than two such cells."""
+    own = summary[summary["cell"].map(lambda cell: bool(OWN.fullmatch(cell)))]
+    if own["cell"].nunique() < 2 or not file.is_file():
+        return summary.iloc[:0]
+    shared = own.groupby("arm")["cell"].transform("nunique") == own["cell"].nunique()
+    columns = {cost: "mean" for cost in COSTS} | {"execution_horizon": "first", "episodes": "sum"}
+    means = own[shared].groupby("arm", sort=False).agg(columns)
+    scores = read_table(file).query("scope == 'all' and statistic == 'mean'").set_index("arm")
+    scores = scores[["estimate", "low", "high"]].set_axis(["kept", "kept_low", "kept_high"], axis=1)
+    return means.join(scores).reset_index().assign(cell=ALL, task="", size="", teacher_seed=0)
 
 
 def cell_title(arms: pd.DataFrame, summary: pd.DataFrame) -> str:
     """Task and size, the seed where it tells cells apart, and the name of a cell whose teacher is from elsewhere."""
     cell, task, model_size, seed = arms[["cell", *CELL]].iloc[0]
+    if cell == ALL:
+        return ALL
     if cell != f"{task}-{model_size}-{seed}":
         return cell
     seeds = summary[(summary["task"] == task) & (summary["size"] == model_size)]["teacher_seed"].nunique()

@@ -51,7 +51,7 @@ def summary(arms=ARMS, task="walker-walk", teacher_seed=1, half=0.02, timed=True
         dict(cell=f"{task}-1m-{teacher_seed}", task=task, size="1m", teacher_seed=teacher_seed, arm=arm, kept=kept,
              execution_horizon=e, planner_calls=calls, model_evaluations=calls * (384 if "64" in arm else 9216),
              kept_low=kept - half * (arm != "teacher"), kept_high=kept + half * (arm != "teacher"),
-             step_ms=0.9 + calls / 20 if timed else np.nan)
+             step_ms=0.9 + calls / 20 if timed else np.nan, episodes=10)
         for arm, (e, calls, kept) in arms.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -256,16 +256,45 @@ def test_several_cells_become_rows_named_by_what_differs(tmp_path):
     assert "walker-walk, 1m" in text and "cup-catch, 1m" in text and "seed" not in text
     assert text.count("Planner calls per episode") == 1 and text.count("Return kept (% of teacher)") == 2
     elsewhere = summary().assign(cell="mine-1a2b3c4d-walker-walk")
-    charts.save(pareto.draw(pd.concat([tables, summary(teacher_seed=2), elsewhere])), tmp_path / "four")
-    text = pdf_text(tmp_path / "four.pdf")
+    charts.save(pareto.draw(pd.concat([summary(), summary(teacher_seed=2), elsewhere])), tmp_path / "three")
+    text = pdf_text(tmp_path / "three.pdf")
     assert "walker-walk, 1m, seed 2" in text and "mine-1a2b3c4d-walker-walk" in text
 
 
-def test_six_cells_fit_a_page(tmp_path):
+def test_six_cells_fit_a_page_as_far_as_they_are_drawn(tmp_path, capsys):
     tasks = ["walker-walk", "cup-catch", "walker-run", "cheetah-run", "reacher-easy", "finger-spin"]
-    charts.save(pareto.draw(pd.concat([summary(task=task) for task in tasks])), tmp_path / "six")
+    overall = summary().assign(cell=pareto.ALL, task=None, size=None, teacher_seed=None)
+    tables = [overall, *(summary(task=task) for task in tasks[:3])]
+    tables += [summary(task=task).assign(episodes=50) for task in tasks[3:]]
+    charts.save(pareto.draw(pd.concat(tables)), tmp_path / "six")
     width, height = struct.unpack(">II", (tmp_path / "six.png").read_bytes()[16:24])
     assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.12) and height / charts.PNG_PPI < 8.5
+    text = pdf_text(tmp_path / "six.pdf")
+    assert "mean over all cells" in text and all((f"{task}, 1m" in text) == (i > 2) for i, task in enumerate(tasks))
+    assert "left out: walker-walk-1m-1, cup-catch-1m-1, walker-run-1m-1" in capsys.readouterr().err
+
+
+def test_the_row_over_all_cells_has_the_arms_that_all_have_and_mean_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    folder = paths.results("smoke")
+    one = summary()
+    write_table(folder / "horizon" / "summary.csv", one)
+    assert pareto.ALL not in set(pareto.read("smoke")["cell"])
+    other = summary(task="cup-catch").query("arm != 'policy'").assign(planner_calls=300)
+    elsewhere = summary().query("arm == 'teacher'").assign(cell="official-x")
+    write_table(folder / "horizon" / "summary.csv", pd.concat([one, other, elsewhere]))
+    scores = [dict(scope=scope, arm=arm, statistic=statistic, estimate=0.9, low=0.8, high=0.96 if scope == "all" else 1)
+              for scope in ("cup-catch 1m", "all") for arm in ARMS for statistic in ("mean", "iqm")]  # fmt: skip
+    write_table(folder / "statistics" / "aggregate.csv", scores)
+    rows = pareto.read("smoke").query("cell == @pareto.ALL").set_index("arm")
+    assert list(rows.index) == [arm for arm in ARMS if arm != "policy"]
+    assert rows.loc["teacher", "planner_calls"] == 400 and rows.loc["two-tower-6", "planner_calls"] == 192
+    assert rows.loc["two-tower-6", ["kept", "kept_low", "kept_high"]].tolist() == [0.9, 0.8, 0.96]
+    assert rows["execution_horizon"].tolist() == [ARMS[arm][0] for arm in rows.index]
+    charts.save(pareto.draw(pareto.read("smoke")), tmp_path / "three")
+    text = pdf_text(tmp_path / "three.pdf")
+    assert all(title in text for title in (pareto.ALL, "walker-walk, 1m", "cup-catch, 1m", "official-x"))
+    assert "1m-1" not in text
 
 
 def panels(chart) -> list[list[dict]]:
