@@ -9,14 +9,11 @@ cells than fit a page, those with the most episodes.
 
 from __future__ import annotations
 
-import argparse
-
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import FAMILIES, INK, MUTED
-from lib.pages import fitting
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
 
@@ -92,7 +89,7 @@ def deepest(arms: list[str]) -> list[str]:
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure: a row per cell and planner, a panel per quantity that was measured."""
-    marks = fitting(marks, MOST_ROWS, "depth", "planner")
+    marks = pages.fitting(marks, MOST_ROWS, "depth", "planner")
     quantities = [q for q in QUANTITIES if (marks["quantity"] == q).any()]
     families = list(dict.fromkeys(f.name for f in FAMILIES.values() if f.name in set(marks["family"])))
     marks = marks.assign(x=marks["depth"] + SIDEWAYS * (marks["family"].map(families.index) - (len(families) - 1) / 2))
@@ -160,11 +157,7 @@ def panel(rows, marks, quantity: str, top: float, families, width, height, botto
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "depth"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"depth": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

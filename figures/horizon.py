@@ -8,14 +8,11 @@ reads data/results/quick/horizon/summary.csv and writes figures/quick/horizon.{s
 
 from __future__ import annotations
 
-import argparse
-
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import INK, MUTED
-from lib.pages import fitting
 from lib.results import read_table
 
 AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
@@ -144,7 +141,7 @@ def _marks(base: alt.Chart, small: bool, **place) -> alt.Chart:
 
 def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
     """A row per cell: return kept on each planner, and gains."""
-    table = fitting(table, MOST, "horizon")
+    table = pages.fitting(table, MOST, "horizon")
     cells = list(table["cell"].unique())
     several = table[table["execution_horizon"] > 1]
     small = [flag for flag in PLANNERS if several["small"].eq(flag).any()] or [False]
@@ -168,11 +165,7 @@ def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "horizon"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"horizon": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

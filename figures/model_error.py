@@ -7,13 +7,12 @@ reads data/results/quick/model_error/ and writes figures/quick/model_error.{svg,
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import INK, MUTED
 from lib.results import ResultError, how_to_make, read_table, shown
 
@@ -149,11 +148,7 @@ def logarithmic(values: pd.Series, numbers: str) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "model_error"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"model_error": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ alone, of each size the one with the first seed; a task with a single size is dr
 
 from __future__ import annotations
 
-import argparse
-
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import INK
 from lib.config import MODEL_SIZES
 from lib.profiles import CELL
@@ -111,11 +109,7 @@ def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "model_size"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"model_size": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

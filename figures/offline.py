@@ -8,12 +8,10 @@ reads data/results/quick/offline/, writes figures/quick/offline.{svg,pdf,png} (c
 
 from __future__ import annotations
 
-import argparse
-
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import GRID, INK, MUTED
 from lib.offline_tables import ALL, ALL_RANKS
 from lib.results import ResultError, how_to_make, read_table, shown
@@ -142,19 +140,15 @@ def _cells_panel(cells: pd.DataFrame, metric: str, target: str, width: float, bo
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    folder = paths.results(profile) / "offline"
-    cells = read_table(folder / "cells.csv")
-    cells = cells.dropna(subset=["decisions"])
-    if cells.empty:
-        file = folder / "cells.csv"
-        raise ResultError(f"{shown(file)} holds no cell of a known training; {how_to_make(file)}.")
-    figures = {"offline-cells": scatter(cells), "offline": forest(read_table(folder / "correlations.csv"))}
-    for name, chart in figures.items():
-        for path in charts.save(chart, paths.figures(profile) / name):
-            print(path)
+    def figures(profile: str) -> dict[str, alt.TopLevelMixin]:
+        folder = paths.results(profile) / "offline"
+        cells = read_table(folder / "cells.csv").dropna(subset=["decisions"])
+        if cells.empty:
+            file = folder / "cells.csv"
+            raise ResultError(f"{shown(file)} holds no cell of a known training; {how_to_make(file)}.")
+        return {"offline-cells": scatter(cells), "offline": forest(read_table(folder / "correlations.csv"))}
+
+    pages.command_line(__doc__, figures, arguments)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ those with the most episodes have a row.
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,8 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import GRID, INK, MUTED
-from lib.pages import fitting
 from lib.profiles import CELL as OWN
 from lib.results import read_table
 from lib.statistics import CELL
@@ -255,7 +253,7 @@ def legend(summary: pd.DataFrame, width: float) -> alt.LayerChart:
 def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure from what `read` gives: the legend, and per cell a panel for every cost that was measured."""
     overall = summary["cell"] == ALL
-    summary = pd.concat([summary[overall], fitting(summary[~overall], MOST, "pareto")])
+    summary = pd.concat([summary[overall], pages.fitting(summary[~overall], MOST, "pareto")])
     cells = [arms for _, arms in summary.groupby("cell", sort=False)]
     costs = [cost for cost in COSTS if summary[cost].notna().any()]
     width = (charts.FULL_WIDTH - AXIS - GAP * (len(costs) - 1)) / len(costs)
@@ -317,11 +315,7 @@ def cell_title(arms: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "pareto"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"pareto": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ reads data/results/quick/planner/cpu.csv and writes figures/quick/planner.{svg,p
 
 from __future__ import annotations
 
-import argparse
-
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import INK, MUTED
 from lib.results import read_table
 
@@ -86,12 +84,10 @@ def short(ms: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    solves = read_table(paths.results(profile) / "planner" / "cpu.csv")
-    for path in charts.save(draw(solves), paths.figures(profile) / "planner"):
-        print(path)
+    def figure(profile: str) -> dict[str, alt.TopLevelMixin]:
+        return {"planner": draw(read_table(paths.results(profile) / "planner" / "cpu.csv"))}
+
+    pages.command_line(__doc__, figure, arguments)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ cells than fit a page, those with the most episodes are drawn.
 
 from __future__ import annotations
 
-import argparse
-
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import FAMILIES, MUTED
-from lib.pages import fitting
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
 
@@ -64,7 +61,7 @@ def means(phases: pd.DataFrame) -> list[dict]:
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure: two panels to a row, or one across the page."""
-    marks = fitting(marks, MOST, "replans", "planner")
+    marks = pages.fitting(marks, MOST, "replans", "planner")
     kinds = [rows for _, rows in marks.groupby(["cell", "planner"], sort=False)]
     columns = min(COLUMNS, len(kinds))
     families = list(dict.fromkeys(f.name for f in FAMILIES.values() if f.name in set(marks["family"])))
@@ -130,11 +127,7 @@ def panel(rows, families, width, height, end, top, left: bool, bottom: bool) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "replans"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"replans": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

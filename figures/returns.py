@@ -8,14 +8,13 @@ beside each other, only the arms that all of them have are drawn.
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import INK, MUTED
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
@@ -106,11 +105,7 @@ def panel(episodes, middle, arms, width, height, left: bool, bottom: bool) -> al
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    for path in charts.save(draw(read(profile)), paths.figures(profile) / "returns"):
-        print(path)
+    pages.command_line(__doc__, lambda profile: {"returns": draw(read(profile))}, arguments)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ reads data/results/quick/teacher/ and data/official_returns.csv, writes figures/
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
+from lib import charts, pages, paths
 from lib.charts import INK
 from lib.config import MODEL_SIZES
 from lib.results import ResultError, how_to_make, read_table, shown
@@ -133,12 +132,10 @@ def apart(cards: pd.DataFrame, per_x: float) -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    profile = parser.parse_args(arguments).profile
-    official = read_table(paths.DATA / "official_returns.csv")
-    for path in charts.save(draw(*read(profile), official), paths.figures(profile) / "teachers"):
-        print(path)
+    def figure(profile: str) -> dict[str, alt.TopLevelMixin]:
+        return {"teachers": draw(*read(profile), read_table(paths.DATA / "official_returns.csv"))}
+
+    pages.command_line(__doc__, figure, arguments)
 
 
 if __name__ == "__main__":

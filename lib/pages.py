@@ -1,10 +1,26 @@
-"""What of many cells a figure has room for on a page of the paper."""
+"""Figures of the paper: their command line, and what of many cells has room on a page."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
 
+import altair as alt
 import pandas as pd
+
+from lib import charts, paths
+
+
+def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]], arguments: list[str] | None) -> None:
+    """Save what `draw` makes of a profile, name of a figure → chart, and print the files; `about` is the script's
+    docstring, `arguments` those of the command line unless given."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--profile", default="quick")
+    profile = parser.parse_args(arguments).profile
+    for name, chart in draw(profile).items():
+        for path in charts.save(chart, paths.figures(profile) / name):
+            print(path)
 
 
 def fitting(marks: pd.DataFrame, most: int, figure: str, panels: str = "") -> pd.DataFrame:
