@@ -91,8 +91,8 @@ def compare(
 ) -> pd.DataFrame:
     """Every arm against the arms that `references` and `rivals` name, one row per cell, role and arm, paired by seed.
 
-    rows: as `summarise` takes them; `step_ms` has the time of a control step by arm, where it was measured.
-    `improvement` is the probability of improvement over `reference`, `difference` the
+    rows: as `summarise` takes them, of one cell if `step_ms` is given: milliseconds of a control step by arm, where it
+    was measured. `improvement` is the probability of improvement over `reference`, `difference` the
     mean difference in return, both with intervals; `p_non_inferior` is the one-sided p-value at `margin` (a fraction of
     the reference's mean), `p_holm` the same corrected for the number of arms with this role in the cell.
 

@@ -128,7 +128,7 @@ PAPER_SIDE_ARMS = ("teacher-sample", "hold-last-6", "plan-ahead-6", "value-only-
 PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
 _LONG = ("open-loop-6", "two-tower-6", "temporal-6")
 ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
-# Most where arms are told apart, fewer where that is confirmed; all others play `eval_episodes` of a 5m teacher.
+# Most where arms are told apart, fewer where that is confirmed; other cells, as of 5m, have `eval_episodes`.
 PAPER_EPISODES = (("walker-walk-1m-1", 50, 20), ("cartpole-swingup-1m-1", 50, 20), ("*-1m-*", 20, 0))
 CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
 
