@@ -19,6 +19,7 @@ from lib import paths
 from lib.checkpoints import load_world_model, teacher_key
 from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.planner import MPPI, Plan
+from lib.playing import play
 from lib.profiles import CELL, Cell, Settings, episode_seeds
 from lib.replay import Episode, EpisodeFileError, load_episodes, save_episodes
 from lib.results import (
@@ -32,7 +33,6 @@ from lib.results import (
     shown,
     sidecar,
 )
-from lib.training import play
 from lib.world_model import WorldModel
 
 GENERATED = ("teacher", "noisy", "random")  # what may be generated, and is unless other buffers are asked for
@@ -94,7 +94,7 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         "noise": noise if name == "noisy" else None,
         "decisions": decisions,
     }
-    code = combine(module_key("lib.training", without=SETTINGS_MODULES), code_hash(inspect.getsource(Player)))
+    code = combine(module_key("lib.playing", without=SETTINGS_MODULES), code_hash(inspect.getsource(Player)))
     seeds = episode_seeds("buffer", episodes, cell.seed, first=SEEDS * buffer_seed)
     found, keys = [], []
     for first in range(0, episodes, SHARD):

@@ -19,10 +19,10 @@ from lib import paths
 from lib.checkpoints import load_world_model, size_of, teacher_key, teacher_path
 from lib.config import as_dict
 from lib.planner import MPPI
+from lib.playing import play
 from lib.profiles import Cell, Settings, episode_seeds
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, read_table, write_json
 from lib.statistics import bootstrap_ci
-from lib.training import play
 
 
 def teacher_card(settings: Settings, cell: Cell) -> tuple[dict, pd.DataFrame | None]:
@@ -48,7 +48,7 @@ def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:
     planner, profile = MPPI(wm, settings.planner(wm.action_dim)), settings.profile
     seeds = episode_seeds("card", profile.eval_episodes, cell.seed)
     budget = {name: value for name, value in as_dict(planner.config).items() if name != "mode"}
-    code = module_key("lib.training", without=SETTINGS_MODULES)
+    code = module_key("lib.playing", without=SETTINGS_MODULES)
     key = combine(code, budget, [teacher_key(teacher), cell.task, profile.decisions], seeds)
 
     def make(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Several processes that train one model, as torchrun starts them: who am I, and what the ranks tell each other.
 
-    torchrun --nproc-per-node 8 -m lib.teacher --task walker-walk --size 5m     # one process for each GPU
+    torchrun --nproc-per-node 8 -m lib.teacher --task walker-walk --size 5m --seed 2   # one process for each GPU
 
     with started("auto") as ranks:               # one process: `ALONE`, and every call below does nothing
         module = ranks.averaged(loss, wm, parameters)
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -153,18 +154,32 @@ def torchrun() -> bool:
 
 
 def resolve_device(device: str) -> torch.device:
-    """cpu, cuda[:N] or auto: this process's GPU if there is one. Raises `ConfigError` when there are too few."""
+    """cpu, cuda[:N] or auto: this process's GPU, always with its number, if there is one.
+
+    Raises `ConfigError` for another device, and when there are too few GPUs.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cuda" or not torchrun():
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if not match:
+        raise ConfigError(f"device={device!r} is not known; use auto, cpu or cuda[:N].")
+    if device == "cpu":
         return torch.device(device)
-    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local >= there:
-        raise ConfigError(
-            f"this machine has {there} GPUs, and torchrun started {local + 1} or more processes on it; "
-            f"give --nproc-per-node {max(there, 1)}, or --device cpu."
-        )
-    return torch.device("cuda", local)
+    there, number = torch.cuda.device_count(), int(match[1] or 0)
+    if not there:
+        raise ConfigError(f"device={device!r} needs a GPU, and torch sees none on this machine; use cpu or auto.")
+    if torchrun():
+        if match[1]:
+            raise ConfigError(f"device={device!r} would be every process's under torchrun; cuda gives each its own.")
+        number = int(os.environ["LOCAL_RANK"])
+        if number >= there:
+            raise ConfigError(
+                f"this machine has {there} GPUs, and torchrun started {number + 1} or more processes on it; "
+                f"give --nproc-per-node {there}, or --device cpu."
+            )
+    if number >= there:
+        raise ConfigError(f"device={device!r} is not there: this machine has {there} GPUs, counted from 0.")
+    return torch.device("cuda", number)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Teachers from the command line: train, resume, ship with a card, and keep the zoo complete.
 
-    python -m lib.teacher --task walker-walk --size 1m --seed 1        # trains, or resumes where a killed run stopped
-    python -m lib.teacher ship --task walker-walk --size 1m --seed 1   # ships the run as far as it has got
+    python -m lib.teacher --task walker-walk --size 1m --seed 2        # trains, or resumes where a killed run stopped
+    python -m lib.teacher ship --task walker-walk --size 1m --seed 2   # ships the run as far as it has got
     python -m lib.teacher zoo                                          # trains and ships what `ZOO` lacks
-    python -m lib.teacher --size 5m --offline path/to/train_buffer.safetensors --updates 50000   # collects nothing
-    torchrun --nproc-per-node 8 -m lib.teacher --task walker-walk --size 5m --seed 1        # the same on eight GPUs
+    python -m lib.teacher --size 5m --seed 2 --offline train_buffer.safetensors --updates 10000   # collects none
+    torchrun --nproc-per-node 8 -m lib.teacher --task walker-walk --size 5m --seed 2        # the same on eight GPUs
 
 `lib.training` has the loop, and `lib.training_state` says what a run keeps and where. Shipping writes `data/teachers/`:
 float16 weights, the learning curve, and a card whose returns were measured with exactly those weights; the card's
@@ -29,17 +29,19 @@ from lib.checkpoints import CheckpointError, load_world_model
 from lib.config import ConfigError, PlannerConfig, TeacherConfig, as_dict
 from lib.distributed import Ranks, started
 from lib.planner import MPPI
+from lib.playing import play
 from lib.profiles import episode_seeds
 from lib.replay import EpisodeFileError, save_episodes
-from lib.results import atomic_path, machine, module_key, versions, write_json, write_table
+from lib.results import atomic_path, file_hash, machine, module_key, shown, versions, write_json, write_table
 from lib.tasks import ACTION_REPEAT
-from lib.training import TrainingRun, met, play
+from lib.training import TrainingRun, met
 from lib.training_state import run_folder
 from lib.workload import SNAPSHOTS
 
 # The teachers that `make teachers` sees to, in this order: (task, size, seed, stop_return, stop_from). The bars are
 # 90 % of the official return at 100,000 frames, lower where official seeds scatter; None: trained to the very end. No
-# run of the offline study stops before the last of its snapshots.
+# run of the offline study stops before the last of its snapshots. Beside them walker-walk-5m-1 is shipped, which no
+# command line alone can train again: it began with the replay of walker-walk-1m-1, as its card says.
 ZOO = (
     ("walker-walk", "1m", 1, None, 0),
     ("cartpole-swingup", "1m", 1, 755, 20_000),
@@ -55,6 +57,23 @@ ZOO = (
 
 # The runs whose snapshots are shipped, and at which decisions: 06_offline_vs_downstream compares them.
 STUDIED = {(task, "1m", 1): decisions for task, decisions in SNAPSHOTS.items()}
+
+
+def replaced(config: TeacherConfig) -> str:
+    """A sentence if shipping this run would put another run's teacher in the place of the one that is shipped, else "".
+
+    A run's own teacher is known by its snapshot, which is what was shipped, byte for byte.
+    """
+    shipped = paths.TEACHERS / f"{config.name}.safetensors"
+    if not shipped.is_file():
+        return ""
+    snapshots = (run_folder(config) / "snapshots").glob("*.safetensors")
+    if file_hash(shipped) in map(file_hash, snapshots):
+        return ""
+    return (
+        f"{shown(shipped)} is a teacher that this run did not train; give another --seed, or --replace to ship this "
+        "one in its place (what was measured with the other one is then stale)."
+    )
 
 
 def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
@@ -125,6 +144,8 @@ def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[st
         with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:
             path.write_bytes(file.read_bytes())
         registry.register(names[-1])
+    if absent := [n for n in wanted if n < int(files[-1].stem) and f"{config.name}/{n}" not in names]:
+        print(f"{config.name}: its rounds left no snapshot at decision {', '.join(map(str, absent))}", file=sys.stderr)
     return names
 
 
@@ -204,6 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--env-processes", action="store_true", help="a process for each environment")
     parser.add_argument("--offline", type=Path, nargs="+", metavar="FILE", help="train on these episodes, collect none")
     parser.add_argument("--updates", type=int, help="optimiser steps with --offline")
+    parser.add_argument("--replace", action="store_true", help="also where another run's teacher is shipped")
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda[:N] or auto: a GPU for each process, if there is one"
     )
@@ -211,6 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if (given.offline is None) != (given.updates is None):
         parser.error("--offline and --updates go together")
+    of_a_run = (*settings, "env_processes", "offline", "replace")
+    changed = [name for name in of_a_run if getattr(given, name) != parser.get_default(name)]
+    if given.action == "zoo" and changed:
+        parser.error(f"zoo takes no --{changed[0].replace('_', '-')}: its teachers have settings of their own")
     ranks = None
     try:
         chosen = {name: getattr(given, name) for name in (*settings, "env_processes")}
@@ -240,6 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(config: TeacherConfig, given: argparse.Namespace, ranks: Ranks) -> None:
     if given.action == "zoo":
         return zoo(ranks)
+    if not given.replace and (refusal := ranks.from_main(functools.partial(replaced, config))):
+        raise ConfigError(refusal)  # before hours of training, not after
     run = TrainingRun(config, ranks=ranks)
     if given.action == "ship":
         if not run.updates:

@@ -1,8 +1,9 @@
 """The training loop of a TD-MPC2 teacher, in one process or in several that torchrun starts.
 
 Training goes in rounds: every environment of every rank plays one episode, in lockstep. Whatever the number of ranks
-and environments, as many batches are drawn, in all, as decisions are made; ranks and `sync_freq` only decide how many
-of them go into one optimiser step. With one rank and one environment that is one step per decision.
+and environments, as many batches are drawn, in all, as decisions are made (for the seed phase, which is whole rounds
+of random actions, when it is over); ranks and `sync_freq` only decide how many of them go into one optimiser step.
+With one rank and one environment that is one step per decision.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from tqdm import tqdm
 from lib.config import ConfigError, PlannerConfig, TeacherConfig
 from lib.distributed import ALONE, Ranks
 from lib.planner import MPPI
+from lib.playing import episode_of, play
 from lib.profiles import episode_seeds
 from lib.replay import Batch, Episode, EpisodeFileError, load_episodes
 from lib.results import file_hash
-from lib.tasks import ACTION_REPEAT, EPISODE_DECISIONS, make_env
+from lib.tasks import ACTION_REPEAT, make_env
 from lib.training_state import CURVE_COLUMNS, RunState, in_its_folder
 from lib.world_model import WorldModel
 
@@ -31,33 +33,6 @@ def met(curve: list[dict], stop_return: float | None) -> bool:
     """Whether the last two evaluations of a learning curve met a return."""
     last = curve[-2:]
     return stop_return is not None and len(last) == 2 and all(row["return"] >= stop_return for row in last)
-
-
-@torch.no_grad()
-def play(planner: MPPI, task: str, seeds: list[int], decisions: int = EPISODE_DECISIONS, what="") -> list[Episode]:
-    """Whole episodes of a teacher that replans at every decision, one per seed, planned as one batch."""
-    envs = [make_env(task, seed) for seed in seeds]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    obs = [[env.reset(seed=seed)[0]] for env, seed in zip(envs, seeds, strict=True)]
-    actions, rewards = [[] for _ in envs], [[] for _ in envs]
-    alive, warm = list(range(len(envs))), None
-    for _ in tqdm(range(decisions), desc=what, unit="decision", disable=not what, mininterval=2):
-        if not alive:
-            break
-        z = planner.wm.encode(torch.from_numpy(np.stack([obs[i][-1] for i in alive])).to(planner.wm.device))
-        plan = planner(z, warm, [generators[i] for i in alive])
-        first, warm, still = plan.actions[:, 0].cpu().numpy(), plan.shifted(1), []
-        for row, i in enumerate(alive):
-            o, r, terminated, truncated, _ = envs[i].step(first[row])
-            obs[i].append(o), actions[i].append(first[row]), rewards[i].append(r)
-            if not (terminated or truncated):
-                still.append(row)
-        alive, warm = [alive[row] for row in still], warm[still]
-    return [_episode(*parts) for parts in zip(obs, actions, rewards, strict=True)]
-
-
-def _episode(obs: list, actions: list, rewards: list) -> Episode:
-    return Episode(np.array(obs), np.array(actions), np.array(rewards, np.float32))
 
 
 class TrainingRun(RunState):
@@ -82,7 +57,7 @@ class TrainingRun(RunState):
             self.episodes += len(collected)
             bar.set_postfix({"return": f"{mine[-1].rewards.sum():.0f}"} | self._last_evaluation())
             if self.updates == 0 and self.decisions >= config.seed_decisions:
-                steps = max(config.seed_decisions // (self.ranks.world * config.sync_freq), 1)
+                steps = max(self.decisions // (self.ranks.world * config.sync_freq), 1)
                 for _ in self._bar(steps, 0, "seed phase", "update", range(steps)):
                     self._update()
             self.minutes = (time.monotonic() - started) / 60
@@ -108,11 +83,11 @@ class TrainingRun(RunState):
         """
         config, started, saved = self.config, time.monotonic() - 60 * self.minutes, self.updates
         self._begin_offline(files)
-        self.offline["updates"] = updates
         bar = self._bar(updates, self.updates, f"{config.name} offline", "update")
         while self.updates < updates and not self.stopped_early:
             self._update()
             bar.update(1)
+            self.offline["updates"] = self.updates  # made so far: the run may be killed and shipped as it is
             self.minutes = (time.monotonic() - started) / 60
             if self.updates % config.eval_every == 0 or self.updates == updates:
                 self._evaluate(updates=self.updates)
@@ -121,7 +96,6 @@ class TrainingRun(RunState):
                 self.ranks.check_equal(self.learner.wm.state_dict())
                 self.save()
                 saved = self.updates
-        self.offline["updates"] = self.updates
         self.snapshot()
         self.save()
         bar.close()
@@ -141,6 +115,11 @@ class TrainingRun(RunState):
                 raise ConfigError(
                     f"{', '.join(map(str, files))} holds observations and actions {sorted(widths)} wide, but "
                     f"{self.config.task} has {own}; take the replay of a run of the same task."
+                )
+            if len(episodes) < self.ranks.world:
+                raise ConfigError(
+                    f"{', '.join(map(str, files))} holds {len(episodes)} episodes, too few for {self.ranks.world} "
+                    "processes; start at most as many as there are episodes."
                 )
             streams = self._streams()
             self._fill(episodes, [i % self.ranks.world for i in range(len(episodes))])
@@ -173,9 +152,12 @@ class TrainingRun(RunState):
         """One episode of each of this rank's environments, with updates once the seed phase is over.
 
         An environment whose episode ends early waits for the others, and so does a rank: all ranks make the same number
-        of updates, which follows from the decisions of all of them.
+        of updates, which follows from the decisions of all of them. Updates wait for the end of a round if the replay
+        was dealt to more ranks than it has episodes.
         """
         config, ranks = self.config, self.ranks
+        drawable = any(len(episode) >= config.horizon for episode in self.buffer.episodes())
+        ready = ranks.total(int(drawable)) == ranks.world
         seeds = episode_seeds("train", config.envs, config.seed, first=self.episodes + ranks.rank * config.envs)
         obs = self.envs.reset(seed=seeds)[0]  # (envs, obs_dim)
         played = [([o], [], []) for o in obs]
@@ -197,15 +179,15 @@ class TrainingRun(RunState):
             self.decisions += total
             bar.update(total)
             self.owed += total if self.updates else 0
-            while self.owed >= ranks.world * config.sync_freq:
+            while ready and self.owed >= ranks.world * config.sync_freq:
                 self._update()
                 self.owed -= ranks.world * config.sync_freq
-        return [_episode(*parts) for parts in played]
+        return [episode_of(*parts) for parts in played]
 
     def _act(self, obs: np.ndarray, warm: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor | None]:
-        """Actions (n, A) at observations (n, obs_dim), random in the seed phase, and the next warm start."""
+        """Actions (n, A) at observations (n, obs_dim), random before the first update, and the next warm start."""
         wm = self.learner.wm
-        if self.decisions < self.config.seed_decisions and not self.updates:
+        if not self.updates:
             return (2 * torch.rand(len(obs), wm.action_dim) - 1).numpy(), None
         wm.eval()
         with torch.no_grad():

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tiny
 
-from lib import cards, paths, training
+from lib import cards, paths, playing
 from lib.cards import card_row, measured_card, official_return, teacher_card
 from lib.checkpoints import CheckpointError, save_world_model
 from lib.planner import MPPI
+from lib.playing import play
 from lib.profiles import SEED_BLOCKS, Cell, resolve
 from lib.results import write_table
 from lib.statistics import bootstrap_ci
-from lib.training import play
 
 CARD = dict(task="walker-walk", size="1m", seed=1, decisions=20_000, frames=40_000, minutes=60.0, return_mean=900.0,
             returns=[880.0, 890.0, 930.0], planner={"samples": 512, "iterations": 6}, collect_samples=128,
@@ -31,7 +31,7 @@ def home(tmp_path, monkeypatch):
     write_table(tmp_path / "data" / "official_returns.csv", [dict(zip(columns, row, strict=True)) for row in rows])
     (tmp_path / "teachers").mkdir()
     env = tiny.fresh_env()
-    monkeypatch.setattr(training, "make_env", env)
+    monkeypatch.setattr(playing, "make_env", env)
     return env
 
 

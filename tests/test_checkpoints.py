@@ -16,8 +16,8 @@ from lib.checkpoints import CheckpointError, load_world_model, save_world_model
 from lib.config import PlannerConfig, WorldModelConfig
 from lib.paths import ROOT
 from lib.planner import MPPI
+from lib.playing import play
 from lib.tasks import make_env, task_names
-from lib.teacher import play
 from lib.world_model import WorldModel, two_hot
 
 FIXTURES = ROOT / "tests" / "fixtures"

@@ -10,17 +10,18 @@ import subprocess
 import sys
 import time
 
+import gymnasium
 import pytest
 import torch
 import torch.distributed as dist
 
-from lib import teacher
+from lib import playing, teacher, training
 from lib.config import MODEL_SIZES, ConfigError, TeacherConfig, WorldModelConfig
 from lib.distributed import ALONE, DistributedError, Ranks, resolve_device, started
 from lib.learner import Learner
 from lib.paths import ROOT
 from lib.replay import Batch, load_episodes
-from lib.tasks import task_names
+from lib.tasks import make_env, task_names
 from lib.teacher import TrainingRun
 from lib.world_model import WorldModel
 
@@ -232,6 +233,30 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match="has 2 GPUs.*give --nproc-per-node 2, or --device cpu"):
         resolve_device("cuda")
+    with pytest.raises(ConfigError, match="'cuda:0' would be every process's under torchrun"):
+        resolve_device("cuda:0")
+
+
+def test_one_process_takes_its_gpu_by_number(monkeypatch):
+    taken = []
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "_set_device", taken.append, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", taken.append, raising=False)
+    for device, number in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
+        with started(device) as ranks:  # torch takes no device without a number
+            assert ranks.device == torch.device("cuda", number) and ranks.world == 1
+    assert taken == [0, 0, 1]
+    for device, message in (
+        ("cuda:2", "'cuda:2' is not there: this machine has 2 GPUs"),
+        ("gpu", "'gpu' is not known; use auto, cpu or cuda"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve_device(device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="'cuda' needs a GPU, and torch sees none"):
+        resolve_device("cuda")
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -280,6 +305,56 @@ def test_two_ranks_train_resume_and_hand_over_to_one_and_back(tmp_path):
     assert [found[0] for found in back] == [(60, 6, 40, 30), (60, 6, 40, 30)]
     assert same(back[0][1], back[1][1]) and back[0][4] == (80, 8, 50)
     assert len({*back[0][3], *back[1][3]}) == 8  # no episode was lost, or played twice
+
+
+class Shorter(gymnasium.Wrapper):
+    """Every third seed's episode ends at its fourth decision."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 4 if seed is not None and seed % 3 == 1 else 100
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.left -= 1
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated or self.left == 0, truncated, info
+
+
+def _train_with_short_episodes(ranks, config, folder):
+    for module in (training, playing):  # of a rank's own process
+        module.make_env = lambda task, seed: Shorter(make_env(task, seed))
+    return _train(ranks, config, folder)
+
+
+def test_more_ranks_than_episodes_and_episodes_of_all_lengths(tmp_path):
+    """Three ranks go on with two episodes; a rank has no evaluation, and another's episodes end early."""
+    config = dataclasses.replace(CONFIG, decisions=20, eval_episodes=2)
+    run = TrainingRun(config, tmp_path / "run")
+    run.train()
+    assert (run.episodes, run.updates) == (2, 20)
+    config = dataclasses.replace(config, decisions=60)
+    found = on_ranks(tmp_path, _train_with_short_episodes, config, tmp_path / "run", world=3)
+    assert [before for before, *_ in found] == [(20, 2, 20, 10), (20, 2, 20, 10), (20, 2, 20, 0)]
+    assert all(same(weights, found[0][1]) for _, weights, *_ in found)
+    assert len({*found[0][3], *found[1][3], *found[2][3]}) == found[0][4][1]
+    decisions, episodes, updates = found[0][4]
+    assert decisions >= 60 and (decisions - 20) % 24 == 0 and updates == 20 + (decisions - 20) // 3
+    assert [counters for *_, counters in found] == 3 * [(decisions, episodes, updates)]
+
+
+def test_a_replay_of_fewer_episodes_than_ranks_is_refused(tmp_path):
+    run = TrainingRun(dataclasses.replace(CONFIG, decisions=10), tmp_path / "run")
+    run.train()
+    messages = on_ranks(tmp_path, _offline, tmp_path / "run" / "train_buffer.safetensors", tmp_path / "offline")
+    assert all("holds 1 episodes, too few for 2 processes" in message for message in messages)
+
+
+def _offline(ranks, file, folder):
+    MODEL_SIZES["tiny"] = TINY
+    try:
+        TrainingRun(CONFIG, folder, ranks).train_offline([file], 4)
+    except ConfigError as error:
+        return str(error)
 
 
 def test_a_rank_that_lost_another_says_how_to_go_on(monkeypatch, capsys):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lib.compilation import why_not_compiled
 from lib.config import TeacherConfig, WorldModelConfig
 from lib.learner import Learner, RunningScale, soft_cross_entropy
 from lib.replay import Batch
@@ -17,12 +18,13 @@ H, B, OBS, A = 3, 8, 5, 2
 
 def learner(seed=0, dropout=0.0, **changes):
     """A tiny model with random last layers, in training mode."""
+    changes = {"compile": False} | changes
     torch.manual_seed(seed)
     wm = WorldModel(WorldModelConfig(OBS, A, 16, 24, 16, 2, num_q=4, q_dropout=dropout, discount=0.9))
     with torch.no_grad():
         for p in wm.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return Learner(wm, TeacherConfig(compile=False, batch_size=B, horizon=H, **changes))
+    return Learner(wm, TeacherConfig(batch_size=B, horizon=H, **changes))
 
 
 def batch(seed=1):
@@ -279,3 +281,20 @@ def test_a_planner_sees_every_weight_that_an_update_changed():
     made.update(batch())
     changed = {n for n, p in made.wm.named_parameters() if not torch.equal(p, before[n][0])}
     assert len(changed) > 20 and all(made.wm.get_parameter(n)._version > before[n][1] for n in changed)
+
+
+@pytest.mark.slow
+def test_the_compiled_update_is_the_eager_one():
+    """Real training compiles; where the compiler failed, it would go on eagerly without a word in the results."""
+    if why_not_compiled(torch.device("cpu")):
+        pytest.skip("there is no C++ compiler")
+    compiled, eager = learner(compile=True), learner()
+    losses = []
+    for each in (compiled, eager):
+        torch.manual_seed(3)
+        losses.append([each.update(batch(seed)) for seed in (1, 2, 3)])
+    assert compiled._model_loss._compiled and compiled._policy_terms._compiled  # neither fell back
+    for mine, slow in zip(*losses, strict=True):
+        assert mine == pytest.approx(slow, rel=1e-4, abs=1e-6)
+    for (name, a), b in zip(compiled.wm.named_parameters(), eager.wm.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)

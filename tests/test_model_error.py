@@ -17,7 +17,7 @@ from test_charts import load_figure, pdf_text
 from test_notebooks import execute_here, ship
 from tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, tiny_model
 
-from lib import buffers, charts, model_error, model_error_study, paths, training
+from lib import buffers, charts, model_error, model_error_study, paths, playing
 from lib.buffers import GENERATED, Player, check, generate, read
 from lib.checkpoints import save_world_model
 from lib.config import ConfigError
@@ -31,11 +31,11 @@ from lib.model_error import (
 )
 from lib.model_error_study import models_of, study, summary, write_results
 from lib.planner import MPPI
+from lib.playing import play
 from lib.profiles import Cell, episode_seeds, resolve
 from lib.replay import Episode, EpisodeFileError, save_episodes
 from lib.results import ResultError, intact, read_sidecar, read_table, write_table
 from lib.statistics import bootstrap_ci
-from lib.training import play
 from lib.workload import ErrorStudy
 
 CELL = "tiny-task-1m-7"
@@ -243,7 +243,7 @@ def env(tmp_path, monkeypatch):
     paths.TEACHERS.mkdir()
     keep_model(f"{CELL}.safetensors")
     made = tiny.fresh_env()
-    monkeypatch.setattr(training, "make_env", made)
+    monkeypatch.setattr(playing, "make_env", made)
     return made
 
 
@@ -295,7 +295,7 @@ def test_random_actions_are_uniform_and_independent():
 
 def play_random(seeds, decisions):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_env", tiny.fresh_env())
+        patch.setattr(playing, "make_env", tiny.fresh_env())
         return play(Player(tiny_model(), None), "tiny", seeds, decisions)
 
 

@@ -17,16 +17,17 @@ import pytest
 import torch
 
 from lib import paths, registry, teacher, training
-from lib.checkpoints import load_world_model
+from lib.checkpoints import load_world_model, shipped_teachers, size_of
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, TeacherConfig
 from lib.distributed import ALONE
 from lib.paths import ROOT
 from lib.planner import MPPI
+from lib.playing import play
 from lib.profiles import SEED_BLOCKS, episode_seeds
 from lib.replay import EpisodeFileError, load_episodes
 from lib.results import file_hash, read_table
 from lib.tasks import make_env
-from lib.teacher import TrainingRun, play, ship
+from lib.teacher import TrainingRun, ship
 from lib.workload import SNAPSHOTS
 
 SETTINGS = dict(
@@ -198,11 +199,11 @@ def test_environments_share_a_plan_and_every_decision_has_its_update(whole, tmp_
     monkeypatch.setattr(MPPI, "__call__", lambda self, z, *a, **k: rows.append(len(z)) or solve(self, z, *a, **k))
     run = TrainingRun(dataclasses.replace(tiny, envs=3, eval_every=1000), tmp_path)
     run.train()
-    assert set(rows) == {3} and (run.decisions, run.episodes) == (60, 6)
-    assert run.updates == 20 + 30  # the first round ends after the seed phase, at 30
+    assert rows == 10 * [3] and (run.decisions, run.episodes) == (60, 6)
+    assert run.updates == 30 + 30  # the first round ends after the seed phase, at 30, and is random to its end
     starts, single = ([e.obs[0].tolist() for e in each.buffer.episodes()] for each in (run, whole[1]))
     assert starts == single  # the same seeds in the same order
-    assert len({tuple(e.actions[0]) for e in run.buffer.episodes()}) == 6
+    assert len({tuple(e.actions[:, 0]) for e in run.buffer.episodes()}) == 6
 
 
 class Shorter(gymnasium.Wrapper):
@@ -223,7 +224,7 @@ def test_an_environment_that_ends_early_waits_for_the_others(tmp_path, monkeypat
     run = TrainingRun(dataclasses.replace(tiny, envs=3, decisions=48, eval_every=1000), tmp_path)
     run.train()
     assert [len(e) for e in run.buffer.episodes()] == [4, 10, 10, 4, 10, 10]
-    assert (run.decisions, run.updates) == (48, 20 + 24)
+    assert (run.decisions, run.updates) == (48, 24 + 24)
 
 
 @pytest.mark.slow
@@ -291,6 +292,23 @@ def test_offline_training_learns_from_a_replay_and_resumes(whole, tmp_path, tiny
     assert len(starts) == 7
     with pytest.raises(ConfigError, match="began with the replay .*train_buffer"):
         TrainingRun(tiny, folders[0]).train_offline([folders[1] / "train_buffer.safetensors"], 20)
+
+
+def test_a_killed_offline_run_says_how_far_it_got(whole, tmp_path, tiny, monkeypatch):
+    update, made = TrainingRun._update, []
+
+    def killed(self):
+        made.append(update(self))
+        if len(made) == 25:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "_update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        TrainingRun(dataclasses.replace(tiny, eval_every=1000), tmp_path).train_offline(
+            [whole[0] / "train_buffer.safetensors"], 40
+        )
+    again = TrainingRun(dataclasses.replace(tiny, eval_every=1000), tmp_path)
+    assert again.updates == again.offline["updates"] == 20  # saved at every tenth
 
 
 def test_a_replay_that_does_not_fit_is_refused(whole, tmp_path):
@@ -398,6 +416,30 @@ def test_what_is_shipped_is_listed_and_small_enough():
         assert early | {end} == {*decisions, end}
 
 
+def test_shipped_teachers_meet_their_bars_and_load():
+    bars = {f"{task}-{size}-{seed}": bar for task, size, seed, bar, _ in teacher.ZOO} | {"walker-walk-1m-1": 866}
+    shipped = shipped_teachers()
+    assert {*shipped} >= {"walker-walk-5m-1", *(name for name in bars if name.endswith("-1"))}
+    for name in shipped:
+        card = json.loads((paths.TEACHERS / f"{name}.json").read_text())
+        wm = load_world_model(name)
+        assert (wm.task, size_of(wm.config)) == (card["task"], card["size"]) and name.startswith(card["task"])
+        assert len(card["returns"]) == 10 and card["return_mean"] == pytest.approx(np.mean(card["returns"]))
+        assert card["return_mean"] >= bars.get(name, 866)
+        assert (card["planner"]["samples"], card["planner"]["iterations"]) == (512, 6)
+        curve = read_table(paths.TEACHERS / f"{name}.csv")
+        assert curve["decision"].iloc[-1] <= card["decisions"] and (card["offline"] is not None) == (
+            name[-4:-2] == "5m"
+        )
+
+
+def test_the_official_constants(tmp_path):
+    c = TeacherConfig()
+    assert (c.batch_size, c.horizon, c.rho, c.grad_clip, c.tau, c.entropy_coef) == (256, 3, 0.5, 20, 0.01, 1e-4)
+    assert (c.seed_decisions, c.decisions, c.episode_decisions, c.envs, c.sync_freq) == (2_500, 50_000, 500, 1, 1)
+    assert TrainingRun(CONFIG, tmp_path).learner.wm.config.discount == pytest.approx(0.99)
+
+
 def test_seeds_of_runs_differ(whole, tmp_path):
     other = TrainingRun(dataclasses.replace(CONFIG, seed=2, decisions=10), tmp_path)
     other.train()
@@ -449,6 +491,26 @@ def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_
     episodes = play(MPPI(shipped, PlannerConfig.budget(16, 2)), CONFIG.task, seeds, CONFIG.episode_decisions)
     assert card["episode_seeds"] == seeds
     assert [float(e.rewards.sum()) for e in episodes] == pytest.approx(card["returns"], rel=1e-5)
+
+
+def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypatch, small_standard, capsys):
+    for name in ("CACHE", "TEACHERS"):
+        monkeypatch.setattr(paths, name, tmp_path / name)
+    monkeypatch.setattr(teacher, "TeacherConfig", lambda **given: TeacherConfig(**SETTINGS | given))
+    command = ["--task", CONFIG.task, "--batch-size", "4", "--device", "cpu", "--decisions"]
+    ship(CONFIG, whole[0])
+    other = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
+    assert teacher.main([*command, "20"]) == 2
+    error = capsys.readouterr().err
+    assert f"{CONFIG.name}.safetensors is a teacher that this run did not train; give another --seed" in error
+    assert not (tmp_path / "CACHE").exists()  # nothing was trained in vain
+    assert teacher.main([*command, "20", "--replace"]) == 0
+    own = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
+    assert teacher.main([*command, "30"]) == 0  # goes on with what is its own
+    assert len({other, own, file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")}) == 3
+    with pytest.raises(SystemExit):
+        teacher.main(["zoo", "--envs", "4"])
+    assert "zoo takes no --envs" in capsys.readouterr().err
 
 
 def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys):
