@@ -44,7 +44,7 @@ PARTS = {"plan": True, "between": False}  # steps that asked a planner or refine
 
 
 @dataclass
-class Playing:
+class _Playing:
     """An arm in its environments, one per seed; of every step the `times` (ms) of the controller and of the
     environments, and whether it `planned`; `calls` of the planner."""
 
@@ -82,7 +82,7 @@ class Playing:
 def step_times(
     stage: Stage, names: list[str], standard: PlannerConfig, calibration: dict[str, dict], decisions: dict[int, int]
 ) -> pd.DataFrame:
-    """The rows of `measure` for every batch: decisions of each, `with_savings`.
+    """The rows of `measure` for every batch: decisions of each.
 
     Kept as the result file `latency/<cell>.csv` while arms, weights, code, device and threads stay the same, so that
     playing more episodes needs no quiet machine."""
@@ -94,26 +94,10 @@ def step_times(
 
     def make(path: Path) -> None:
         rows = [row for batch, count in decisions.items() for row in measure(stage, arms, count, batch)]
-        with_savings(pd.DataFrame(rows), arms).to_csv(path, index=False)
+        pd.DataFrame(rows).to_csv(path, index=False)
 
     file = paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
     return read_table(cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0]))
-
-
-def with_savings(table: pd.DataFrame, arms: list[Arm]) -> pd.DataFrame:
-    """The table of `measure` with what each arm's `step` saves of the time of its planner asked at every step.
-
-    Columns `saving`, a share of that time, and `saving_of_calls`, divided by the share of the planner calls that is
-    saved too: 1 where a step without a plan costs nothing. Empty where nothing is saved, or that arm was not timed.
-    """
-    every_step = {arm.planner: arm.name for arm in arms if arm == Arm(arm.name, arm.planner) and arm.planner}
-    base = {arm.name: every_step.get(arm.planner) for arm in arms if arm.name != every_step.get(arm.planner)}
-    steps = table[table["part"] == "step"]
-    whole = steps.set_index(["batch", "arm"])["mean_ms"]
-    against = whole.reindex(pd.MultiIndex.from_arrays([steps["batch"], steps["arm"].map(base)]))
-    saving = 1 - steps["mean_ms"] / against.to_numpy()
-    saved_calls = 1 - steps["calls_per_decision"]
-    return table.assign(saving=saving, saving_of_calls=saving / saved_calls.where(saved_calls > 0))
 
 
 def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1) -> list[dict]:
@@ -128,7 +112,7 @@ def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1)
     playing = []
     for arm in dict.fromkeys(arms):
         envs = [make_env(stage.cell.task, seed) for seed in seeds]
-        playing.append(Playing(arm, make_controller(arm, stage.wm, stage.correctors), envs, seeds))
+        playing.append(_Playing(arm, make_controller(arm, stage.wm, stage.correctors), envs, seeds))
     for one in playing:
         one.start()
         for planner in filter(None, (one.controller.planner, one.controller.refiner) if one.arm.gate else ()):
@@ -162,7 +146,7 @@ def _stacked(observations: Iterator[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(list(observations)))
 
 
-def _rows(one: Playing, parts: dict[tuple[str, str], np.ndarray], device: torch.device) -> Iterator[dict]:
+def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch.device) -> Iterator[dict]:
     times, planned = np.array(one.times), np.array(one.planned)
     found = {"step": times} | {part: times[planned == asked] for part, asked in PARTS.items()}
     shares = {part: len(values) / len(times) for part, values in found.items()}
@@ -198,7 +182,7 @@ def _made_of(arm: Arm) -> dict[str, str]:
     return {part: which for part, which in found.items() if which}
 
 
-def alone(one: Playing) -> dict[tuple[str, str], Callable[[], object]]:
+def alone(one: _Playing) -> dict[tuple[str, str], Callable[[], object]]:
     """Calls of each part of a step without a plan by itself, run as the controller runs: (part, which) -> function.
 
     `encode` the observation; `predict` the latent, the prior's action, the mismatch, and `beyond` the plan's end the

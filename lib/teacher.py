@@ -32,7 +32,17 @@ from lib.planner import MPPI
 from lib.playing import play
 from lib.profiles import episode_seeds
 from lib.replay import EpisodeFileError, save_episodes
-from lib.results import atomic_path, file_hash, machine, module_key, shown, versions, write_json, write_table
+from lib.results import (
+    atomic_path,
+    file_hash,
+    machine,
+    module_key,
+    shown,
+    versions,
+    write_json,
+    write_table,
+    write_text,
+)
 from lib.tasks import ACTION_REPEAT
 from lib.training import TrainingRun, met
 from lib.training_state import run_folder
@@ -59,21 +69,30 @@ ZOO = (
 STUDIED = {(task, "1m", 1): decisions for task, decisions in SNAPSHOTS.items()}
 
 
-def replaced(config: TeacherConfig) -> str:
-    """A sentence if shipping this run would put another run's teacher in the place of the one that is shipped, else "".
+def replaced(config: TeacherConfig, replace: bool = False) -> str:
+    """Why this run must not be shipped in the place of another run's teacher; "" if it may be.
 
-    A run's own teacher is known by its snapshot, which is what was shipped, byte for byte.
+    `replace` allows it, except beside snapshots of the other run: a cell's weights are of one run.
     """
     shipped = paths.TEACHERS / f"{config.name}.safetensors"
-    if not shipped.is_file():
+    if not shipped.is_file() or file_hash(shipped) in _has_shipped(run_folder(config)):
         return ""
-    snapshots = (run_folder(config) / "snapshots").glob("*.safetensors")
-    if file_hash(shipped) in map(file_hash, snapshots):
-        return ""
+    if replace and any((paths.TEACHERS / config.name).glob("*.safetensors")):
+        return f"{shown(shipped.with_suffix(''))} has snapshots of the run that is shipped; remove that folder first."
     return (
-        f"{shown(shipped)} is a teacher that this run did not train; give another --seed, or --replace to ship this "
-        "one in its place (what was measured with the other one is then stale)."
+        ""
+        if replace
+        else (
+            f"{shown(shipped)} is a teacher that this run did not train; give another --seed, or --replace to put this "
+            "run's in its place (what was measured with the other one is then stale)."
+        )
     )
+
+
+def _has_shipped(folder: Path) -> list[str]:
+    """sha256 of all the weights that a run has shipped, kept in its folder."""
+    record = folder / "shipped.txt"
+    return record.read_text(encoding="utf-8").split() if record.is_file() else []
 
 
 def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
@@ -120,6 +139,7 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     target = paths.TEACHERS / f"{config.name}.safetensors"
     with atomic_path(folder / "test_buffer.safetensors") as path:
         save_episodes(path, episodes)
+    write_text(folder / "shipped.txt", "\n".join([*_has_shipped(folder), file_hash(newest)]))  # first: it may be killed
     with atomic_path(target) as path:
         path.write_bytes(newest.read_bytes())
     write_table(target.with_suffix(".csv"), curve)
@@ -136,15 +156,15 @@ def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[st
     Returns their names, `<cell>/<decisions>`, by which they are loaded as any teacher is. The last of the run's
     snapshots is the teacher itself.
     """
-    files = sorted(((folder or run_folder(config)) / "snapshots").glob("*.safetensors"), key=lambda p: int(p.stem))
-    wanted = STUDIED[config.task, config.size, config.seed]
+    files = {int(p.stem): p for p in ((folder or run_folder(config)) / "snapshots").glob("*.safetensors")}
+    wanted = [n for n in STUDIED[config.task, config.size, config.seed] if n < max(files, default=0)]
     names = []
-    for file in [file for file in files[:-1] if int(file.stem) in wanted]:
+    for file in [files[n] for n in wanted if n in files]:
         names.append(f"{config.name}/{file.stem}")
         with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:
             path.write_bytes(file.read_bytes())
         registry.register(names[-1])
-    if absent := [n for n in wanted if n < int(files[-1].stem) and f"{config.name}/{n}" not in names]:
+    if absent := [n for n in wanted if n not in files]:
         print(f"{config.name}: its rounds left no snapshot at decision {', '.join(map(str, absent))}", file=sys.stderr)
     return names
 
@@ -266,18 +286,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(config: TeacherConfig, given: argparse.Namespace, ranks: Ranks) -> None:
     if given.action == "zoo":
         return zoo(ranks)
-    if not given.replace and (refusal := ranks.from_main(functools.partial(replaced, config))):
-        raise ConfigError(refusal)  # before hours of training, not after
     run = TrainingRun(config, ranks=ranks)
+    if given.action == "ship" and not run.updates:
+        raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
+    may_not = functools.partial(replaced, config, given.replace)
+    if refusal := ranks.from_main(may_not):
+        raise ConfigError(refusal)  # before hours of training, and again after them
     if given.action == "ship":
-        if not run.updates:
-            raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
         run.snapshot()
     elif given.offline:
         run.train_offline(given.offline, given.updates)
     else:
         run.train()
     if ranks.main:
+        if refusal := may_not():
+            raise ConfigError(refusal)
         _report(config, ship(config))
 
 

@@ -56,10 +56,8 @@ class TrainingRun(RunState):
             self._store(*map(list, zip(*collected, strict=True)))
             self.episodes += len(collected)
             bar.set_postfix({"return": f"{mine[-1].rewards.sum():.0f}"} | self._last_evaluation())
-            if self.updates == 0 and self.decisions >= config.seed_decisions:
-                steps = max(self.decisions // (self.ranks.world * config.sync_freq), 1)
-                for _ in self._bar(steps, 0, "seed phase", "update", range(steps)):
-                    self._update()
+            if self.decisions >= config.seed_decisions:
+                self._catch_up()
             self.minutes = (time.monotonic() - started) / 60
             self.ranks.check_equal(self.learner.wm.state_dict() | {"the running scale": self.learner.scale.value})
             if before // config.eval_every < self.decisions // config.eval_every and self.updates:
@@ -83,11 +81,16 @@ class TrainingRun(RunState):
         """
         config, started, saved = self.config, time.monotonic() - 60 * self.minutes, self.updates
         self._begin_offline(files)
+        if not self._drawable():
+            raise ConfigError(
+                f"{self.episodes} episodes are too few, or too short, for {self.ranks.world} processes that each draw "
+                f"{config.horizon} decisions in a row from their own; start fewer processes."
+            )
         bar = self._bar(updates, self.updates, f"{config.name} offline", "update")
         while self.updates < updates and not self.stopped_early:
             self._update()
             bar.update(1)
-            self.offline["updates"] = self.updates  # made so far: the run may be killed and shipped as it is
+            self.offline["updates"] = self.updates  # made so far: a killed run may be shipped as it is
             self.minutes = (time.monotonic() - started) / 60
             if self.updates % config.eval_every == 0 or self.updates == updates:
                 self._evaluate(updates=self.updates)
@@ -96,6 +99,7 @@ class TrainingRun(RunState):
                 self.ranks.check_equal(self.learner.wm.state_dict())
                 self.save()
                 saved = self.updates
+        self.offline["updates"] = self.updates
         self.snapshot()
         self.save()
         bar.close()
@@ -115,11 +119,6 @@ class TrainingRun(RunState):
                 raise ConfigError(
                     f"{', '.join(map(str, files))} holds observations and actions {sorted(widths)} wide, but "
                     f"{self.config.task} has {own}; take the replay of a run of the same task."
-                )
-            if len(episodes) < self.ranks.world:
-                raise ConfigError(
-                    f"{', '.join(map(str, files))} holds {len(episodes)} episodes, too few for {self.ranks.world} "
-                    "processes; start at most as many as there are episodes."
                 )
             streams = self._streams()
             self._fill(episodes, [i % self.ranks.world for i in range(len(episodes))])
@@ -148,16 +147,27 @@ class TrainingRun(RunState):
         self.learner.update(*(Batch(b.obs.to(device), b.actions.to(device), b.rewards.to(device)) for b in batches))
         self.updates += 1
 
+    def _drawable(self) -> bool:
+        """Whether every rank has an episode to draw from: a replay may be dealt to more ranks than it has episodes."""
+        mine = any(len(episode) >= self.config.horizon for episode in self.buffer.episodes())
+        return self.ranks.total(int(mine)) == self.ranks.world
+
+    def _catch_up(self) -> None:
+        """The steps that are owed when a round is over: those of the seed phase, or of a round that could not draw."""
+        of_a_step = self.ranks.world * self.config.sync_freq
+        if self.owed >= of_a_step and self._drawable():
+            steps, self.owed = divmod(self.owed, of_a_step)
+            for _ in self._bar(steps, 0, "updates owed", "update", range(steps)):
+                self._update()
+
     def _round(self, bar: tqdm) -> list[Episode]:
         """One episode of each of this rank's environments, with updates once the seed phase is over.
 
         An environment whose episode ends early waits for the others, and so does a rank: all ranks make the same number
-        of updates, which follows from the decisions of all of them. Updates wait for the end of a round if the replay
-        was dealt to more ranks than it has episodes.
+        of updates, which follows from the decisions of all of them.
         """
         config, ranks = self.config, self.ranks
-        drawable = any(len(episode) >= config.horizon for episode in self.buffer.episodes())
-        ready = ranks.total(int(drawable)) == ranks.world
+        learns = self.updates > 0 and self._drawable()
         seeds = episode_seeds("train", config.envs, config.seed, first=self.episodes + ranks.rank * config.envs)
         obs = self.envs.reset(seed=seeds)[0]  # (envs, obs_dim)
         played = [([o], [], []) for o in obs]
@@ -178,8 +188,8 @@ class TrainingRun(RunState):
                 live, warm = [live[row] for row in still], None if warm is None else warm[still]
             self.decisions += total
             bar.update(total)
-            self.owed += total if self.updates else 0
-            while ready and self.owed >= ranks.world * config.sync_freq:
+            self.owed += total
+            while learns and self.owed >= ranks.world * config.sync_freq:
                 self._update()
                 self.owed -= ranks.world * config.sync_freq
         return [episode_of(*parts) for parts in played]

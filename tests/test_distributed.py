@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
-import gymnasium
 import pytest
 import torch
 import torch.distributed as dist
+from tiny import Shorter
 
 from lib import playing, teacher, training
 from lib.config import MODEL_SIZES, ConfigError, TeacherConfig, WorldModelConfig
@@ -307,19 +307,6 @@ def test_two_ranks_train_resume_and_hand_over_to_one_and_back(tmp_path):
     assert len({*back[0][3], *back[1][3]}) == 8  # no episode was lost, or played twice
 
 
-class Shorter(gymnasium.Wrapper):
-    """Every third seed's episode ends at its fourth decision."""
-
-    def reset(self, *, seed=None, options=None):
-        self.left = 4 if seed is not None and seed % 3 == 1 else 100
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action):
-        self.left -= 1
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated or self.left == 0, truncated, info
-
-
 def _train_with_short_episodes(ranks, config, folder):
     for module in (training, playing):  # of a rank's own process
         module.make_env = lambda task, seed: Shorter(make_env(task, seed))
@@ -332,29 +319,34 @@ def test_more_ranks_than_episodes_and_episodes_of_all_lengths(tmp_path):
     run = TrainingRun(config, tmp_path / "run")
     run.train()
     assert (run.episodes, run.updates) == (2, 20)
-    config = dataclasses.replace(config, decisions=60)
-    found = on_ranks(tmp_path, _train_with_short_episodes, config, tmp_path / "run", world=3)
+    one_round = dataclasses.replace(config, decisions=40)  # no rank draws in it, all do when it is over
+    found = on_ranks(tmp_path, _train_with_short_episodes, one_round, tmp_path / "run", world=3)
     assert [before for before, *_ in found] == [(20, 2, 20, 10), (20, 2, 20, 10), (20, 2, 20, 0)]
+    assert [counters for *_, counters in found] == 3 * [(44, 5, 20 + 8)]
+    found = on_ranks(
+        tmp_path, _train_with_short_episodes, dataclasses.replace(config, decisions=60), tmp_path / "run", world=3
+    )
     assert all(same(weights, found[0][1]) for _, weights, *_ in found)
-    assert len({*found[0][3], *found[1][3], *found[2][3]}) == found[0][4][1]
-    decisions, episodes, updates = found[0][4]
-    assert decisions >= 60 and (decisions - 20) % 24 == 0 and updates == 20 + (decisions - 20) // 3
-    assert [counters for *_, counters in found] == 3 * [(decisions, episodes, updates)]
-
-
-def test_a_replay_of_fewer_episodes_than_ranks_is_refused(tmp_path):
-    run = TrainingRun(dataclasses.replace(CONFIG, decisions=10), tmp_path / "run")
-    run.train()
-    messages = on_ranks(tmp_path, _offline, tmp_path / "run" / "train_buffer.safetensors", tmp_path / "offline")
-    assert all("holds 1 episodes, too few for 2 processes" in message for message in messages)
+    assert [counters for *_, counters in found] == 3 * [(68, 8, 20 + 16)]
+    assert len({start for _, _, _, starts, _ in found for start in starts}) == 8
 
 
 def _offline(ranks, file, folder):
     MODEL_SIZES["tiny"] = TINY
     try:
-        TrainingRun(CONFIG, folder, ranks).train_offline([file], 4)
+        TrainingRun(CONFIG, folder, ranks).train_offline([file], 8)
     except ConfigError as error:
         return str(error)
+
+
+def test_a_replay_of_fewer_episodes_than_ranks_is_refused(tmp_path):
+    run, folder = TrainingRun(dataclasses.replace(CONFIG, decisions=10), tmp_path / "run"), tmp_path / "offline"
+    run.train()
+    file = tmp_path / "run" / "train_buffer.safetensors"
+    for _ in range(2):  # at the start, and when one process has begun it
+        messages = on_ranks(tmp_path, _offline, file, folder)
+        assert all("1 episodes are too few, or too short, for 2 processes" in message for message in messages)
+        TrainingRun(CONFIG, folder).train_offline([file], 4)
 
 
 def test_a_rank_that_lost_another_says_how_to_go_on(monkeypatch, capsys):

@@ -4,7 +4,6 @@ import dataclasses
 import gc
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from test_evaluation import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
@@ -16,7 +15,7 @@ from lib.config import PlannerConfig
 from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
 from lib.evaluation import Stage
 from lib.gates import Look
-from lib.latency import WARM_UP, alone, measure, step_times, with_savings
+from lib.latency import WARM_UP, alone, measure, step_times
 from lib.world_model import total_variation
 
 
@@ -74,13 +73,13 @@ def test_steps_with_and_without_a_plan_are_told_apart(home, env, clock, monkeypa
 def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeypatch):  # noqa: F811
     turns = []
     monkeypatch.setattr(latency, "make_env", env)
-    real = latency.Playing.step
+    real = latency._Playing.step
 
     def noted(self, device, counts):
         turns.append((self.arm.name, counts))
         real(self, device, counts)
 
-    monkeypatch.setattr(latency.Playing, "step", noted)
+    monkeypatch.setattr(latency._Playing, "step", noted)
     monkeypatch.setattr(latency, "TURN", 5)
     env.ends[800_000_000] = 5  # an episode that ends starts again
     rows = measure(Stage.of(CELL, "smoke"), named("policy", "teacher"), decisions=4)
@@ -105,7 +104,7 @@ def test_a_batch_of_episodes_is_one_controllers(home, env, clock, monkeypatch): 
 
 def test_a_step_plans_if_one_of_its_episodes_does(home, env, clock, monkeypatch):  # noqa: F811
     monkeypatch.setattr(latency, "make_env", env)
-    asked, real = [], latency.Playing.step
+    asked, real = [], latency._Playing.step
 
     def uneven(self, device, counts):
         act = self.controller.act
@@ -120,7 +119,7 @@ def test_a_step_plans_if_one_of_its_episodes_does(home, env, clock, monkeypatch)
         real(self, device, counts)
         monkeypatch.setattr(self.controller, "act", act)
 
-    monkeypatch.setattr(latency.Playing, "step", uneven)
+    monkeypatch.setattr(latency._Playing, "step", uneven)
     rows = measure(Stage.of(CELL, "smoke"), named("8x2+open-loop-3"), decisions=6, batch=2)
     found = {r["part"]: r for r in rows}
     assert found["plan"]["share"] == pytest.approx(1 / 3) and found["between"]["share"] == pytest.approx(2 / 3)
@@ -129,7 +128,7 @@ def test_a_step_plans_if_one_of_its_episodes_does(home, env, clock, monkeypatch)
 
 def test_the_garbage_collector_waits(home, env, monkeypatch):  # noqa: F811
     monkeypatch.setattr(latency, "make_env", env)
-    enabled, real = [], latency.Playing.step
+    enabled, real = [], latency._Playing.step
 
     def noted(self, device, counts):
         enabled.append(gc.isenabled())
@@ -137,7 +136,7 @@ def test_the_garbage_collector_waits(home, env, monkeypatch):  # noqa: F811
         if len(enabled) == 3:
             raise RuntimeError("stopped")
 
-    monkeypatch.setattr(latency.Playing, "step", noted)
+    monkeypatch.setattr(latency._Playing, "step", noted)
     with pytest.raises(RuntimeError, match="stopped"):
         measure(Stage.of(CELL, "smoke"), named("policy"), decisions=4)
     assert enabled == [False] * 3 and gc.isenabled()
@@ -192,7 +191,7 @@ def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, sche
     torch.nn.init.normal_(network.update_head.weight)
     (arm,) = named(f"8x2+{scheme or arch.replace('_', '-') + '-4'}", threshold=100.0)
     arm = dataclasses.replace(arm, corrector=arch)
-    playing = latency.Playing(
+    playing = latency._Playing(
         arm, latency.make_controller(arm, wm, {arch: network}), [env("tiny", s) for s in (1, 2)], [1, 2]
     )
     playing.start()
@@ -218,39 +217,13 @@ def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, sche
         torch.testing.assert_close(parts["gate"], playing.controller.gate(wm, look))
 
 
-def test_savings_are_against_the_same_planner_at_every_step():
-    arms = named("teacher", "policy", "budget-8x2", "8x2+open-loop-3", "two-tower-6", "4x2+open-loop-3", "8x2+gated-3")
-    times = {1: (10.0, 1.0, 4.0, 2.0, 2.5, 2.0, 5.0), 10: (100.0, 2.0, 40.0, 10.0, 40.0, 9.0, 30.0)}
-    calls = (1.0, 0.0, 1.0, 1 / 3, 1 / 6, 1 / 3, 1.0)
-    rows = [
-        {"arm": arm.name, "part": part, "batch": batch, "mean_ms": time, "calls_per_decision": asked}
-        for batch, of_arms in times.items()
-        for arm, time, asked in zip(arms, of_arms, calls, strict=True)
-        for part in ("step", "plan")
-    ]
-    table = with_savings(pd.DataFrame(rows), arms)
-    assert table.drop(columns=["saving", "saving_of_calls"]).equals(pd.DataFrame(rows))
-    assert table[table["part"] == "plan"][["saving", "saving_of_calls"]].isna().all(axis=None)
-    steps = table[table["part"] == "step"].set_index(["batch", "arm"])
-    nan = np.nan  # no planner, the arm itself, or its planner at every step was not timed
-    expected = {
-        (1, "saving"): (nan, nan, nan, 0.5, 0.75, nan, -0.25),
-        (1, "saving_of_calls"): (nan, nan, nan, 0.75, 0.9, nan, nan),  # nan: no call is saved
-        (10, "saving"): (nan, nan, nan, 0.75, 0.6, nan, 0.25),
-        (10, "saving_of_calls"): (nan, nan, nan, 1.125, 0.72, nan, nan),
-    }
-    for (batch, column), values in expected.items():
-        assert steps.loc[batch, column].tolist() == pytest.approx(values, nan_ok=True)
-
-
 def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # noqa: F811
     monkeypatch.setattr(latency, "make_env", env)
     stage, measured = Stage.of(CELL, "smoke"), []
 
     def noted(stage, arms, count, batch):
         measured.append(([arm.name for arm in arms], count, batch))
-        row = {"part": "step", "batch": batch, "mean_ms": 1.0, "calls_per_decision": 1.0}
-        return [{"arm": arm.name} | row for arm in arms]
+        return [{"arm": arm.name, "part": "step", "batch": batch, "mean_ms": 1.0} for arm in arms]
 
     monkeypatch.setattr(latency, "measure", noted)
     first = step_times(stage, ["teacher", "policy"], BUDGET, {}, {1: 4, 10: 2})

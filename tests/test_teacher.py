@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
+from tiny import Shorter
 
 from lib import paths, registry, teacher, training
-from lib.checkpoints import load_world_model, shipped_teachers, size_of
+from lib.checkpoints import load_world_model, size_of
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, TeacherConfig
 from lib.distributed import ALONE
 from lib.paths import ROOT
@@ -206,19 +206,6 @@ def test_environments_share_a_plan_and_every_decision_has_its_update(whole, tmp_
     assert len({tuple(e.actions[:, 0]) for e in run.buffer.episodes()}) == 6
 
 
-class Shorter(gymnasium.Wrapper):
-    """Every third seed's episode ends at its fourth decision."""
-
-    def reset(self, *, seed=None, options=None):
-        self.left = 4 if seed is not None and seed % 3 == 1 else 100
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action):
-        self.left -= 1
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated or self.left == 0, truncated, info
-
-
 def test_an_environment_that_ends_early_waits_for_the_others(tmp_path, monkeypatch, tiny):
     monkeypatch.setattr(training, "make_env", lambda task, seed: Shorter(make_env(task, seed)))
     run = TrainingRun(dataclasses.replace(tiny, envs=3, decisions=48, eval_every=1000), tmp_path)
@@ -402,11 +389,17 @@ def test_the_table_of_the_zoo():
     assert all({s for s in SNAPSHOTS[c.task] if s <= max(c.stop_from, 20_000)} <= {*c.snapshots} for c in studied)
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="teachers trained here do not count, and git knows which")
-def test_what_is_shipped_is_listed_and_small_enough():
+def tracked() -> list[Path]:
+    """The weights that are shipped, in data/teachers/: those trained here do not count, and git knows which."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("only git knows which teachers are shipped")
     command = ["git", "ls-files", "*.safetensors"]
-    tracked = subprocess.run(command, cwd=paths.TEACHERS, check=True, capture_output=True, text=True).stdout
-    files = [Path(name) for name in tracked.split()]
+    names = subprocess.run(command, cwd=paths.TEACHERS, check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name in names.split()]
+
+
+def test_what_is_shipped_is_listed_and_small_enough():
+    files = tracked()
     assert {*files} <= {Path(entry.file) for entry in registry.entries().values() if entry.file}
     assert sum((paths.TEACHERS / file).stat().st_size for file in files) < 60 * 2**20
     for (task, size, seed), decisions in teacher.STUDIED.items():
@@ -418,7 +411,7 @@ def test_what_is_shipped_is_listed_and_small_enough():
 
 def test_shipped_teachers_meet_their_bars_and_load():
     bars = {f"{task}-{size}-{seed}": bar for task, size, seed, bar, _ in teacher.ZOO} | {"walker-walk-1m-1": 866}
-    shipped = shipped_teachers()
+    shipped = [file.stem for file in tracked() if len(file.parts) == 1]
     assert {*shipped} >= {"walker-walk-5m-1", *(name for name in bars if name.endswith("-1"))}
     for name in shipped:
         card = json.loads((paths.TEACHERS / f"{name}.json").read_text())
@@ -450,7 +443,7 @@ def test_seeds_of_runs_differ(whole, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ shipping
 
 
-def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch, small_standard):
+def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch, small_standard, capsys):
     folder, run, wm = whole
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
     monkeypatch.setattr(teacher, "STUDIED", {})
@@ -462,6 +455,7 @@ def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch,
     assert not (tmp_path / CONFIG.name).exists()
     monkeypatch.setattr(teacher, "STUDIED", {cell: (20, 30, 60)})
     ship(CONFIG, folder)
+    assert f"{CONFIG.name}: its rounds left no snapshot at decision 20\n" in capsys.readouterr().err
     files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.safetensors")]
     assert files == [f"{CONFIG.name}/30.safetensors"]  # that of decision 60 is the teacher
     early = load_world_model(f"{CONFIG.name}/30")
@@ -508,6 +502,11 @@ def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypat
     own = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
     assert teacher.main([*command, "30"]) == 0  # goes on with what is its own
     assert len({other, own, file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")}) == 3
+    ship(CONFIG, whole[0])
+    (tmp_path / "TEACHERS" / CONFIG.name).mkdir()
+    (tmp_path / "TEACHERS" / CONFIG.name / "30.safetensors").touch()
+    assert teacher.main([*command, "30", "--replace"]) == 2
+    assert f"{CONFIG.name} has snapshots of the run that is shipped; remove that folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         teacher.main(["zoo", "--envs", "4"])
     assert "zoo takes no --envs" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What the tests of the control loop share: a small random world model, and an environment that costs nothing."""
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -69,3 +70,16 @@ class TinyEnv:
 def fresh_env():
     """A TinyEnv class with empty notes."""
     return type("NotedEnv", (TinyEnv,), {"steps": [], "starts": [], "ends": {}})
+
+
+class Shorter(gymnasium.Wrapper):
+    """Every third seed's episode ends at its fourth decision."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 4 if seed is not None and seed % 3 == 1 else 100
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.left -= 1
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated or self.left == 0, truncated, info
