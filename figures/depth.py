@@ -13,6 +13,7 @@ import altair as alt
 import pandas as pd
 
 from lib import charts, pages, paths
+from lib.arms import has_gate
 from lib.charts import FAMILIES, INK, MUTED
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
@@ -60,6 +61,8 @@ def means(table: pd.DataFrame) -> list[dict]:
         for quantity in [q for q in (*QUANTITIES, FLOOR) if q in mine]:
             if quantity == "delta_abs" and ("action_mse" in mine or not mine[quantity].any()):
                 continue  # of the drawn states alone, or of an arm that corrects nothing
+            if quantity == "mismatch" and has_gate(arm):
+                continue  # of the steps alone that the gate let pass: it would look as if gates made plans truer
             per_episode = mine.dropna(subset=[quantity]).groupby(["depth", "episode_seed"])[quantity].mean()
             for depth, values in per_episode.groupby("depth"):
                 if quantity == "delta_abs" and depth == 0:

@@ -35,6 +35,7 @@ MOST = 3  # cells with a row of their own
 ALL = "mean over all cells"
 EDGE = 5  # units that are free above and below all intervals
 LOW = 110  # a panel that is lower has smaller marks and a shorter title
+REACH = 2  # units that a mark may stand beside its number: less than the radius of the smallest mark
 STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below
 ZERO_SLOT = 0.13  # of the width: logarithmic axes have no zero, so arms that cost nothing stand apart on the left
 LEGEND_COLUMNS, LEGEND_LINE = 5, 11
@@ -140,8 +141,8 @@ def look(arm: str) -> dict[str, str]:
 
 
 def place(arms: pd.DataFrame, cost: str, x: Scale, y: Scale) -> pd.DataFrame:
-    """The marks of a panel: what was measured, with `x` in the axis' values, beside the true one where marks would
-    cover each other, and return kept and its interval in percent."""
+    """The marks of a panel: what was measured, with `x` in the axis' values, at most `REACH` beside the true one where
+    marks would cover each other, and return kept and its interval in percent."""
     known = arms.dropna(subset=[cost, "kept"])
     known = known.assign(size=[size(steps, y.length) for steps in known["execution_horizon"]])
     drawn = pd.Series(0.0, index=known.index)
@@ -152,7 +153,7 @@ def place(arms: pd.DataFrame, cost: str, x: Scale, y: Scale) -> pd.DataFrame:
             (x.place(value), y.place(100 * kept), 0.45 * math.sqrt(area))
             for value, kept, area in zip(rows[cost], rows["kept"], rows["size"], strict=True)
         ]
-        drawn[free] = charts.spread(marks, left, right)
+        drawn[free] = charts.spread(marks, left, right, reach=REACH)
     looks = pd.DataFrame([look(arm) for arm in known["arm"]], index=known.index)
     return looks.assign(
         arm=known["arm"],
@@ -270,13 +271,15 @@ def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def read(profile: str) -> pd.DataFrame:
-    """The table of arms, with those over all cells above the first; below it the policies that learnt offline from the
-    same cells' teachers, where there are any.
+    """The table of arms that played all episodes, with those over all cells above the first; below it the policies that
+    learnt offline from the same cells' teachers, where there are any.
 
     The Decision Transformer stands there as it does when it is asked for the best return of the data.
     """
     folder = paths.results(profile)
     summary = read_table(folder / "horizon" / "summary.csv")
+    whole = summary[summary["arm"] == "teacher"].set_index("cell")["episodes"]
+    summary = summary[summary["episodes"] == summary["cell"].map(whole)]
     parts = [over_cells(summary, folder / "statistics" / "aggregate.csv"), summary]
     for cell, task in summary[["cell", "task"]].drop_duplicates().itertuples(index=False):
         label = f"{task}-{cell.removeprefix(f'{task}-')}-expert"

@@ -72,12 +72,13 @@ def card_row(card: dict) -> dict:
     """A card as one row of results: the mean return with its 95 % bootstrap interval over the card's episodes.
 
     `official_return` is that of the official agent at `official_frames`, and `official_share` the part of it that the
-    teacher reaches. What is not known is None.
+    teacher reaches; `offline_updates` counts those on another run's replay. What is not known, or is not, is None.
     """
     low, high = bootstrap_ci(card["returns"])
     config, frames = card.get("config", {}), card.get("frames")
     row = {name: card[name] for name in ("task", "size", "seed")}
     row |= {name: card.get(name) for name in ("decisions", "frames", "minutes", "stopped_early")}
+    row |= {"offline_updates": (card.get("offline") or {}).get("updates")}
     row |= {
         "episodes": len(card["returns"]),
         "return_mean": card["return_mean"],

@@ -29,6 +29,7 @@ from lib.statistics import (
     vector,
 )
 
+EVERY_STEP = ("budget-", "best-of-", "policy")  # beginnings of names of arms that look at every state anew
 MARGIN = 0.02  # of the mean return of the arm compared with
 
 
@@ -89,7 +90,7 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every arm against the arms that `references` and `rivals` name, one row per cell, role and arm, paired by seed.
+    """Every arm against those that `references`, `rivals` and `seeing` name: rows of cell, role, arm, paired by seed.
 
     rows: as `summarise` takes them, of one cell if `step_ms` is given: milliseconds of a control step by arm, where it
     was measured. `improvement` is the probability of improvement over `reference`, `difference` the
@@ -102,7 +103,8 @@ def compare(
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms, table = arms_by_seed(episodes, "-".join(map(str, cell))), []
         for name in arms:
-            for role, reference in (references(name, arms) | rivals(name, arms, step_ms)).items():
+            others = references(name, arms) | rivals(name, arms, step_ms) | seeing(name, arms)
+            for role, reference in others.items():
                 both = shared(arms[name], arms[reference])
                 mine, theirs = (
                     vector(arm["return"], which) for arm, which in zip(both, (name, reference), strict=True)
@@ -127,19 +129,29 @@ def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] |
     """What is cheap without speculation, for an arm that executes plans for several steps: role → name of an arm.
 
     `policy`, the prior alone; `equal compute`, of the planners that replan at every step the one with the fewest model
-    evaluations that are not below the arm's own; `equal time`, of these and of the best of samples of the prior the
-    fastest that is not faster than the arm by `step_ms` (arm → milliseconds of a control step).
+    evaluations that are not below the arm's own; `equal time`, of these, the prior and the best of its samples the
+    fastest that is not faster than the arm by `step_ms` (arm → milliseconds of a control step) and that returns more
+    than whatever is faster than itself: time that is wasted makes no rival.
     """
     if int(arms[name]["execution_horizon"].iloc[0]) == 1:
         return {}
     spent = {other: table["model_evaluations"].mean() for other, table in arms.items()}
     times = {other: time for other, time in (step_ms or {}).items() if other in arms and time > 0}  # nan is not
+    returns = {other: arms[other]["return"].mean() for other in times if other.startswith(EVERY_STEP)}
+    faster = {other: [r for rival, r in returns.items() if times[rival] < times[other]] for other in returns}
+    worth_it = {other: times[other] for other in returns if returns[other] > max(faster[other], default=-math.inf)}
     found = {
         "equal compute": _next(name, spent, ("budget-",)),
-        "equal time": _next(name, times, ("budget-", "best-of-")),
+        "equal time": _next(name, worth_it | {name: times.get(name, math.inf)}, EVERY_STEP),
         "policy": "policy" if "policy" in arms else None,
     }
     return {role: rival for role, rival in found.items() if rival}
+
+
+def seeing(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """`with the plan`: for an arm whose corrector is blind to the plan, the same with one that sees it."""
+    twin = name.replace("no-plan-", "two-tower-")
+    return {"with the plan": twin} if twin != name and twin in arms else {}
 
 
 def _next(name: str, costs: dict[str, float], kinds: tuple[str, ...]) -> str | None:

@@ -118,7 +118,9 @@ class Profile:
 SMOKE_ARMS = ("teacher", "policy", "open-loop-3", "two-tower-3", "temporal-3", "gated-3", "16x1+ladder-3")
 QUICK_ARMS = ("teacher", "policy", "budget-64x2", "open-loop-3", "two-tower-3")
 QUICK_ARMS += tuple(f"64x2+{scheme}" for scheme in ("open-loop-3", "two-tower-3", "value-checked-6"))
+# Every step, in order of cost; the last two spend what the standard planner spends at every sixth and third step.
 _GRID = ("budget-16x1", "budget-32x1", "budget-32x2", "budget-64x1", "budget-64x2", "budget-64x3", "budget-128x2")
+_GRID += ("budget-256x2", "budget-512x2")
 _CORRECTED = ("two-tower-3", "two-tower-6", "temporal-3", "temporal-6", "gated-6", "value-checked-6", "ladder-6")
 _SCHEMES = ("open-loop-3", "open-loop-6", *_CORRECTED)
 PAPER_ARMS = ("teacher", "policy", "best-of-64", *_GRID, "open-loop-2", *_SCHEMES)

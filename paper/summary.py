@@ -25,14 +25,16 @@ from lib.statistics import summarise
 from lib.study_design import coverage_table, power_table
 from lib.workload import PROFILES
 
+STEP = {"mean_ms": "step_ms", "p95_ms": "step_p95_ms", "steps_per_s": "steps_per_s"}  # columns of latency/ → here
+
 
 def latency(profile: str, cell: str) -> pd.DataFrame:
-    """step_ms and steps_per_s of a control step at batch 1, by arm; empty if they were not measured."""
+    """step_ms, step_p95_ms and steps_per_s of a control step at batch 1, by arm; empty if they were not measured."""
     file = paths.results(profile) / "latency" / f"{cell}.csv"
     if not file.is_file():
-        return pd.DataFrame(columns=["step_ms", "steps_per_s"], dtype=float)
+        return pd.DataFrame(columns=STEP.values(), dtype=float)
     steps = read_table(file).query("part == 'step' and batch == 1").set_index("arm")
-    return steps.rename(columns={"mean_ms": "step_ms"})[["step_ms", "steps_per_s"]]
+    return steps.rename(columns=STEP)[[*STEP.values()]]
 
 
 def main() -> None:

@@ -329,6 +329,16 @@ def test_marks_stand_at_the_numbers_of_the_table():
     assert points.loc["two-tower-6", "size"] > points.loc["two-tower-3", "size"]
 
 
+def test_a_mark_covers_the_place_of_its_number():
+    """Marks that meet are drawn apart, but never by more than a radius: on a logarithmic axis that is little."""
+    table = pd.concat([summary(), *(summary().assign(arm=lambda t, i=i: t["arm"] + f"-{i}") for i in range(4))])
+    for cost in pareto.COSTS:
+        x, y = pareto.cost_scale(table[cost], 140), pareto.kept_scale(table, 165)
+        points, true = pareto.place(table, cost, x, y), table.dropna(subset=[cost])[cost]
+        moved = [abs(x.place(a) - x.place(b)) for a, b in zip(points["x"], true, strict=True) if b > 0]
+        assert 0 < max(moved) <= pareto.REACH + 1e-9 < 0.45 * min(points["size"]) ** 0.5
+
+
 def test_missing_intervals_leave_the_mark(tmp_path):
     table = summary().assign(kept_low=np.nan, kept_high=np.nan)
     charts.save(pareto.draw(table), tmp_path / "none")

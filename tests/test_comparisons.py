@@ -118,8 +118,15 @@ def test_compare():
 
 def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     spent = {"teacher": 90, "policy": 0, "budget-64×1": 30, "budget-64×2": 50, "two-tower-3": 31, "64×2+two-tower-3": 4}
+    returns = {"policy": 6, "budget-64×1": 7, "budget-64×2": 8}
     arms = {
-        name: pd.DataFrame({"model_evaluations": [value, value], "execution_horizon": 3 if "tower" in name else 1})
+        name: pd.DataFrame(
+            {
+                "model_evaluations": [value, value],
+                "execution_horizon": 3 if "tower" in name else 1,
+                "return": returns.get(name, 9),
+            }
+        )
         for name, value in spent.items()
     }
     assert rivals("two-tower-3", arms) == {"equal compute": "budget-64×2", "policy": "policy"}
@@ -130,10 +137,26 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     assert rivals("64×2+two-tower-3", arms, times)["equal time"] == "budget-64×1"  # best-of-64 was not evaluated
     arms["best-of-64"] = arms["policy"]
     assert rivals("64×2+two-tower-3", arms, times)["equal time"] == "best-of-64"
+    wasted = times | {"policy": 0.5}  # as good in less time, so that nobody would spend it on the best of 64
+    assert rivals("64×2+two-tower-3", arms, wasted)["equal time"] == "budget-64×1"
+    arms["budget-64×1"] = arms["budget-64×1"].assign(**{"return": 6})
+    assert rivals("64×2+two-tower-3", arms, wasted)["equal time"] == "budget-64×2"
+    fast = wasted | {"64×2+two-tower-3": 0.4}
+    assert rivals("64×2+two-tower-3", arms, fast)["equal time"] == "policy"
     for unknown in ({}, times | {"two-tower-3": float("nan")}, times | {"two-tower-3": 10.0}):
         assert "equal time" not in rivals("two-tower-3", arms, unknown)
     del arms["policy"], arms["budget-64×2"]
     assert rivals("two-tower-3", arms) == {}
+
+
+def test_a_corrector_that_is_blind_to_the_plan_is_compared_with_one_that_sees_it():
+    arms = {"teacher": lambda s: 9.0 + s, "two-tower-3": lambda s: 8.0 + s, "no-plan-3": lambda s: 6.5 + s % 2 + s}
+    table = compare(episodes(arms)).set_index(["arm", "role"])
+    row = table.loc["no-plan-3", "with the plan"]
+    assert row["reference"] == "two-tower-3" and row["difference_high"] < 0
+    assert "with the plan" not in table.loc["two-tower-3"].index
+    del arms["two-tower-3"]
+    assert "with the plan" not in set(compare(episodes(arms))["role"])
 
 
 def test_compare_corrects_within_a_cell():

@@ -8,6 +8,7 @@ import pytest
 from test_charts import load_figure, pdf_text
 
 from lib import charts, paths
+from lib.arms import has_gate
 from lib.pages import fitting
 from lib.results import ResultError, write_table
 from lib.statistics import bootstrap_ci
@@ -105,6 +106,8 @@ def test_depth_leaves_out_what_says_nothing(home):
     assert "open-loop-3" not in set(marks["arm"]) and "open-loop-6" in set(marks["arm"])
     shown = marks.groupby("quantity")["arm"].agg(set)
     assert shown["delta_abs"] == {"two-tower-6", "64×2+two-tower-6", "gated-6", "64×2+gated-6", "64×2+ladder-6"}
+    # a gate lets small mismatches pass: what is left of them says nothing of the plan
+    assert shown["mismatch"] and not any(map(has_gate, shown["mismatch"]))
     assert not shown["mismatch"] & {"teacher", "policy", "budget-64×2"} and shown["action_mse"] >= {"teacher", "policy"}
     depths = marks.groupby("quantity")["depth"].min().to_dict()
     assert depths == {"mismatch": 1, "delta_abs": 1, "action_mse": 0, depth.FLOOR: 0}
