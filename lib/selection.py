@@ -33,14 +33,14 @@ def try_out(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def pick(cells: dict[str, pd.DataFrame], wanted: float = WANTED) -> pd.DataFrame:
-    """One row per cell and candidate that every cell has: what it keeps and spends, as parts of the teacher's, and
-    whether it is `chosen`.
+def pick(cells: dict[str, pd.DataFrame], wanted: float = WANTED, fixed: str = "") -> pd.DataFrame:
+    """One row per cell and candidate that every cell has: what it keeps and spends, as parts of the teacher's, whether
+    the rule picks it over these cells, and whether it is `chosen`: the `fixed` one, else the one that is `picked`.
 
-    Chosen is, of the arms that keep `wanted` of the teacher's mean return on every cell, the one with the fewest model
+    Picked is, of the arms that keep `wanted` of the teacher's mean return on every cell, the one with the fewest model
     evaluations on average over the cells; where there is none, the one that keeps most on its worst cell.
-    Columns cell, arm, episodes, kept, calls_kept, evaluations_kept, wanted, chosen. Raises `ConfigError` without a
-    candidate.
+    Columns cell, arm, episodes, kept, calls_kept, evaluations_kept, wanted, picked, chosen. Raises `ConfigError` where
+    there is no candidate, or the fixed one is none.
     """
     parts = []
     for cell, rows in cells.items():
@@ -56,6 +56,11 @@ def pick(cells: dict[str, pd.DataFrame], wanted: float = WANTED) -> pd.DataFrame
     worst, spent = (table.groupby("arm", sort=False)[column] for column in ("kept", "evaluations_kept"))
     worst, spent = worst.min(), spent.mean()
     good = worst[worst >= wanted].index
-    chosen = spent[good].idxmin() if len(good) else worst.idxmax()
+    picked, fixed = spent[good].idxmin() if len(good) else worst.idxmax(), arm_name(fixed)
+    if fixed and fixed not in worst:
+        raise ConfigError(
+            f"{fixed}, the one configuration, was not tried out on every cell; keep it among the candidates."
+        )
     columns = ["cell", "arm", "episodes", "kept", "calls_kept", "evaluations_kept"]
-    return table[columns].assign(wanted=wanted, chosen=table["arm"] == chosen).reset_index(drop=True)
+    chosen = {"picked": table["arm"] == picked, "chosen": table["arm"] == (fixed or picked)}
+    return table[columns].assign(wanted=wanted, **chosen).reset_index(drop=True)

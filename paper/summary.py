@@ -40,16 +40,16 @@ def latency(profile: str, cell: str) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Summarise the evaluated cells of a profile.")
     parser.add_argument("--profile", default="quick", choices=PROFILES)
-    profile = parser.parse_args().profile
-    folder = paths.results(profile) / "horizon"
-    tables = {cell: folder / f"{cell}.csv" for cell in evaluated_cells(profile)}
+    name = parser.parse_args().profile
+    profile, folder = PROFILES[name], paths.results(name) / "horizon"
+    tables = {cell: folder / f"{cell}.csv" for cell in evaluated_cells(name)}
     write_json(folder / "arms.json", {cell: read_sidecar(table)["arms"] for cell, table in tables.items()})
     rows = {cell: read_table(table) for cell, table in tables.items()}
 
-    def write(name: str, table: pd.DataFrame) -> None:
-        print(write_table(folder.parent / name, table, cells=list(tables)))
+    def write(file: str, table: pd.DataFrame) -> None:
+        print(write_table(folder.parent / file, table, cells=list(tables)))
 
-    steps = {cell: latency(profile, cell) for cell in rows}
+    steps = {cell: latency(name, cell) for cell in rows}
     write("horizon/summary.csv", each(rows, lambda cell, rows: summarise(rows).join(steps[cell], on="arm")))
     write("statistics/comparisons.csv", each(rows, lambda cell, rows: compare(rows, steps[cell]["step_ms"].to_dict())))
     write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
@@ -59,9 +59,10 @@ def main() -> None:
         write("statistics/profiles.csv", performance_profiles(own))
     tried = {cell: folder.parent / "corrector" / f"{cell}-candidates.csv" for cell in own}
     tried = {cell: read_table(file) for cell, file in tried.items() if file.is_file()}
-    if any(len(table) for table in tried.values()):
-        write("statistics/headline.csv", pick({cell: table for cell, table in tried.items() if len(table)}))
-    if profile == "paper":
+    tried = {cell: table for cell, table in tried.items() if len(table)}
+    if tried:
+        write("statistics/headline.csv", pick(tried, fixed=profile.headline))
+    if name == "paper":
         coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study_design")
         cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")
 

@@ -511,7 +511,7 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     headline, other = "64×2+two-tower-3", "64×2+open-loop-3"
     picked = [
         dict(cell=cell, arm=arm, episodes=5, kept=0.97, calls_kept=0.33, evaluations_kept=0.01, wanted=0.98,
-             chosen=arm == headline)
+             picked=arm == headline, chosen=arm == headline)
         for cell in cells for arm in (headline, other)
     ]  # fmt: skip
     write_table(folder / "statistics" / "headline.csv", picked)
@@ -536,7 +536,9 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     gain = difference[CELL, headline, "open loop"]
     assert f"on walker-walk (1m) +{gain:.1f} [" in text and "] against 64×2+open-loop-3" in text
     write_table(folder / "statistics" / "headline.csv", [row | {"chosen": row["arm"] == other} for row in picked])
-    assert f"Our one configuration for all cells, {other}, keeps" in text_of("paper")
+    text = text_of("paper")
+    assert f"Our one configuration for all cells, {other}, keeps" in text
+    assert f"{headline}; ours was picked by this rule when there were fewer cells, and stays: {other}. On" in text
 
 
 def test_a_teacher_that_learned_from_a_replay_is_told(tree):

@@ -45,6 +45,16 @@ def test_numbers_are_parts_of_the_teachers_and_only_shared_arms_count():
     assert table["chosen"].all() and table["episodes"].eq(2).all()
 
 
+def test_a_fixed_one_stays_whatever_the_rule_would_pick():
+    cells = {"x": cell(**{"64×2+a-6": (0.99, 0.3), "b": (0.985, 0.1)})}
+    table = pick(cells, fixed="64x2+a-6").set_index("arm")
+    assert table["chosen"].to_dict() == {"64×2+a-6": True, "b": False}
+    assert table["picked"].to_dict() == {"64×2+a-6": False, "b": True}
+    assert (free := pick(cells))["picked"].equals(free["chosen"])
+    with pytest.raises(ConfigError, match="c, the one configuration, was not tried out on every cell"):
+        pick(cells, fixed="c")
+
+
 def test_no_candidate_is_an_error():
     for cells in ({}, {"x": cell()}, {"x": cell(a=(1, 1)), "y": cell(b=(1, 1))}):
         with pytest.raises(ConfigError, match="no arm was tried out"):
