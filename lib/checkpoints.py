@@ -51,15 +51,23 @@ def shipped_teachers() -> list[str]:
 def teacher_path(name: str, manifest: str | None = None, verify: bool = False) -> Path:
     """The weights file of a teacher by listed or shipped name, or by path; what is only listed is fetched first.
 
-    `verify` reads a fetched file again to compare its checksum. Raises `CheckpointError` when there is no such teacher
-    or it cannot be fetched.
+    `verify` reads a file that is listed again to compare its checksum. Raises `CheckpointError` when there is no such
+    teacher, it cannot be fetched, or it is shipped and not what is listed.
     """
     listed = registry.entries(manifest)
     if name in listed and listed[name].url:
         return registry.fetch(listed[name], _check_file, verify)
     shipped = paths.TEACHERS / f"{name}.safetensors"
     if shipped.is_file():
+        wanted = listed[name].sha256 if verify and name in listed else None
+        if wanted and file_hash(shipped) != wanted:
+            raise CheckpointError(
+                f"{shown(shipped)} is not the file whose sha256 is listed, {wanted}; restore it, or list a teacher of "
+                f"your own with `python -m lib.checkpoints register {name}`."
+            )
         return shipped
+    if name in listed:
+        raise CheckpointError(f"{shown(shipped)} is listed as shipped but is missing; restore it from the repository.")
     path = Path(name)
     if path.is_file():
         return path

@@ -5,9 +5,9 @@
     python -m lib.run … --mode status     # say "fresh" or "stale" and why; run nothing
 
 A result is up to date when its key is: the sha256 over the code cells, the parameters, the content of the needed files,
-the `lib` files that the code imports, and what these read of the profile. The key and its components are kept in the
-result's sidecar, so results that come with a clone are not made again. A failed or interrupted run leaves the earlier
-results as they were; the executed notebook, traceback included, is kept in `build/<profile>/`.
+the `lib` files that the code imports (without `APART`), and what these read of the profile. The key and its components
+are kept in the result's sidecar, so results that come with a clone are not made again. A failed or interrupted run
+leaves the earlier results as they were; the executed notebook, traceback included, is kept in `build/<profile>/`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ class Job:
 
 # ------------------------------------------------------------------------------------------------ keys and reasons
 
+# Modules that count otherwise: of the profiles the values that are read, of weights their files, which are needed ones,
+# and not how they are found and checked.
+APART = ("workload", "checkpoints", "registry", "official_weights")
+
 LABELS = {"code": "", "parameters": "parameter ", "profile": "the profile's ", "needs": "input ", "lib": ""}
 
 
 def components(job: Job) -> dict[str, dict]:
     """What the key is made of; kept beside each result so that a later change can be named. A missing need is None."""
     files = {file for text in job.code.values() for file in results.import_closure(text)}
-    files.discard(ROOT / "lib" / "workload.py")  # its values count, and only those that are read
+    files -= {ROOT / "lib" / f"{name}.py" for name in APART}
     texts = [*job.code.values(), *(file.read_text(encoding="utf-8") for file in files)]
     return {
         "code": {part: results.code_hash(text) for part, text in job.code.items()},

@@ -25,7 +25,7 @@ from lib.profiles import episode_seeds
 from lib.replay import Batch, Episode, EpisodeFileError, load_episodes
 from lib.results import file_hash
 from lib.tasks import ACTION_REPEAT, make_env
-from lib.training_state import CURVE_COLUMNS, RunState, in_its_folder
+from lib.training_state import CURVE_COLUMNS, RunState, in_its_folder, task_beside
 from lib.world_model import WorldModel
 
 
@@ -119,6 +119,12 @@ class TrainingRun(RunState):
                 raise ConfigError(
                     f"{', '.join(map(str, files))} holds observations and actions {sorted(widths)} wide, but "
                     f"{self.config.task} has {own}; take the replay of a run of the same task."
+                )
+            tasks = self.ranks.from_main(lambda: [task_beside(f) for f in files])
+            if others := sorted({*tasks} - {self.config.task, ""}):
+                raise ConfigError(
+                    f"{', '.join(map(str, files))} holds rewards of {' and '.join(others)}, not of "
+                    f"{self.config.task}; take the replay of a run of the same task."
                 )
             streams = self._streams()
             self._fill(episodes, [i % self.ranks.world for i in range(len(episodes))])

@@ -45,6 +45,15 @@ def run_folder(config: TeacherConfig) -> Path:
     return paths.CACHE / "training" / config.name
 
 
+def task_beside(replay: Path) -> str:
+    """The task of the run that a replay lies in the folder of; "" where no readable state says it."""
+    try:
+        state = torch.load(Path(replay).parent / "state.pt", weights_only=True, map_location="cpu", mmap=True)
+        return str(json.loads(state["config"])["task"])
+    except Exception:  # torch raises many types for one meaning: there is no such state
+        return ""
+
+
 def in_its_folder(method):
     """A method of `RunState` that no other process may run in the same folder at the same time; `ConfigError` else."""
 

@@ -94,7 +94,9 @@ class Profile:
     side_episodes: int  # of each of those; 0: they are not played
     latency_decisions: int  # timed of each arm at batch 1
     candidates: tuple[str, ...] = ()  # to be the one configuration for all cells, which calibration episodes pick
+    trials: tuple[tuple[str, int], ...] = ()  # (pattern of cells, episodes that each candidate is tried out on there)
     headline: str = ""  # the one that was picked and stays, whatever cells are added; empty: as picked over all cells
+    earlier: str = ""  # the one that was picked before that
     batch_decisions: int = 0  # timed of each arm with the evaluation's blocks of episodes in parallel; 0: not at all
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
     error_states: int = 0  # of each of them
@@ -133,10 +135,13 @@ _LONG = ("open-loop-6", "two-tower-6", "temporal-6")
 ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
 # Most where arms are told apart, fewer where that is confirmed; other cells, as of 5m, have `eval_episodes`.
 PAPER_EPISODES = (("walker-walk-1m-1", 50, 20), ("cartpole-swingup-1m-1", 50, 20), ("*-1m-*", 20, 0))
-# Picked on calibration episodes of the two cells above, when ten episodes of each had been reported: their others, and
-# all of other cells, were played later.
-HEADLINE = "64x2+temporal-6"
 CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
+# Where the one configuration is picked; other cells, of which nothing had been reported by then, put it to the test.
+TRIALS = (("walker-walk-1m-1", 20), ("cartpole-swingup-1m-1", 20))
+# The first pick was the cheapest that kept 98 % on average over five of these episodes. It did not hold on the reported
+# ones of walker-walk, whereupon the number of episodes was raised and a test asked for (lib/selection.py).
+EARLIER = "64x2+temporal-6"
+HEADLINE = "64x2+temporal-6"
 
 # Compiling would take longer than the study: eager.
 QUICK_OFFLINE = OfflineStudy(
@@ -166,14 +171,15 @@ _TINY = PlannerConfig.budget(32, 1)
 # fmt: off
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6,
-                     candidates=("16x1+ladder-3",), batch_decisions=3,
+                     candidates=("16x1+ladder-3",), trials=(("*", 1),), batch_decisions=3,
                      error_arms=("open-loop-3", "two-tower-3"), error_states=10, decisions=12, planner=_TINY,
                      offline=SMOKE_OFFLINE, sequence=SMOKE_SEQUENCE, errors=FEW_ERRORS),
     "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60,
                      error_arms=("open-loop-3", "two-tower-3"), error_states=60,
                      offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
     "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 0, 200,
-                     cell_episodes=PAPER_EPISODES, candidates=CANDIDATES, headline=HEADLINE, batch_decisions=36,
+                     cell_episodes=PAPER_EPISODES, candidates=CANDIDATES, trials=TRIALS, headline=HEADLINE,
+                     earlier=EARLIER, batch_decisions=36,
                      error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
 }
 # fmt: on

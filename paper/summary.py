@@ -5,7 +5,7 @@
 Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm)
 and, from the sidecars, `horizon/arms.json`; and to `statistics/`: `comparisons.csv` (cell × arm × reference),
 `power.csv` (cell × arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own
-teachers); where candidates were tried out also `headline.csv` (cell × candidate), which says which of them is chosen;
+teachers); where candidates were tried out also `headline.csv` (cell × candidate), which says which of them is picked;
 under the paper profile also `coverage.csv`, a simulation that takes half a minute once. Column `cell` names the files
 of a cell's results: a teacher from elsewhere may have task, size and seed in common with a shipped one.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     tried = {cell: read_table(file) for cell, file in tried.items() if file.is_file()}
     tried = {cell: table for cell, table in tried.items() if len(table)}
     if tried:
-        write("statistics/headline.csv", pick(tried, fixed=profile.headline))
+        write("statistics/headline.csv", pick(tried, fixed=profile.headline, earlier=profile.earlier))
     if name == "paper":
         coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study_design")
         cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")

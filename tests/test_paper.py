@@ -510,8 +510,8 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     assert "One configuration for all cells" not in text_of("paper")
     headline, other = "64×2+two-tower-3", "64×2+open-loop-3"
     picked = [
-        dict(cell=cell, arm=arm, episodes=5, kept=0.97, calls_kept=0.33, evaluations_kept=0.01, wanted=0.98,
-             picked=arm == headline, chosen=arm == headline)
+        dict(cell=cell, arm=arm, episodes=5, kept=0.97, calls_kept=0.33, evaluations_kept=0.01, p_non_inferior=0.3,
+             margin=0.02, level=0.05, picked=arm == headline, chosen=arm == headline, earlier=False)
         for cell in cells for arm in (headline, other)
     ]  # fmt: skip
     write_table(folder / "statistics" / "headline.csv", picked)
@@ -526,7 +526,9 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
         write_table(folder / "latency" / f"{cell}.csv", times)
     text = text_of("paper")
     mine = table[table["arm"] == headline].set_index("cell")
-    assert f"(there is none; the best on its worst cell is taken) {headline}" in text
+    assert f"(there is none; the one that keeps most on its worst cell is taken) is {headline}. No other" in text
+    assert "On 5 calibration episodes of walker-walk (1m) and cup-catch (1m) (which" in text
+    assert "teacher’s return on both (one-sided, at 5%) (there is none" in text
     assert f"and {100 * mine['kept'].min():.1f}% on its worst cell)" in text
     assert "steps are 15.0 times shorter on average" in text
     assert "gains 5.0 times by the 95th percentile, where the planner that it asks has 7.0" in text
@@ -538,7 +540,18 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     write_table(folder / "statistics" / "headline.csv", [row | {"chosen": row["arm"] == other} for row in picked])
     text = text_of("paper")
     assert f"Our one configuration for all cells, {other}, keeps" in text
-    assert f"{headline}; ours was picked by this rule when there were fewer cells, and stays: {other}. On" in text
+    assert f"{headline}; ours was picked before and stays: {other}. No other cell" in text
+    assert "earlier pick" not in text
+    # Picked anew on one cell alone, and put to the test on the other one.
+    picked = [row | {"p_non_inferior": 0.01, "earlier": row["arm"] == other} for row in picked if row["cell"] == CELL]
+    write_table(folder / "statistics" / "headline.csv", picked)
+    text, theirs = text_of("paper"), table[table["arm"] == other].set_index("cell")
+    assert "episodes of walker-walk (1m) (which" in text and "teacher’s return there (one-sided, at 5%) is 64×2" in text
+    assert f"An earlier pick, {other}, had" in text and "the second pick therefore is not blind" in text
+    assert f"On the reported ones it keeps {100 * theirs['kept'][CELL]:.1f}%" in text
+    kept = f"{100 * mine['kept']['cup-catch-1m-1']:.1f}%"
+    assert re.search(rf"fixed before .*it keeps {kept} .* on cup-catch \(1m\)", text)
+    assert "the rule was tightened when a first pick had not held on them" in text
 
 
 def test_a_teacher_that_learned_from_a_replay_is_told(tree):

@@ -340,6 +340,21 @@ def test_registering_a_teacher_keeps_the_others(home, capsys, monkeypatch):
     assert (entry.sha256, entry.task, entry.size) == (file_hash(entry.path), "reacher-easy", "1m")
 
 
+def test_fetching_a_shipped_teacher_compares_its_checksum(home, capsys, monkeypatch):
+    monkeypatch.delenv(registry.MANIFEST_VARIABLE)
+    weights = paths.TEACHERS / "walker-walk-1m-1.safetensors"
+    save_world_model(tiny_model(), weights)
+    listed = {"file": weights.name, "sha256": file_hash(weights), "task": "walker-walk", "size": "1m", "licence": "MIT"}
+    (paths.TEACHERS / "registry.json").write_text(json.dumps({"walker-walk-1m-1": listed}))
+    assert checkpoints.main(["fetch", "walker-walk-1m-1"]) == 0
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert checkpoints.main(["fetch", "walker-walk-1m-1"]) == 2
+    assert f"is not the file whose sha256 is listed, {listed['sha256']}" in capsys.readouterr().err
+    weights.unlink()
+    assert checkpoints.main(["fetch", "walker-walk-1m-1"]) == 2
+    assert "is listed as shipped but is missing; restore it from the repository" in capsys.readouterr().err
+
+
 def test_list_and_info_say_what_is_here_and_fetch_nothing(home, server, capsys):
     url = f"{server.url}/good/file.pt"
     home({"mine": {"url": url, "task": "walker-walk", "size": "5m", "licence": "CC0", "note": "a remark"}})

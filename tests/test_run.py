@@ -82,7 +82,8 @@ def built(tmp_path_factory):
     (root / "lib").mkdir()
     for name in ("__init__", "paths", "config", "keys", "results", "notebook", "profiles", "workload", "run"):
         shutil.copy(ROOT / "lib" / f"{name}.py", root / "lib")
-    (root / "lib" / "needed.py").write_text('"""Old words."""\n\nVALUE = 900.5  # a comment\n')
+    (root / "lib" / "needed.py").write_text('"""Old words."""\nimport lib.checkpoints\nVALUE = 900.5  # a comment\n')
+    (root / "lib" / "checkpoints.py").write_text("VALUE = 1\n")
     (root / "lib" / "unneeded.py").write_text("VALUE = 1\n")
     write_notebook(root / "notebooks/one.ipynb", PARAMETERS, FIRST, SECOND, CHECK, SLOW)
     read = f'from lib.results import read_table, write_artefact\nx = read_table("../{Repo.one}")'
@@ -134,6 +135,7 @@ def test_the_record_beside_a_result_says_how_it_was_made(repo):
         ("lib/unneeded.py", "1", "2"),
         ("lib/workload.py", '"teacher", "policy", ', '"policy", "teacher", '),  # it reads no arms
         ("lib/workload.py", "return ", "pass; return "),
+        ("lib/checkpoints.py", "1", "2"),
     ],
 )
 def test_edits_that_rerun_nothing(repo, file, old, new):

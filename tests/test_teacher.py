@@ -307,6 +307,9 @@ def test_a_replay_that_does_not_fit_is_refused(whole, tmp_path):
         other.train_offline(files, 5)
     with pytest.raises(EpisodeFileError, match="nothing is not a file; give the train_buffer"):
         other.train_offline([tmp_path / "nothing"], 5)
+    alike = TrainingRun(dataclasses.replace(CONFIG, task="cartpole-balance"), tmp_path)  # of the same widths
+    with pytest.raises(ConfigError, match="holds rewards of cartpole-swingup, not of cartpole-balance"):
+        alike.train_offline(files, 5)
     assert not (tmp_path / "state.pt").exists()
 
 
