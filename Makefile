@@ -43,6 +43,7 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
 .PHONY: planner planner-figure teachers-figure horizon-figure depth-figure replans-figure returns-figure film
+.PHONY: profiles-figure
 .PHONY: model_error-figure offline offline-figure sequence-figure model_size-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 .PHONY: $(CELLS:%=action_error-%) $(TEACHER_CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
@@ -130,8 +131,8 @@ install:
 # ----------------------------------------------------------------------------------------------- results, figures
 
 graph: setup $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=horizon-%)
-graph: teachers-figure pareto horizon-figure depth-figure replans-figure returns-figure model_error-figure offline-figure
-graph: sequence-figure planner-figure $(SIZES_FIGURE)
+graph: teachers-figure pareto horizon-figure depth-figure replans-figure returns-figure profiles-figure
+graph: model_error-figure offline-figure sequence-figure planner-figure $(SIZES_FIGURE)
 
 $(TEACHER_CELLS:%=teacher-%): teacher-%: setup
 	@$(RUN) notebooks/01_teacher.ipynb --cell $* $(OPTIONS) \
@@ -236,6 +237,9 @@ pareto: summary $(SEQUENCES:%=sequence-%)
 
 horizon-figure: summary
 	@$(call figure,horizon,$(R)/horizon/summary.csv)
+
+profiles-figure: summary
+	@$(call figure,profiles,$(R)/statistics/profiles.csv $(shell ls $(R)/statistics/headline.csv 2>&-))
 
 model_size-figure: summary
 	@$(call figure,model_size,$(R)/horizon/summary.csv)

@@ -24,7 +24,7 @@ from lib.statistics import MIN_INTERVAL, StatisticsError, arms_by_seed, shared, 
 
 STRATUM = ["task", "size"]
 ALL = "all"  # the scope of a row over all tasks
-TAUS = tuple(round(0.02 * i, 2) for i in range(61))  # of performance profiles, as fractions of the teacher's mean
+TAUS = tuple(round(0.01 * i, 2) for i in range(121))  # of performance profiles, as parts of the teacher's mean
 RESAMPLES = 2_000
 
 

@@ -17,7 +17,17 @@ import pandas as pd
 from scipy.special import nctdtr, ndtri, stdtrit
 
 from lib.aggregates import percentiles
-from lib.statistics import CELL, MIN_INTERVAL, StatisticsError, arms_by_seed, draw_counts, shared, studentised_ends
+from lib.statistics import (
+    CELL,
+    MIN_INTERVAL,
+    StatisticsError,
+    arms_by_seed,
+    draw_counts,
+    iqm,
+    shared,
+    slice_mean,
+    studentised_ends,
+)
 
 EFFECTS = (0.01, 0.02, 0.05)  # of the teacher's mean return
 
@@ -131,30 +141,72 @@ METHODS = {
 }
 
 
+def expanded_iqm(x, teacher, level: float = 0.95, resamples: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
+    """What `lib.aggregates` gives for the IQM of one task, for many samples: x, teacher: (repeats, n) → two (repeats,).
+
+    Pairs are drawn, and returns are parts of the teacher's mean in the same resample.
+    """
+    weights, ends = draw_counts(x.shape[-1], resamples, 0) / x.shape[-1], percentiles(x.shape[-1], level)
+    drawn = [slice_mean(np.broadcast_to(a, weights.shape), 0.25, 0.75, weights) / (weights @ b)
+             for a, b in zip(x, teacher, strict=True)]  # fmt: skip
+    low, high = np.quantile(drawn, ends, axis=-1)
+    return low, high
+
+
+def _of_teacher(ends):
+    """Of returns as parts of a teacher's, which is paired with them: it has their mean, and correlates by 0.7."""
+
+    def of(simulated: Population, n: int, level: float, repeats: int, resamples: int, seed: int):
+        rng = np.random.default_rng(seed)
+        x, other = (simulated.draw(rng, (repeats, n)) for _ in range(2))
+        return ends(x, (x + other) / 2, level, resamples)
+
+    return of
+
+
+def _of_mean(ends):
+    def of(simulated: Population, n: int, level: float, repeats: int, resamples: int, seed: int):
+        return ends(simulated.draw(np.random.default_rng(seed), (repeats, n)), level, resamples)
+
+    return of
+
+
+# (statistic, method) → its interval's ends for simulated samples, and the true value.
+INTERVALS = {("mean", name): (_of_mean(ends), lambda population: population.mean) for name, ends in METHODS.items()}
+INTERVALS["kept", "studentised"] = _of_teacher(studentised_ends), lambda population: 1.0
+INTERVALS["iqm", "expanded"] = _of_teacher(expanded_iqm), lambda population: true_iqm(population) / population.mean
+
+
+def true_iqm(population: Population, draws: int = 2_000_000) -> float:
+    """The interquartile mean of a population, from so many draws that its own error does not show."""
+    return float(iqm(population.draw(np.random.default_rng(1), (draws,))))
+
+
 def coverage(
     population: str,
     n: int,
     method: str,
+    statistic: str = "mean",
     level: float = 0.95,
     repeats: int = 2_000,
     resamples: int = 2_000,
     seed: int = 0,
 ) -> dict:
-    """How often an interval from n episodes of `population` holds its mean, by simulation; one row of `coverage_table`.
+    """How often an interval from n episodes of `population` holds the truth, by simulation; a row of `coverage_table`.
 
     The simulated samples share the resampling's draws, as the arms of a cell do.
     """
-    simulated = POPULATIONS[population]
-    x = simulated.draw(np.random.default_rng(seed), (repeats, n))
-    low, high = METHODS[method](x, level, resamples)
+    simulated, (ends, truth) = POPULATIONS[population], INTERVALS[statistic, method]
+    (low, high), true = ends(simulated, n, level, repeats, resamples, seed), truth(simulated)
     return {
         "population": population,
         "episodes": n,
+        "statistic": statistic,
         "method": method,
         "level": level,
-        "coverage": float(((low <= simulated.mean) & (simulated.mean <= high)).mean()),
-        "too_high": float((low > simulated.mean).mean()),
-        "too_low": float((high < simulated.mean).mean()),
+        "coverage": float(((low <= true) & (true <= high)).mean()),
+        "too_high": float((low > true).mean()),
+        "too_low": float((high < true).mean()),
         "width": float(np.median(high - low)),
         "repeats": repeats,
     }
@@ -163,14 +215,14 @@ def coverage(
 def coverage_table(
     sizes=(10, 20, 50), level: float = 0.95, repeats: int = 2_000, resamples: int = 2_000
 ) -> pd.DataFrame:
-    """One row per population, number of episodes and method; about half a minute.
+    """One row per population, number of episodes, statistic and method; three minutes, nearly all for the IQM.
 
-    `coverage` is the share of intervals that hold the mean, to be compared with `level`; `too_high` the share that lies
-    wholly above it, which is also how often a one-sided test at (1 − level)/2 finds an arm non-inferior that is exactly
-    at the margin; `too_low` the share below; `width` the median width, in return. "studentised" is what `bootstrap_ci`,
-    `paired_difference` and `kept_return` give, "expanded" what `lib.aggregates` does for one task, and "percentile" the
-    plain bootstrap. Where 5 % of the episodes fall, samples without any fall are common, and only "bounded" intervals
-    can hold the mean: they are as wide as that takes.
+    `coverage` is the share of intervals that hold the true value, to be compared with `level`; `too_high` the share
+    that lies wholly above it, which is also how often a one-sided test at (1 − level)/2 finds an arm non-inferior that
+    is exactly at the margin; `too_low` the share below; `width` the median width, in return or parts of the teacher's.
+    "studentised" is what `bootstrap_ci`, `paired_difference` and `kept_return` give, "expanded" what `lib.aggregates`
+    does for one task, and "percentile" the plain bootstrap. Where 5 % of the episodes fall, samples without any fall
+    are common, and only "bounded" intervals can hold the mean: they are as wide as that takes.
     """
-    kinds = [(p, n, m) for p in POPULATIONS for n in sizes for m in METHODS]
+    kinds = [(p, n, m, s) for p in POPULATIONS for n in sizes for s, m in INTERVALS]
     return pd.DataFrame([coverage(*kind, level, repeats, resamples) for kind in kinds])

@@ -12,7 +12,7 @@ import pytest
 
 from lib.paths import NOTEBOOKS, ROOT
 
-FIGURES = ("teachers", "pareto", "horizon", "depth", "replans", "returns")
+FIGURES = ("teachers", "pareto", "horizon", "depth", "replans", "returns", "profiles")
 FIGURES += ("model_error", "offline", "decision_transformer", "planner")  # in the order of the graph
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
@@ -75,6 +75,7 @@ def test_all_runs_the_steps_in_order_and_then_builds_the_paper(repo):
         "figures/depth.py",
         "figures/replans.py",
         "figures/returns.py",
+        "figures/profiles.py",
         "notebooks/05_model_error.ipynb",
         "figures/model_error.py",
         "notebooks/06_offline_vs_downstream.ipynb",
@@ -123,7 +124,7 @@ def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper", "CELLS=a-1m-1 a-5m-1")
     assert (
-        len(calls(repo / "log")) == 2 * 7 + 14
+        len(calls(repo / "log")) == 2 * 7 + 15
     )  # six notebooks and the action errors of each cell, and what belongs to none
     assert all("--mode status --stale-list build/paper/status.txt" in line for line in calls(repo / "log"))
     assert "figures/model_size.py" in calls(repo / "log")[-1]

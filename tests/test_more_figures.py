@@ -8,12 +8,13 @@ import pytest
 from test_charts import load_figure, pdf_text
 
 from lib import charts, paths
+from lib.aggregates import performance_profiles
 from lib.arms import has_gate
 from lib.pages import fitting
 from lib.results import ResultError, write_table
 from lib.statistics import bootstrap_ci
 
-depth, replans, returns = map(load_figure, ("depth", "replans", "returns"))
+depth, replans, returns, profiles = map(load_figure, ("depth", "replans", "returns", "profiles"))
 GATED = {"gated-6": 0.22, "64×2+gated-6": 0.25, "64×2+ladder-6": 0.2, "64×2+gate-only-6": 0.3}  # arm → calls a decision
 HORIZONS = {"teacher": 1, "policy": 1, "budget-64×2": 1, "open-loop-3": 3, "open-loop-6": 6, "two-tower-6": 6}
 HORIZONS |= {"64×2+open-loop-6": 6, "64×2+two-tower-6": 6} | dict.fromkeys(GATED, 6)
@@ -60,12 +61,12 @@ def measured(row: dict, rng) -> dict:
     }
 
 
-def rendered(name: str) -> str:
+def rendered(name: str, inches: float = 6.8) -> str:
     """The words of a figure that its script has drawn into three files of the right size."""
     folder = paths.figures("smoke")
     assert sorted(p.name for p in folder.iterdir()) == [f"{name}.{end}" for end in ("pdf", "png", "svg")]
     width, height = struct.unpack(">II", (folder / f"{name}.png").read_bytes()[16:24])
-    assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.14) and height / charts.PNG_PPI < 8.9
+    assert width / charts.PNG_PPI == pytest.approx(inches, abs=0.14) and height / charts.PNG_PPI < 8.9
     return pdf_text(folder / f"{name}.pdf")
 
 
@@ -226,6 +227,34 @@ def test_many_cells_show_the_arms_that_all_have_played(home):
     home("reacher-easy-1m-1", arms={"teacher": 1})
     home("walker-run-1m-1", arms={"teacher": 1})
     assert returns.draw(returns.read("smoke")).to_dict()["columns"] == 3  # six cells in two rows
+
+
+# ------------------------------------------------------------------------------------------------------- profiles
+
+
+def test_profiles_are_drawn_where_the_arms_differ(home):
+    arms = {"teacher": 1, "policy": 1, "budget-64×2": 1, "two-tower-6": 6, "64×2+two-tower-3": 3, "64×2+open-loop-3": 3}
+    episodes, *_ = home(arms=arms | {"64×2+open-loop-6": 6, "64×2+gated-6": 6})
+    rows = {"walker-walk-1m-1": episodes.assign(task="walker-walk", size="1m", teacher_seed=1)}
+    folder = paths.results("smoke") / "statistics"
+    with pytest.raises(ResultError):
+        profiles.read("smoke")
+    write_table(folder / "profiles.csv", performance_profiles(rows, resamples=200))
+    marks = profiles.read("smoke")
+    drawn = ["teacher", "budget-64×2", "policy", "64×2+open-loop-3", "64×2+two-tower-3"]
+    assert marks["arm"].drop_duplicates().tolist() == drawn
+    assert 0.8 <= marks["tau"].min() <= 0.95 and 1 <= marks["tau"].max() <= 1.1
+    teacher = episodes.loc[episodes["arm"] == "teacher", "return"].mean()
+    for arm, mine in marks.groupby("arm"):
+        returns_of = episodes.loc[episodes["arm"] == arm, "return"].to_numpy()
+        assert mine["estimate"].to_numpy() == pytest.approx([(returns_of > t * teacher).mean() for t in mine["tau"]])
+    picked = [{"arm": arm, "chosen": arm == "64×2+gated-6"} for arm in ("64×2+two-tower-3", "64×2+gated-6")]
+    write_table(folder / "headline.csv", picked)
+    assert profiles.read("smoke")["arm"].drop_duplicates().tolist() == [*drawn[:3], "64×2+open-loop-6", "64×2+gated-6"]
+    profiles.main(["--profile", "smoke"])
+    text = rendered("profiles", 3.4)
+    for words in (profiles.X_TITLE, profiles.Y_TITLE, "budget-64×2", "64×2+gated-6"):
+        assert words in text
 
 
 def test_of_more_cells_than_a_page_holds_those_with_the_most_episodes_are_drawn(home, monkeypatch, capsys):

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lib.aggregates import aggregate
 from lib.statistics import StatisticsError, bootstrap_ci
 from lib.study_design import (
+    INTERVALS,
     METHODS,
     POPULATIONS,
     bounded_ends,
     coverage,
     coverage_table,
     episodes_needed,
+    expanded_iqm,
     power,
     power_table,
+    true_iqm,
 )
 from tests.tiny_results import episodes
 
@@ -65,6 +69,32 @@ def test_intervals_of_means_cover_what_they_promise(population, n, method):
     assert coverage(population, n, method)["coverage"] >= 0.93
 
 
+@pytest.mark.parametrize("population, n", [(p, n) for p in ("normal", "lognormal") for n in (20, 50)])
+@pytest.mark.parametrize("statistic, method, least", [("kept", "studentised", 0.92), ("iqm", "expanded", 0.93)])
+def test_intervals_of_parts_of_the_teachers_return_cover_them(statistic, method, least, population, n):
+    repeats = 2_000 if statistic == "kept" else 400
+    assert coverage(population, n, method, statistic, repeats=repeats, resamples=1_000)["coverage"] >= least
+
+
+def test_interval_of_the_iqm_is_that_of_the_aggregate():
+    """Their draws differ: with many of them, the ends are nearly the same."""
+    rng = np.random.default_rng(3)
+    x, teacher = 900 + 30 * rng.standard_normal((2, 3, 25))
+    low, high = expanded_iqm(x, teacher, 0.95, 4_000)
+    for i in range(3):
+        arms = {"teacher": lambda s, i=i: teacher[i, s], "policy": lambda s, i=i: x[i, s]}
+        table = aggregate({"walker-walk-1m-1": episodes(arms, seeds=range(25))}, resamples=4_000)
+        row = table[(table["scope"] == "all") & (table["arm"] == "policy") & (table["statistic"] == "iqm")].iloc[0]
+        assert (low[i], high[i]) == pytest.approx((row["low"], row["high"]), abs=0.1 * (row["high"] - row["low"]))
+
+
+def test_true_iqm():
+    assert true_iqm(POPULATIONS["normal"]) == pytest.approx(900, abs=0.1)
+    ends = stats.lognorm(0.5).ppf([0.25, 0.75])  # the mean of a lognormal between two of its quantiles, in closed form
+    middle = math.exp(0.125) * np.diff(stats.norm.cdf(np.log(ends) / 0.5 - 0.5))[0] / 0.5
+    assert true_iqm(POPULATIONS["lognormal"]) == pytest.approx(1000 - 60 * middle, abs=0.1)
+
+
 def test_what_other_methods_cover():
     """Why means have studentised intervals, and what no resampling can do."""
     assert coverage("lognormal", 20, "percentile")["coverage"] < 0.92
@@ -103,5 +133,5 @@ def test_bounded_interval_of_zeros_and_ones_is_clopper_and_pearsons():
 
 def test_coverage_table_has_a_row_for_every_case():
     table = coverage_table(sizes=(3, 4), repeats=20, resamples=50)
-    assert len(table) == len(POPULATIONS) * 2 * len(METHODS)
+    assert len(table) == len(POPULATIONS) * 2 * len(INTERVALS)
     np.testing.assert_allclose(table["coverage"] + table["too_high"] + table["too_low"], 1)
