@@ -540,6 +540,7 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     assert f"and {100 * mine['kept'].min():.1f}% on its worst cell)" in text
     assert re.search("steps are 15.0 .*times shorter on average", text)  # a float may stand in between
     assert "gains 5.0 times by the 95th percentile, where the planner that it asks has 7.0" in text
+    assert re.search("is budget-64×2, with 1.0 .*times as many model evaluations", text)
     assert f"Our one configuration for all cells, {headline}, keeps" in text  # in the conclusion
     assert "Our one configuration for all cells, picked on calibration episodes, keeps" in text  # in the abstract
     difference = read_table(folder / "statistics" / "comparisons.csv").set_index(["cell", "arm", "role"])["difference"]
@@ -550,6 +551,10 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     assert f"Our one configuration for all cells, {other}, keeps" in text
     assert f"{headline}; ours was picked before and stays: {other}. No other cell" in text
     assert "earlier pick" not in text
+    kept = table.copy()
+    kept.loc[kept["arm"] == "budget-64×2", "kept_low"] = 0.97
+    write_table(folder / "horizon" / "summary.csv", kept)
+    assert "No smaller planner that is asked" in text_of("paper")
     # Picked anew on one cell alone, and put to the test on the other one.
     picked = [row | {"p_non_inferior": 0.01, "earlier": row["arm"] == other} for row in picked if row["cell"] == CELL]
     write_table(folder / "statistics" / "headline.csv", picked)
