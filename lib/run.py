@@ -55,8 +55,8 @@ class Job:
 
 # ------------------------------------------------------------------------------------------------ keys and reasons
 
-# Modules that count otherwise: of the profiles the values that are read, of weights their files, which are needed ones,
-# and not how they are found and checked.
+# Modules that count otherwise: of the profiles the values that are read; of weights their files, which are needed ones,
+# and not how they are found, read and checked.
 APART = ("workload", "checkpoints", "registry", "official_weights")
 
 LABELS = {"code": "", "parameters": "parameter ", "profile": "the profile's ", "needs": "input ", "lib": ""}

@@ -153,13 +153,15 @@ def expanded_iqm(x, teacher, level: float = 0.95, resamples: int = 2_000) -> tup
     return low, high
 
 
-def _of_teacher(ends):
-    """Of returns as parts of a teacher's, which is paired with them: it has their mean, and correlates by 0.7."""
+def _of_teacher(ends, alike: bool = False):
+    """Of returns as parts of a teacher's, which has their mean: a steady one, normal with ± 20, or one that is `alike`,
+    of whose returns one half are the arm's own and one half those of another such arm (a correlation of 0.7)."""
 
     def of(simulated: Population, n: int, level: float, repeats: int, resamples: int, seed: int):
         rng = np.random.default_rng(seed)
-        x, other = (simulated.draw(rng, (repeats, n)) for _ in range(2))
-        return ends(x, (x + other) / 2, level, resamples)
+        x = simulated.draw(rng, (repeats, n))
+        teacher = (x + simulated.draw(rng, x.shape)) / 2 if alike else rng.normal(simulated.mean, 20, x.shape)
+        return ends(x, teacher, level, resamples)
 
     return of
 
@@ -174,6 +176,7 @@ def _of_mean(ends):
 # (statistic, method) → its interval's ends for simulated samples, and the true value.
 INTERVALS = {("mean", name): (_of_mean(ends), lambda population: population.mean) for name, ends in METHODS.items()}
 INTERVALS["kept", "studentised"] = _of_teacher(studentised_ends), lambda population: 1.0
+INTERVALS["kept of alike", "studentised"] = _of_teacher(studentised_ends, alike=True), lambda population: 1.0
 INTERVALS["iqm", "expanded"] = _of_teacher(expanded_iqm), lambda population: true_iqm(population) / population.mean
 
 

@@ -22,8 +22,8 @@ def try_out(
 ) -> pd.DataFrame:
     """A row per episode of the teacher and of every named arm, in `COLUMNS`; empty without names or episodes.
 
-    All start from the same states, those that thresholds are calibrated on as well. Episodes that were played before
-    are not played again. Arguments are those of `lib.evaluation.evaluate`.
+    All start from the same states; the ladder's thresholds are calibrated on the first of them. Episodes that were
+    played before are not played again. Arguments are those of `lib.evaluation.evaluate`.
     """
     seeds, rows = episode_seeds("calibrate", episodes, stage.cell.seed), []
     for name in ["teacher", *map(arm_name, names)] if names and episodes else []:

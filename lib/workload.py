@@ -136,10 +136,10 @@ ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LON
 # Most where arms are told apart, fewer where that is confirmed; other cells, as of 5m, have `eval_episodes`.
 PAPER_EPISODES = (("walker-walk-1m-1", 50, 20), ("cartpole-swingup-1m-1", 50, 20), ("*-1m-*", 20, 0))
 CANDIDATES = tuple(f"64x2+{scheme}" for scheme in _CORRECTED)
-# Where the one configuration is picked; other cells, of which nothing had been reported by then, put it to the test.
+# Where the one configuration is picked; other cells, whose arms had not been played by then, put it to the test.
 TRIALS = (("walker-walk-1m-1", 20), ("cartpole-swingup-1m-1", 20))
-# The first pick was the cheapest that kept 98 % on average over five of these episodes. It did not hold on the reported
-# ones of walker-walk, whereupon the number of episodes was raised and a test asked for (lib/selection.py).
+# The first pick was the cheapest that kept 98 % on average over five of these episodes. On the reported ones of
+# walker-walk it was not shown to: the number of episodes was raised and a test asked for (lib/selection.py).
 EARLIER = "64x2+temporal-6"
 HEADLINE = "64x2+temporal-6"
 

@@ -70,9 +70,13 @@ def test_intervals_of_means_cover_what_they_promise(population, n, method):
 
 
 @pytest.mark.parametrize("population, n", [(p, n) for p in ("normal", "lognormal") for n in (20, 50)])
-@pytest.mark.parametrize("statistic, method, least", [("kept", "studentised", 0.92), ("iqm", "expanded", 0.93)])
+@pytest.mark.parametrize(
+    "statistic, method, least",
+    # Differences of two that are alike are symmetric with heavy tails: there bootstrap-t is a little short.
+    [("kept", "studentised", 0.93), ("kept of alike", "studentised", 0.915), ("iqm", "expanded", 0.93)],
+)
 def test_intervals_of_parts_of_the_teachers_return_cover_them(statistic, method, least, population, n):
-    repeats = 2_000 if statistic == "kept" else 400
+    repeats = 400 if statistic == "iqm" else 2_000
     assert coverage(population, n, method, statistic, repeats=repeats, resamples=1_000)["coverage"] >= least
 
 
