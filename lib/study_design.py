@@ -218,7 +218,7 @@ def coverage(
 def coverage_table(
     sizes=(10, 20, 50), level: float = 0.95, repeats: int = 2_000, resamples: int = 2_000
 ) -> pd.DataFrame:
-    """One row per population, number of episodes, statistic and method; three minutes, nearly all for the IQM.
+    """One row per population, number of episodes, statistic and method; about half a minute.
 
     `coverage` is the share of intervals that hold the true value, to be compared with `level`; `too_high` the share
     that lies wholly above it, which is also how often a one-sided test at (1 − level)/2 finds an arm non-inferior that

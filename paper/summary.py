@@ -6,7 +6,7 @@ Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Wri
 and, from the sidecars, `horizon/arms.json`; and to `statistics/`: `comparisons.csv` (cell × arm × reference),
 `power.csv` (cell × arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own
 teachers); where candidates were tried out also `headline.csv` (cell × candidate), which says which of them is picked;
-under the paper profile also `coverage.csv`, a simulation that takes a few minutes once. Column `cell` names the files
+under the paper profile also `coverage.csv`, a simulation that takes half a minute once. Column `cell` names the files
 of a cell's results: a teacher from elsewhere may have task, size and seed in common with a shipped one.
 """
 
