@@ -43,8 +43,7 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 
 .PHONY: all paper status test test-slow lint html verify teachers clean help setup install graph summary pareto
 .PHONY: planner planner-figure teachers-figure horizon-figure depth-figure replans-figure returns-figure film
-.PHONY: profiles-figure
-.PHONY: model_error-figure offline offline-figure sequence-figure model_size-figure
+.PHONY: profiles-figure model_error-figure offline offline-figure sequence-figure model_size-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
 .PHONY: $(CELLS:%=action_error-%) $(TEACHER_CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
 
