@@ -3,8 +3,8 @@
     python figures/profiles.py --profile quick
 
 reads data/results/quick/statistics/profiles.csv, and headline.csv where one configuration was picked; writes
-figures/quick/profiles.{svg,pdf,png}. Drawn are the teacher, the smaller planner at every step, the policy prior, and the
-picked configuration with its open-loop twin: a line for each, with 95 % intervals.
+figures/quick/profiles.{svg,pdf,png}. Drawn are the teacher, the smaller planner at every step, the policy prior, and
+the picked configuration with its open-loop twin: a line for each, with 95 % intervals.
 """
 
 from __future__ import annotations
