@@ -232,7 +232,8 @@ summary: setup $(CELLS:%=horizon-%)
 learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 
 pareto: summary $(SEQUENCES:%=sequence-%)
-	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(R)/statistics/aggregate.csv 2>&-) $(if $(SEQUENCES),$(shell ls $(call learnt,summary) 2>&-)))
+	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(R)/statistics/aggregate.csv 2>&-) $(if $(SEQUENCES),$(shell ls $(call learnt,summary) 2>&-))) \
+		$(if $(word 3,$(CELLS)),--out figures/$(PROFILE)/pareto-cells.svg)
 
 horizon-figure: summary
 	@$(call figure,horizon,$(R)/horizon/summary.csv)

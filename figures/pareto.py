@@ -3,8 +3,8 @@
     python figures/pareto.py --profile quick
 
 reads data/results/quick/horizon/summary.csv, statistics/aggregate.csv, and of decision_transformer/ the policies that
-learnt from expert episodes of the same cells; writes figures/quick/pareto.{svg,pdf,png}. Of more cells than fit a page
-those with the most episodes have a row.
+learnt from expert episodes of the same cells; writes figures/quick/pareto.{svg,pdf,png}. Of more than two cells those
+with the most episodes have a row there, and the others in pareto-cells.{…}.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ COSTS = {
 }
 Y_TITLE, SHORT_Y_TITLE = "Return kept (% of teacher)", "Return kept (%)"
 AXIS, GAP = 40, 13  # units for the axis of the first panel of a row, and between panels
-HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 165, 430, 26  # of a panel at most, of all rows, and what a row needs beside its panels
-MOST = 3  # cells with a row of their own
+HEIGHT, ROW_EXTRA = 165, 26  # of a panel at most, and what a row needs beside its panels
+# Cells with a row of their own and the height of all rows: beside text, and on a page of its own.
+MOST, ROWS_HEIGHT = 2, 430
+MOST_OF_PAGE, PAGE_HEIGHT = 6, 560
 ALL = "mean over all cells"
 EDGE = 5  # units that are free above and below all intervals
 LOW = 110  # a panel that is lower has smaller marks and a shorter title
@@ -251,14 +253,23 @@ def legend(summary: pd.DataFrame, width: float) -> alt.LayerChart:
     return alt.layer(symbols, texts).properties(width=width, height=height)
 
 
-def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure from what `read` gives: the legend, and per cell a panel for every cost that was measured."""
+def drawings(summary: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """The figures from what `read` gives: what stands beside the text, and the other cells where there are more."""
     overall = summary["cell"] == ALL
-    summary = pd.concat([summary[overall], pages.fitting(summary[~overall], MOST, "pareto")])
+    first = pages.fitting(summary[~overall], MOST)
+    others = summary[~overall & ~summary["cell"].isin(first["cell"])]
+    found = {"pareto": draw(pd.concat([summary[overall], first]), ROWS_HEIGHT)}
+    if len(others):
+        found["pareto-cells"] = draw(pages.fitting(others, MOST_OF_PAGE, "pareto-cells"), PAGE_HEIGHT)
+    return found
+
+
+def draw(summary: pd.DataFrame, rows_height: float = ROWS_HEIGHT) -> alt.TopLevelMixin:
+    """One figure: the legend, and per cell a panel for every cost that was measured."""
     cells = [arms for _, arms in summary.groupby("cell", sort=False)]
     costs = [cost for cost in COSTS if summary[cost].notna().any()]
     width = (charts.FULL_WIDTH - AXIS - GAP * (len(costs) - 1)) / len(costs)
-    height = min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA)
+    height = min(HEIGHT, rows_height / len(cells) - ROW_EXTRA)
     x = {cost: cost_scale(summary[cost].dropna(), width) for cost in costs}
     rows: list[alt.TopLevelMixin] = []
     for arms in cells:
@@ -318,7 +329,7 @@ def cell_title(arms: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    pages.command_line(__doc__, lambda profile: {"pareto": draw(read(profile))}, arguments)
+    pages.command_line(__doc__, lambda profile: drawings(read(profile)), arguments)
 
 
 if __name__ == "__main__":

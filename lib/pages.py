@@ -23,8 +23,9 @@ def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]]
             print(path)
 
 
-def fitting(marks: pd.DataFrame, most: int, figure: str, panels: str = "") -> pd.DataFrame:
-    """The marks of the cells that a page holds, those with the most episodes first; says which are left out.
+def fitting(marks: pd.DataFrame, most: int, figure: str = "", panels: str = "") -> pd.DataFrame:
+    """The marks of the cells that a page holds, those with the most episodes first; of a `figure` with a name says
+    which are left out.
 
     marks: columns `cell` and `episodes`. A cell takes as much room as its column `panels` has values, one without it;
     the page has room for `most`, and for the first cell in any case.
@@ -32,6 +33,6 @@ def fitting(marks: pd.DataFrame, most: int, figure: str, panels: str = "") -> pd
     cells = marks.groupby("cell", sort=False).agg(room=(panels or "cell", "nunique"), episodes=("episodes", "sum"))
     cells = cells.sort_values("episodes", ascending=False, kind="stable")
     fits = cells["room"].cumsum() <= max(most, cells["room"].iloc[0])
-    if not fits.all():
+    if figure and not fits.all():
         print(f"{figure}: a page does not hold all cells; left out: {', '.join(cells.index[~fits])}", file=sys.stderr)
     return marks[marks["cell"].isin(cells.index[fits])]
