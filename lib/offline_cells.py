@@ -1,7 +1,7 @@
 """The offline study's cells: snapshots of training runs. `lib.workload` says how much work is done on them.
 
     study = resolve_study("quick", "all", "1m", 0, "", "cpu")
-    study.cells, study.skipped      # what can be measured, and the files of cells whose weights are missing
+    study.cells, study.skipped      # what can be measured, and the cells whose weights are missing
 
 A cell is a snapshot: (task, size, seed, decisions of training).
 """
@@ -19,7 +19,7 @@ import numpy as np
 from lib import paths
 from lib.config import MODEL_SIZES, ConfigError, one_of
 from lib.profiles import Cell, episode_seeds, resolve
-from lib.results import shown
+from lib.results import file_hash
 from lib.workload import SNAPSHOTS, OfflineStudy
 
 # Tasks whose simulator can be asked anew for each cell: one decision of random shooting takes 16 ms of cartpole's and
@@ -40,11 +40,21 @@ def study_seeds(purpose: str, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A cell of the study: the weights of a run after so many decisions (None: not known), by the name to load them."""
+    """A cell of the study: the weights of a run after so many decisions (None: not known).
+
+    `name` is that of a shipped teacher or snapshot, or of one that would be; `file` is set for weights that are loaded
+    from elsewhere.
+    """
 
     cell: Cell
     decisions: int | None
     name: str
+    file: Path | None = None
+
+    @property
+    def weights(self) -> str:
+        """What to load."""
+        return str(self.file or self.name)
 
     @cached_property
     def label(self) -> Cell:
@@ -54,12 +64,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Study:
-    """What a run of the study is asked for: cells that can be measured, and the files of those that cannot."""
+    """What a run of the study is asked for: cells that can be measured, and those that cannot."""
 
     profile: str
     sizes: OfflineStudy
     cells: list[Snapshot]
-    skipped: list[str]
+    skipped: list[Snapshot]
     device: str
 
 
@@ -96,8 +106,8 @@ def resolve_study(
 
 def study_cells(
     sizes: OfflineStudy, task: str = "all", size: str = "1m", seed: int = 0
-) -> tuple[list[Snapshot], list[str]]:
-    """The cells whose weights are there, and the files of the others; size "all" takes the sizes that are shipped."""
+) -> tuple[list[Snapshot], list[Snapshot]]:
+    """The cells whose weights are there, and the others; size "all" takes the sizes that are shipped."""
     found, skipped = [], []
     for name in sizes.tasks if task == "all" else (task,):
         for run in sizes.seeds if seed == 0 else (seed,):
@@ -109,21 +119,27 @@ def study_cells(
                 if sizes.snapshots and len(points) > sizes.snapshots:
                     spread = np.linspace(0, len(points) - 1, sizes.snapshots).round().astype(int)
                     points = [points[i] for i in spread]
-                found += [Snapshot(cell, decisions, weights) for decisions, weights, _ in points if weights]
-                skipped += [shown(file) for _, weights, file in points if not weights]
+                for point in points:
+                    (found if _is_here(point) else skipped).append(point)
     return found, skipped
 
 
-def _points(cell: Cell) -> list[tuple[int, str | None, Path]]:
-    """(decisions, name to load or None, file) of a run's snapshots and of its teacher, in order of training."""
+def _is_here(point: Snapshot) -> bool:
+    return (point.file or paths.TEACHERS / f"{point.name}.safetensors").is_file()
+
+
+def _points(cell: Cell) -> list[Snapshot]:
+    """A run's snapshots, shipped ones or those in the folder where it was trained, and its teacher, in order."""
     teacher = paths.TEACHERS / f"{cell}.safetensors"
     card = teacher.with_suffix(".json")
     end = json.loads(card.read_text(encoding="utf-8"))["decisions"] if teacher.is_file() and card.is_file() else None
+    run = paths.CACHE / "training" / str(cell) / "snapshots"
+    last = run / f"{end}.safetensors"
+    same_run = not teacher.is_file() or last.is_file() and file_hash(last) == file_hash(teacher)
     points = []
     for decisions in sorted({*SNAPSHOTS[cell.task], *filter(None, [end])}):
-        file = paths.TEACHERS / str(cell) / f"{decisions}.safetensors"
-        if decisions == end:
-            points.append((decisions, str(cell), teacher))
-        else:
-            points.append((decisions, f"{cell}/{decisions}" if file.is_file() else None, file))
+        shipped = Snapshot(cell, decisions, str(cell) if decisions == end else f"{cell}/{decisions}")
+        trained = run / f"{decisions}.safetensors"
+        usable = same_run and trained.is_file() and not _is_here(shipped)
+        points.append(dataclasses.replace(shipped, file=trained) if usable else shipped)
     return points

@@ -1,10 +1,10 @@
-"""Which offline metric tells how a world model will plan: snapshots of training runs, measured and played.
+"""Which offline metric tells how a world model will plan: a snapshot of a training run, measured and played.
 
-    study = resolve_study("quick", "all", "1m", 0, "", "cpu")
-    rows, gaps = measure_cells(study)
+    bench = Bench(snapshot, "quick", study.sizes)
+    row, gaps = bench.rows()
 
-Whatever is costly is kept under a key of its own, part by part: a killed run goes on where it was, and a change in one
-part leaves the others. `lib.offline_tables` has the correlations.
+`lib.offline_records` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a killed
+run goes on where it was, and a change in one part leaves the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from lib import paths
@@ -25,7 +24,7 @@ from lib.checkpoints import load_world_model, resolve_device, size_of, teacher_k
 from lib.config import PlannerConfig
 from lib.evaluation import Stage
 from lib.matched_planning import MppiPlanner, Search
-from lib.offline_cells import CHEAP, SEEDS, Snapshot, Study, study_cells, study_seeds
+from lib.offline_cells import CHEAP, SEEDS, Snapshot, study_seeds
 from lib.offline_metrics import Decoder, RandomActions, Visited, bank, fit_decoder, measure, visit
 from lib.oracle import Oracle
 from lib.planning_gap import Learner, Matched, episodes, gap
@@ -34,9 +33,7 @@ from lib.results import (
     SETTINGS_MODULES,
     cached,
     combine,
-    intact,
     module_key,
-    read_table,
     write_json,
 )
 from lib.statistics import bootstrap_ci, kept_return
@@ -74,7 +71,7 @@ class Bench:
 
     @cached_property
     def wm(self):
-        return load_world_model(self.snapshot.name, self.snapshot.cell.task, resolve_device(self.device))
+        return load_world_model(self.snapshot.weights, self.snapshot.cell.task, resolve_device(self.device))
 
     @cached_property
     def player(self) -> MppiPlanner:
@@ -92,7 +89,7 @@ class Bench:
 
     @cached_property
     def weights(self) -> str:
-        return teacher_key(self.snapshot.name)
+        return teacher_key(self.snapshot.weights)
 
     def _file(self, what: str, key: str, suffix: str) -> Path:
         return paths.CACHE / "offline" / f"{self.snapshot.label}-{what}-{key[:16]}{suffix}"
@@ -164,7 +161,7 @@ class Bench:
     def downstream(self) -> dict:
         """What the teacher's planner returns, and what of it is kept when its plans are executed open loop."""
         s = self.sizes
-        stage = Stage(self.snapshot.label, self.profile, self.snapshot.name, self.wm, {}, s.arm_decisions)
+        stage = Stage(self.snapshot.label, self.profile, self.snapshot.weights, self.wm, {}, s.arm_decisions)
         seeds = episode_seeds("report" if self.profile == "paper" else "trial", s.arm_episodes)
         budget = f"{s.planner.samples}x{s.planner.iterations}"
 
@@ -182,9 +179,9 @@ class Bench:
             row |= dict(zip(names, kept, strict=True))
         return row
 
-    def rows(self, key: str) -> tuple[dict, list[dict]]:
+    def rows(self) -> tuple[dict, list[dict]]:
         """The cell's row, and one per planner of the gap; `cpg` is that of random shooting by the task's score."""
-        snapshot = self.snapshot
+        snapshot, key = self.snapshot, self.key()
         about = {"cell": str(snapshot.label), "task": snapshot.cell.task, "size": size_of(self.wm.config)}
         about |= {"seed": snapshot.cell.seed, "decisions": snapshot.decisions}
         metrics, gaps = self.metrics(), self.gaps()
@@ -192,49 +189,18 @@ class Bench:
         names = {"cpg": "cpg", "cpg_low": "cpg_low", "cpg_high": "cpg_high", "verdict": "verdict"}
         names |= {f"cpg_return{end}": f"return_gap{end}" for end in ("", "_low", "_high")}
         row = about | metrics | {name: main.get(theirs) for name, theirs in names.items()} | self.downstream()
-        return row | {"key": key}, [about | found | {"key": key} for found in gaps]
+        return row | {"weights": self.weights, "key": key}, [about | found | {"key": key} for found in gaps]
 
     def key(self) -> str:
-        """Everything that the cell's rows depend on."""
-        work = dataclasses.replace(self.sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
-        return combine(_code("lib.offline_study"), self.weights, work)
+        return row_key(self.weights, self.sizes)
+
+
+def row_key(weights: str, sizes: OfflineStudy) -> str:
+    """Everything that a cell's rows depend on."""
+    work = dataclasses.replace(sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
+    return combine(_code("lib.offline_study"), weights, work)
 
 
 def _budget(planner: PlannerConfig) -> dict:
     """A planner's settings without how its plans are computed."""
     return {k: v for k, v in vars(planner).items() if k != "mode"}
-
-
-# -------------------------------------------------------------------------------------------------------- all cells
-
-
-def measure_cells(study: Study) -> tuple[list[dict], list[dict]]:
-    """One row per cell, and one row per cell and planner of the gap.
-
-    Cells that the profile's result files have under the same key are taken from there, also those that were not asked
-    for now, if they are what would be measured.
-    """
-    known, rows, gaps = recorded(study.profile), [], []
-    others = [cell for cell in study_cells(study.sizes)[0] if cell not in study.cells]
-    for number, snapshot in enumerate([*study.cells, *others], 1):
-        bench = Bench(snapshot, study.profile, study.sizes, study.device)
-        key = bench.key()
-        if key not in known:
-            if snapshot in others:
-                continue
-            print(f"cell {number} of {len(study.cells)}: {snapshot.label}", flush=True)
-            known[key] = bench.rows(key)
-        rows.append(known[key][0])
-        gaps += known[key][1]
-    return rows, gaps
-
-
-def recorded(profile: str) -> dict[str, tuple[dict, list[dict]]]:
-    """Key → row and gaps of the cells in a profile's result files."""
-    tables = []
-    for name in ("cells", "gaps"):
-        file = paths.results(profile) / "offline" / f"{name}.csv"
-        table = read_table(file) if intact(file) else pd.DataFrame(columns=["key"])  # not when edited by hand
-        tables.append(table.astype(object).where(table.notna(), None).to_dict("records"))
-    found = {row["key"]: (row, [gap for gap in tables[1] if gap["key"] == row["key"]]) for row in tables[0]}
-    return {key: (row, gaps) for key, (row, gaps) in found.items() if gaps}

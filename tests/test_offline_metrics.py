@@ -12,13 +12,14 @@ from scipy import stats
 from test_charts import load_figure, pdf_text
 from tiny import tiny_model
 
-from lib import offline_cells, offline_study, offline_tables, paths
+from lib import offline_cells, offline_records, offline_study, offline_tables, paths
 from lib.checkpoints import save_world_model
 from lib.config import ConfigError, WorldModelConfig
 from lib.matched_planning import CEM, SHOOTING, Encoded, Learned, Search, encode, value
 from lib.notebook import read_notebook
 from lib.offline_cells import resolve_study, study_cells, study_seeds
 from lib.offline_metrics import RandomActions, Visited, bank, fit_decoder, l2, measure, ranking, regret, visit
+from lib.offline_records import measure_cells
 from lib.offline_tables import ALL, ALL_RANKS, MAIN_METRICS, METRICS, TARGETS, correlations, differences, write_results
 from lib.oracle import SCORED, Oracle, State
 from lib.profiles import SEED_BLOCKS
@@ -241,11 +242,32 @@ def test_cells_are_found_and_missing_ones_named(shipped):
     found, skipped = study_cells(every)
     assert [(c.name, c.decisions) for c in found] == [("walker-walk-1m-1", 24), ("walker-walk-1m-1/50000", 50_000)]
     assert [str(c.label) for c in found] == ["walker-walk-1m-1", "walker-walk-1m-1-50000"]
-    assert len(skipped) == 5 and skipped[0].endswith("walker-walk-1m-1/2500.safetensors")
+    assert len(skipped) == 5 and skipped[0].name == "walker-walk-1m-1/2500"
     assert len(study_cells(PROFILES["smoke"].offline)[0]) == 2  # the first and the last of them
     found, skipped = study_cells(every, "cartpole-swingup", "5m", 2)
-    assert not found and skipped[-1].endswith("cartpole-swingup-5m-2/20000.safetensors")
+    assert not found and skipped[-1].name == "cartpole-swingup-5m-2/20000"
     assert len(study_cells(every, "walker-walk", "all")[0]) == 2
+
+
+def test_snapshots_are_taken_from_where_they_were_trained_if_it_is_the_same_run(shipped):
+    def trained(cell: str, *decisions: int):
+        folder = paths.CACHE / "training" / cell / "snapshots"
+        folder.mkdir(parents=True, exist_ok=True)
+        for n in decisions:
+            save_world_model(WorldModel(TINY, "walker-walk"), folder / f"{n}.safetensors")
+
+    trained("walker-walk-1m-2", 2_500, 50_000)
+    every = dataclasses.replace(PROFILES["smoke"].offline, snapshots=0, seeds=(2,))
+    (first, last), skipped = study_cells(every)
+    assert str(first.label) == "walker-walk-1m-2-2500" and first.weights == str(first.file) and first.file.is_file()
+    assert last.decisions == 50_000 and [s.decisions for s in skipped] == [5_000, 10_000, 20_000, 35_000]
+    trained("walker-walk-1m-1", 2_500)  # by another run than the one that is shipped
+    every = dataclasses.replace(every, seeds=(1,))
+    assert [s.decisions for s in study_cells(every)[0]] == [24, 50_000]
+    run = paths.CACHE / "training" / "walker-walk-1m-1" / "snapshots"
+    (run / "24.safetensors").write_bytes((paths.TEACHERS / "walker-walk-1m-1.safetensors").read_bytes())
+    found, _ = study_cells(every)
+    assert [(s.decisions, s.file is None) for s in found] == [(24, True), (2_500, False), (50_000, True)]
 
 
 def test_parameters_are_checked(shipped):
@@ -312,14 +334,40 @@ def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, c
     before = (folder / "cells.csv").read_bytes()
     execute()  # from the result files
     assert "cell 1" not in capsys.readouterr().out and (folder / "cells.csv").read_bytes() == before
-    (folder / "cells.csv").unlink()
     (paths.TEACHERS / "walker-walk-1m-1" / "50000.safetensors").unlink()
+    execute()  # the rows stay without the weights
+    assert "skipped" not in capsys.readouterr().out and (folder / "cells.csv").read_bytes() == before
+    (folder / "cells.csv").unlink()
     execute()  # from what is kept of each part, with one cell less
     said = capsys.readouterr().out
     assert "cell 1 of 1" in said and "50000.safetensors" in said and not played
     assert len(pd.read_csv(folder / "cells.csv")) == 1
     assert parts() == made
     assert read_sidecar(folder / "cells.csv")["skipped"][0].endswith("50000.safetensors")
+
+
+def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped, monkeypatch):
+    """Rows of two runs, whose files are gone: one was measured by this code, the other by code of before."""
+    sizes = PROFILES["smoke"].offline
+    study = resolve_study("smoke", "walker-walk", "1m", 0, "", "cpu")
+    study = dataclasses.replace(study, cells=[], sizes=dataclasses.replace(sizes, seeds=(2, 3), snapshots=0))
+    monkeypatch.setattr(offline_records, "Bench", None)  # nothing is measured
+
+    def rows(seed, key, weights="a" * 64, decisions=2_500):
+        cell = f"walker-walk-1m-{seed}-{decisions}"
+        about = {"cell": cell, "task": "walker-walk", "size": "1m", "seed": seed, "decisions": decisions, "key": key}
+        return about | {"m1": 0.5, "weights": weights}, [about | {"planner": "shooting"}]
+
+    good = offline_study.row_key("a" * 64, study.sizes)
+    kept = rows(2, good)
+    others = [rows(3, "b" * 64), rows(3, offline_study.row_key("c" * 64, study.sizes), None, 5_000)]
+    found = [kept, *others, rows(9, offline_study.row_key("d" * 64, study.sizes), "d" * 64)]
+    write_results("smoke", [row for row, _ in found], [gap for _, gaps in found for gap in gaps], [])
+    cells, gaps, skipped = measure_cells(dataclasses.replace(study, skipped=study_cells(study.sizes)[1]))
+    assert [row["seed"] for row in cells] == [gap["seed"] for gap in gaps] == [2] and cells[0]["m1"] == 0.5
+    assert len(skipped) == 11 and skipped[0].endswith("walker-walk-1m-2/5000.safetensors")
+    harder = dataclasses.replace(study, sizes=dataclasses.replace(study.sizes, k=study.sizes.k + 1))
+    assert measure_cells(harder)[:2] == ([], [])
 
 
 def test_the_notebook_finishes_where_no_weights_are(shipped, capsys):
