@@ -21,6 +21,7 @@ from lib.statistics import (
     Estimate,
     StatisticsError,
     arms_by_seed,
+    bootstrap_ci,
     pair,
     paired_difference,
     references,
@@ -31,6 +32,7 @@ from lib.statistics import (
 
 EVERY_STEP = ("budget-", "best-of-", "policy")  # beginnings of names of arms that look at every state anew
 MARGIN = 0.02  # of the mean return of the arm compared with
+COSTS = ("planner_calls", "model_evaluations")  # of an episode
 
 
 def probability_of_improvement(a, b, level: float = 0.95) -> Estimate:
@@ -123,6 +125,21 @@ def compare(
     if not tables:
         raise StatisticsError("No arm has another one to be compared with; evaluate arms beside the teacher.")
     return pd.concat(tables, ignore_index=True)
+
+
+def cost_ends(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Intervals of what each arm costs per episode: rows of cell and arm, columns `<cost>_low` and `<cost>_high`.
+
+    rows: as `summarise` takes them. An arm without a gate costs the same in every episode: its interval has no width.
+    """
+    table = []
+    for cell, episodes in rows.groupby([*CELL, "arm"], sort=False):
+        row = dict(zip((*CELL, "arm"), cell, strict=True))
+        for cost in COSTS:
+            ends = bootstrap_ci(episodes[cost], level=level, resamples=resamples, seed=seed)
+            row |= dict(zip((f"{cost}_low", f"{cost}_high"), ends, strict=True))
+        table.append(row)
+    return pd.DataFrame(table)
 
 
 def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] | None = None) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib import paths
 from lib.aggregates import aggregate, performance_profiles
-from lib.comparisons import compare
+from lib.comparisons import compare, cost_ends
 from lib.evaluation import evaluated_cells
 from lib.profiles import CELL
 from lib.results import cached, module_key, read_sidecar, read_table, write_json, write_table
@@ -50,7 +50,11 @@ def main() -> None:
         print(write_table(folder.parent / file, table, cells=list(tables)))
 
     steps = {cell: latency(name, cell) for cell in rows}
-    write("horizon/summary.csv", each(rows, lambda cell, rows: summarise(rows).join(steps[cell], on="arm")))
+
+    def arms(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
+        return summarise(episodes).merge(cost_ends(episodes)).join(steps[cell], on="arm")
+
+    write("horizon/summary.csv", each(rows, arms))
     write("statistics/comparisons.csv", each(rows, lambda cell, rows: compare(rows, steps[cell]["step_ms"].to_dict())))
     write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
     own = {cell: table for cell, table in rows.items() if CELL.fullmatch(cell)}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.comparisons import compare, holm, non_inferiority, one_sided_p, probability_of_improvement, rivals
+from lib.comparisons import compare, cost_ends, holm, non_inferiority, one_sided_p, probability_of_improvement, rivals
 from lib.statistics import StatisticsError, bootstrap_ci, paired_difference
 from lib.study_design import POPULATIONS
 from tests.tiny_results import episodes
@@ -165,3 +165,21 @@ def test_compare_corrects_within_a_cell():
     np.testing.assert_array_equal(table["p_holm"], [*alone["p_holm"], *alone["p_holm"]])
     with pytest.raises(StatisticsError, match="No arm has another one"):
         compare(episodes({"teacher": lambda s: 1.0}))
+
+
+def test_costs_have_intervals_over_episodes_of_each_arm():
+    rows = episodes({"teacher": lambda seed: 900, "gated-6": lambda seed: 890}, range(8))
+    gated = rows["arm"] == "gated-6"
+    calls = np.array([90, 100, 110, 95, 105, 120, 80, 101])
+    rows.loc[gated, "planner_calls"], rows.loc[~gated, "planner_calls"] = calls, 500
+    other = rows.assign(task="cup-catch", planner_calls=7)
+    table = cost_ends(pd.concat([rows, other])).set_index(["task", "arm"])
+    mine = table.loc[(rows["task"].iloc[0], "gated-6")]
+    assert (mine["planner_calls_low"], mine["planner_calls_high"]) == bootstrap_ci(calls)
+    assert mine["planner_calls_low"] < calls.mean() < mine["planner_calls_high"]
+    ends = ["planner_calls_low", "planner_calls_high"]
+    assert table.loc[(rows["task"].iloc[0], "teacher"), ends].eq(500).all() and table.loc["cup-catch", ends].eq(7).all(
+        axis=None
+    )
+    one = cost_ends(rows[rows["episode_seed"] == rows["episode_seed"].iloc[0]])
+    assert one[ends].isna().all(axis=None)

@@ -13,7 +13,7 @@ from tiny_results import episodes
 from lib import paths
 from lib.aggregates import aggregate
 from lib.cards import card_row
-from lib.comparisons import compare
+from lib.comparisons import compare, cost_ends
 from lib.results import read_table, write_table
 from lib.statistics import summarise
 from lib.study_design import power_table
@@ -57,7 +57,8 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
         for seed in range(episodes)
     ]  # fmt: skip
     folder = paths.results(profile)
-    table = summarise(pd.DataFrame(rows)).assign(cell=CELL, step_ms=None, steps_per_s=None)
+    table = summarise(pd.DataFrame(rows)).merge(cost_ends(pd.DataFrame(rows)))
+    table = table.assign(cell=CELL, step_ms=None, steps_per_s=None)
     write_table(folder / "horizon" / "summary.csv", table)
     depth = dict(plan_mse=0.0612, corrector_mse=0.0321, policy_mse=0.2012, teacher_floor_mse=0.0091, samples=512)
     depths = [{"depth": 1, **depth}, {"depth": 2, **depth, "corrector_mse": 0.0472}]
@@ -189,6 +190,10 @@ def test_the_table_lists_every_arm_and_marks_what_intervals_show(tree):
     change("paper", "two-tower-3", "kept_low", 0.985), change("paper", "two-tower-3", "kept_high", 0.99)
     text_of("paper")
     assert bold(tree) == {"98.9 [98.9, 98.9]", "192", "92.8 [98.5, 99.0]", "167"}  # the least of each cost
+    change("paper", "two-tower-3", "planner_calls_high", 501)
+    change("paper", "budget-64×2", "planner_calls_low", 168)
+    text_of("paper")
+    assert bold(tree) == {"98.9 [98.9, 98.9]", "192", "92.8 [98.5, 99.0]", "167", "500"}  # not told from the least
     results("quick")
     assert "Bold" not in text_of("quick")
 
@@ -478,7 +483,8 @@ def two_cells(cell: str, task="walker-walk", size="1m") -> dict[str, pd.DataFram
     folder = paths.results("paper")
     values = {arm: lambda seed, v=value: v + seed for arm, value in RETURNS.items()}
     rows = {CELL: episodes(values), cell: episodes(values, task=task).assign(size=size)}
-    tables = [summarise(r).assign(cell=name, step_ms=None, steps_per_s=None) for name, r in rows.items()]
+    tables = [summarise(r).merge(cost_ends(r)) for r in rows.values()]
+    tables = [t.assign(cell=name, step_ms=None, steps_per_s=None) for name, t in zip(rows, tables, strict=True)]
     write_table(folder / "horizon" / "summary.csv", pd.concat(tables))
     write_table(folder / "statistics" / "aggregate.csv", aggregate(rows))
     compared = [compare(r).assign(cell=name) for name, r in rows.items()]
