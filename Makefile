@@ -233,7 +233,7 @@ learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 
 pareto: summary $(SEQUENCES:%=sequence-%)
 	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(R)/statistics/aggregate.csv 2>&-) $(if $(SEQUENCES),$(shell ls $(call learnt,summary) 2>&-))) \
-		$(if $(word 3,$(CELLS)),--out figures/$(PROFILE)/pareto-cells.svg)
+		$(if $(shell cut -d, -f1 $(R)/horizon/summary.csv 2>&- | sed 1d | sort -u | sed -n 3p),--out figures/$(PROFILE)/pareto-cells.svg)
 
 horizon-figure: summary
 	@$(call figure,horizon,$(R)/horizon/summary.csv)

@@ -42,8 +42,8 @@ def study_seeds(purpose: str, count: int) -> list[int]:
 class Snapshot:
     """A cell of the study: the weights of a run after so many decisions (None: not known).
 
-    `name` is that of a shipped teacher or snapshot, or of one that would be; `file` is set for weights that are loaded
-    from elsewhere.
+    `name` is that of a teacher or snapshot, shipped or not, or a file's path; `file` is set where a run's weights are
+    loaded from the folder in which it was trained.
     """
 
     cell: Cell
@@ -52,7 +52,7 @@ class Snapshot:
     file: Path | None = None
 
     @property
-    def weights(self) -> str:
+    def source(self) -> str:
         """What to load."""
         return str(self.file or self.name)
 
@@ -129,17 +129,19 @@ def _is_here(point: Snapshot) -> bool:
 
 
 def _points(cell: Cell) -> list[Snapshot]:
-    """A run's snapshots, shipped ones or those in the folder where it was trained, and its teacher, in order."""
+    """A run's snapshots and its end, in order: as they are shipped, or else from the folder where it was trained."""
     teacher = paths.TEACHERS / f"{cell}.safetensors"
     card = teacher.with_suffix(".json")
-    end = json.loads(card.read_text(encoding="utf-8"))["decisions"] if teacher.is_file() and card.is_file() else None
-    run = paths.CACHE / "training" / str(cell) / "snapshots"
-    last = run / f"{end}.safetensors"
-    same_run = not teacher.is_file() or last.is_file() and file_hash(last) == file_hash(teacher)
+    shipped = (
+        json.loads(card.read_text(encoding="utf-8"))["decisions"] if teacher.is_file() and card.is_file() else None
+    )
+    trained = {int(f.stem): f for f in (paths.CACHE / "training" / str(cell) / "snapshots").glob("*.safetensors")}
+    last = trained.get(shipped)
+    if teacher.is_file() and (last is None or file_hash(last) != file_hash(teacher)):
+        trained = {}  # another run
+    end = shipped or max(trained, default=None)
     points = []
     for decisions in sorted({*SNAPSHOTS[cell.task], *filter(None, [end])}):
-        shipped = Snapshot(cell, decisions, str(cell) if decisions == end else f"{cell}/{decisions}")
-        trained = run / f"{decisions}.safetensors"
-        usable = same_run and trained.is_file() and not _is_here(shipped)
-        points.append(dataclasses.replace(shipped, file=trained) if usable else shipped)
+        point = Snapshot(cell, decisions, str(cell) if decisions == shipped else f"{cell}/{decisions}")
+        points.append(point if _is_here(point) else dataclasses.replace(point, file=trained.get(decisions)))
     return points

@@ -13,46 +13,72 @@ import pandas as pd
 from lib import paths
 from lib.offline_cells import Study, study_cells
 from lib.offline_study import Bench, row_key
+from lib.profiles import CELL
 from lib.results import intact, read_table, shown
 
 Record = tuple[dict, list[dict]]  # a cell's row, and one per planner of the gap
 
 
 def measure_cells(study: Study) -> tuple[list[dict], list[dict], list[str]]:
-    """One row per cell, one row per cell and planner of the gap, and the files of cells without weights or rows.
+    """One row per cell, one row per cell and planner of the gap, and the files of cells with neither weights nor rows.
 
     Cells that the profile's result files have under the same key are taken from there, also those that were not asked
-    for now. So are those whose weights are not here, if their rows name weights for which the key is the same: one run
-    of each task is shipped, and the rows of others were measured where they had been trained.
+    for now. So are those whose weights are not here, see `_of_absent`: one run of each task is shipped, and the rows of
+    others were measured where they had been trained.
     """
-    known, rows, gaps = recorded(study.profile), [], []
-    everything, absent = study_cells(study.sizes)
-    absent = [*study.skipped, *(snapshot for snapshot in absent if snapshot not in study.skipped)]
-    others = [snapshot for snapshot in everything if snapshot not in study.cells]
-    for number, snapshot in enumerate([*study.cells, *others], 1):
+    known, taken, strange = recorded(study.profile), {}, set()
+    others = [snapshot for snapshot in study_cells(study.sizes)[0] if snapshot not in study.cells]
+    for number, snapshot in enumerate([*others, *study.cells], 1 - len(others)):
         bench = Bench(snapshot, study.profile, study.sizes, study.device)
-        found = known.get(bench.key())
-        if found is None:
-            if snapshot in others:
-                continue
+        key = bench.key()
+        if key not in known:
+            strange.add(str(snapshot.cell))
+        if key in taken or key not in known and snapshot in others:
+            continue
+        if key in known:  # perhaps as a file of any name, when it was measured
+            row, of_it = known[key]
+            taken[key] = row | bench.about, [gap | bench.about for gap in of_it]
+        else:
             print(f"cell {number} of {len(study.cells)}: {snapshot.label}", flush=True)
-            found = bench.rows()
-        rows.append(found[0])
-        gaps += found[1]
-    elsewhere = {row["cell"]: (row, of_it) for key, (row, of_it) in known.items() if _holds(key, row, study)}
-    skipped = []
-    for snapshot in absent:
-        if found := elsewhere.get(str(snapshot.label)):
-            rows.append(found[0])
-            gaps += found[1]
-        elif snapshot in study.skipped:
-            skipped.append(shown(paths.TEACHERS / f"{snapshot.name}.safetensors"))
-    return rows, gaps, skipped
+            taken[key] = bench.rows()
+    here = {_point(row) for row, _ in taken.values()}
+    absent = {key: (row, gaps) for key, (row, gaps) in known.items() if _point(row) not in here}
+    taken |= _of_absent(absent, study, strange)
+    have = {_point(row) for row, _ in taken.values()}
+    missing = [snapshot for snapshot in study.skipped if (str(snapshot.cell), snapshot.decisions) not in have]
+    skipped = [shown(paths.TEACHERS / f"{snapshot.name}.safetensors") for snapshot in missing]
+    return [row for row, _ in taken.values()], [gap for _, gaps in taken.values() for gap in gaps], skipped
 
 
-def _holds(key: str, row: dict, study: Study) -> bool:
-    """Whether the weights that a row names would give its key today."""
-    return bool(row.get("weights")) and row_key(row["weights"], study.sizes) == key
+def _of_absent(known: dict[str, Record], study: Study, strange: set[str]) -> dict[str, Record]:
+    """The records of the study's runs whose weights are not here and would give the same keys today.
+
+    Snapshots of two runs must not pass for those of one: where a run has weights here that were not measured
+    (`strange`), its other records are dropped. Says which are.
+    """
+    kept, dropped = {}, []
+    for key, (row, gaps) in known.items():
+        match = CELL.fullmatch(_point(row)[0])
+        if not match or match[1] not in study.sizes.tasks or int(match[3]) not in study.sizes.seeds:
+            continue  # of a teacher from elsewhere
+        weights = row.get("weights")
+        if weights and row_key(weights, match[1], study.sizes) == key and match[0] not in strange:
+            kept[key] = row, gaps
+        else:
+            dropped.append(row["cell"])
+    if dropped:
+        print(
+            f"dropped, as other code or settings measured them, or they are of another run than the weights that are "
+            f"here: {', '.join(dropped)}",
+            flush=True,
+        )
+    return kept
+
+
+def _point(row: dict) -> tuple[str, int | None]:
+    """(run, decisions of training) of a row: its cell is named after the run, and after both before the run's end."""
+    decisions = None if row["decisions"] is None else int(row["decisions"])  # a table with an empty one has floats
+    return row["cell"].removesuffix(f"-{decisions}"), decisions
 
 
 def recorded(profile: str) -> dict[str, Record]:

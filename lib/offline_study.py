@@ -29,13 +29,7 @@ from lib.offline_metrics import Decoder, RandomActions, Visited, bank, fit_decod
 from lib.oracle import Oracle
 from lib.planning_gap import Learner, Matched, episodes, gap
 from lib.profiles import episode_seeds
-from lib.results import (
-    SETTINGS_MODULES,
-    cached,
-    combine,
-    module_key,
-    write_json,
-)
+from lib.results import SETTINGS_MODULES, cached, combine, module_key, write_json
 from lib.statistics import bootstrap_ci, kept_return
 from lib.workload import OfflineStudy
 
@@ -71,7 +65,7 @@ class Bench:
 
     @cached_property
     def wm(self):
-        return load_world_model(self.snapshot.weights, self.snapshot.cell.task, resolve_device(self.device))
+        return load_world_model(self.snapshot.source, self.snapshot.cell.task, resolve_device(self.device))
 
     @cached_property
     def player(self) -> MppiPlanner:
@@ -89,7 +83,14 @@ class Bench:
 
     @cached_property
     def weights(self) -> str:
-        return teacher_key(self.snapshot.weights)
+        return teacher_key(self.snapshot.source)
+
+    @property
+    def about(self) -> dict:
+        """What names a row."""
+        snapshot = self.snapshot
+        about = {"cell": str(snapshot.label), "task": snapshot.cell.task, "size": size_of(self.wm.config)}
+        return about | {"seed": snapshot.cell.seed, "decisions": snapshot.decisions}
 
     def _file(self, what: str, key: str, suffix: str) -> Path:
         return paths.CACHE / "offline" / f"{self.snapshot.label}-{what}-{key[:16]}{suffix}"
@@ -161,7 +162,7 @@ class Bench:
     def downstream(self) -> dict:
         """What the teacher's planner returns, and what of it is kept when its plans are executed open loop."""
         s = self.sizes
-        stage = Stage(self.snapshot.label, self.profile, self.snapshot.weights, self.wm, {}, s.arm_decisions)
+        stage = Stage(self.snapshot.label, self.profile, self.snapshot.source, self.wm, {}, s.arm_decisions)
         seeds = episode_seeds("report" if self.profile == "paper" else "trial", s.arm_episodes)
         budget = f"{s.planner.samples}x{s.planner.iterations}"
 
@@ -181,10 +182,7 @@ class Bench:
 
     def rows(self) -> tuple[dict, list[dict]]:
         """The cell's row, and one per planner of the gap; `cpg` is that of random shooting by the task's score."""
-        snapshot, key = self.snapshot, self.key()
-        about = {"cell": str(snapshot.label), "task": snapshot.cell.task, "size": size_of(self.wm.config)}
-        about |= {"seed": snapshot.cell.seed, "decisions": snapshot.decisions}
-        metrics, gaps = self.metrics(), self.gaps()
+        about, key, metrics, gaps = self.about, self.key(), self.metrics(), self.gaps()
         (main,) = [row for row in gaps if row["planner"] == MAIN]
         names = {"cpg": "cpg", "cpg_low": "cpg_low", "cpg_high": "cpg_high", "verdict": "verdict"}
         names |= {f"cpg_return{end}": f"return_gap{end}" for end in ("", "_low", "_high")}
@@ -192,13 +190,13 @@ class Bench:
         return row | {"weights": self.weights, "key": key}, [about | found | {"key": key} for found in gaps]
 
     def key(self) -> str:
-        return row_key(self.weights, self.sizes)
+        return row_key(self.weights, self.snapshot.cell.task, self.sizes)
 
 
-def row_key(weights: str, sizes: OfflineStudy) -> str:
+def row_key(weights: str, task: str, sizes: OfflineStudy) -> str:
     """Everything that a cell's rows depend on."""
     work = dataclasses.replace(sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
-    return combine(_code("lib.offline_study"), weights, work)
+    return combine(_code("lib.offline_study"), weights, work, SEEDS, task in CHEAP)
 
 
 def _budget(planner: PlannerConfig) -> dict:

@@ -120,6 +120,19 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
         assert all("figures/" in line for line in drawn)
 
 
+def test_a_second_pareto_map_is_asked_for_where_three_cells_are_evaluated(repo):
+    """Those in the table, whatever cells were asked for: the script draws what is there."""
+    python = stand_in(repo / "bin/python", repo / "log")
+    summary = repo / "data/results/paper/horizon/summary.csv"
+    summary.parent.mkdir(parents=True)
+    for cells, second in (("abb", False), ("abbc", True)):
+        summary.write_text("cell,arm\n" + "".join(f"{cell},teacher\n" for cell in cells))
+        (repo / "log").unlink(missing_ok=True)
+        make(repo, f"PYTHON={python}", "paper", "CELLS=a-1m-1 b-1m-1 c-1m-1 d-1m-1")
+        (line,) = [line for line in calls(repo / "log") if "figures/pareto.py" in line]
+        assert ("--out figures/paper/pareto-cells.svg" in line) == second
+
+
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", "status", "PROFILE=paper", "CELLS=a-1m-1 a-5m-1")

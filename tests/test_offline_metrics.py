@@ -259,7 +259,7 @@ def test_snapshots_are_taken_from_where_they_were_trained_if_it_is_the_same_run(
     trained("walker-walk-1m-2", 2_500, 50_000)
     every = dataclasses.replace(PROFILES["smoke"].offline, snapshots=0, seeds=(2,))
     (first, last), skipped = study_cells(every)
-    assert str(first.label) == "walker-walk-1m-2-2500" and first.weights == str(first.file) and first.file.is_file()
+    assert str(first.label) == "walker-walk-1m-2-2500" and first.source == str(first.file) and first.file.is_file()
     assert last.decisions == 50_000 and [s.decisions for s in skipped] == [5_000, 10_000, 20_000, 35_000]
     trained("walker-walk-1m-1", 2_500)  # by another run than the one that is shipped
     every = dataclasses.replace(every, seeds=(1,))
@@ -268,6 +268,9 @@ def test_snapshots_are_taken_from_where_they_were_trained_if_it_is_the_same_run(
     (run / "24.safetensors").write_bytes((paths.TEACHERS / "walker-walk-1m-1.safetensors").read_bytes())
     found, _ = study_cells(every)
     assert [(s.decisions, s.file is None) for s in found] == [(24, True), (2_500, False), (50_000, True)]
+    trained("walker-walk-1m-3", 2_500, 27_500)
+    found, _ = study_cells(dataclasses.replace(every, seeds=(3,)))
+    assert [str(s.label) for s in found] == ["walker-walk-1m-3-2500", "walker-walk-1m-3-27500"]  # and where it ended
 
 
 def test_parameters_are_checked(shipped):
@@ -346,28 +349,49 @@ def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, c
     assert read_sidecar(folder / "cells.csv")["skipped"][0].endswith("50000.safetensors")
 
 
-def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped, monkeypatch):
-    """Rows of two runs, whose files are gone: one was measured by this code, the other by code of before."""
-    sizes = PROFILES["smoke"].offline
-    study = resolve_study("smoke", "walker-walk", "1m", 0, "", "cpu")
-    study = dataclasses.replace(study, cells=[], sizes=dataclasses.replace(sizes, seeds=(2, 3), snapshots=0))
-    monkeypatch.setattr(offline_records, "Bench", None)  # nothing is measured
+def test_weights_that_were_measured_under_another_name_are_known(shipped, monkeypatch):
+    execute(task="walker-walk", teacher="walker-walk-1m-1/50000")
+    folder = paths.results("smoke") / "offline"
+    assert pd.read_csv(folder / "cells.csv")["decisions"].isna().all()
+    execute()
+    assert pd.read_csv(folder / "cells.csv")["decisions"].tolist() == [24, 50_000]
+    monkeypatch.setattr(offline_records.Bench, "rows", None)
+    execute(task="walker-walk", teacher="walker-walk-1m-1/50000")
+    assert pd.read_csv(folder / "cells.csv")["decisions"].tolist() == [24, 50_000]
+
+
+def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped, monkeypatch, capsys):
+    """Rows whose files are gone: of this code (seed 2), of code of before and without weights (3), and of no run of the
+    study (9). A run that is here, and has not been measured, may be another one than its rows are of."""
+    sizes = dataclasses.replace(PROFILES["smoke"].offline, seeds=(2, 3), snapshots=0)
+    study = dataclasses.replace(resolve_study("smoke", "walker-walk", "1m", 0, "", "cpu"), cells=[], sizes=sizes)
+    monkeypatch.setattr(offline_records.Bench, "rows", None)  # nothing is measured
+
+    def key(weights):
+        return offline_study.row_key(weights, "walker-walk", sizes)
 
     def rows(seed, key, weights="a" * 64, decisions=2_500):
         cell = f"walker-walk-1m-{seed}-{decisions}"
         about = {"cell": cell, "task": "walker-walk", "size": "1m", "seed": seed, "decisions": decisions, "key": key}
         return about | {"m1": 0.5, "weights": weights}, [about | {"planner": "shooting"}]
 
-    good = offline_study.row_key("a" * 64, study.sizes)
-    kept = rows(2, good)
-    others = [rows(3, "b" * 64), rows(3, offline_study.row_key("c" * 64, study.sizes), None, 5_000)]
-    found = [kept, *others, rows(9, offline_study.row_key("d" * 64, study.sizes), "d" * 64)]
+    kept = [rows(2, key("a" * 64)), rows(2, key("e" * 64), "e" * 64, 60_000)]  # the second is the end of its run
+    others = [rows(3, "b" * 64), rows(3, key("c" * 64), None, 5_000), rows(9, key("d" * 64), "d" * 64)]
+    found = [*kept, *others]
     write_results("smoke", [row for row, _ in found], [gap for _, gaps in found for gap in gaps], [])
-    cells, gaps, skipped = measure_cells(dataclasses.replace(study, skipped=study_cells(study.sizes)[1]))
-    assert [row["seed"] for row in cells] == [gap["seed"] for gap in gaps] == [2] and cells[0]["m1"] == 0.5
+    study = dataclasses.replace(study, skipped=study_cells(sizes)[1])
+    cells, gaps, skipped = measure_cells(study)
+    assert [(row["seed"], row["decisions"]) for row in cells] == [(2, 2_500), (2, 60_000)] and cells[0]["m1"] == 0.5
+    assert [gap["decisions"] for gap in gaps] == [2_500, 60_000]
     assert len(skipped) == 11 and skipped[0].endswith("walker-walk-1m-2/5000.safetensors")
-    harder = dataclasses.replace(study, sizes=dataclasses.replace(study.sizes, k=study.sizes.k + 1))
+    assert "are here: walker-walk-1m-3-2500, walker-walk-1m-3-5000\n" in capsys.readouterr().out
+    harder = dataclasses.replace(study, sizes=dataclasses.replace(sizes, k=sizes.k + 1))
     assert measure_cells(harder)[:2] == ([], [])
+    assert "walker-walk-1m-2-2500, walker-walk-1m-2-60000, walker-walk-1m-3" in capsys.readouterr().out
+    folder = paths.CACHE / "training" / "walker-walk-1m-2" / "snapshots"
+    folder.mkdir(parents=True)
+    save_world_model(WorldModel(TINY, "walker-walk"), folder / "5000.safetensors")
+    assert measure_cells(study)[:2] == ([], [])  # it was not asked for, and yet it is here
 
 
 def test_the_notebook_finishes_where_no_weights_are(shipped, capsys):

@@ -91,7 +91,7 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
 
 def teacher(profile: str, name=CELL, task="walker-walk", size="1m", seed=1, mean=900.0, **facts) -> None:
     """A teacher's card as notebook 01 writes it; the official agent returns 1000 at 100,000 frames."""
-    official = [{"task": t, "frames": 100_000, "return": 1000.0} for t in ("walker-walk", "cup-catch")]
+    official = [{"task": t, "frames": 100_000, "return": 1000.0} for t in ("walker-walk", "cup-catch", "walker-run")]
     write_table(paths.DATA / "official_returns.csv", official)
     about = dict(decisions=15_000, frames=30_000, collect_samples=128, collect_iterations=2)
     config = {"eval_episodes": 3, "eval_samples": 96, "eval_iterations": 4}
@@ -477,22 +477,24 @@ def test_a_page_is_made_shorter_where_typst_fails_by_itself(tree, monkeypatch):
         paper.build("quick")
 
 
-def two_cells(cell: str, task="walker-walk", size="1m") -> dict[str, pd.DataFrame]:
-    """Results of `CELL` and another cell under the paper profile; the episodes of both."""
+def two_cells(cell: str, task="walker-walk", size="1m", more=()) -> dict[str, pd.DataFrame]:
+    """Results of `CELL` and another cell under the paper profile, and of `more`: (cell, task, size); their episodes."""
     results("paper")
     folder = paths.results("paper")
     values = {arm: lambda seed, v=value: v + seed for arm, value in RETURNS.items()}
-    rows = {CELL: episodes(values), cell: episodes(values, task=task).assign(size=size)}
+    others = ((cell, task, size), *more)
+    rows = {CELL: episodes(values)} | {c: episodes(values, task=t).assign(size=s) for c, t, s in others}
     tables = [summarise(r).merge(cost_ends(r)) for r in rows.values()]
     tables = [t.assign(cell=name, step_ms=None, steps_per_s=None) for name, t in zip(rows, tables, strict=True)]
     write_table(folder / "horizon" / "summary.csv", pd.concat(tables))
     write_table(folder / "statistics" / "aggregate.csv", aggregate(rows))
     compared = [compare(r).assign(cell=name) for name, r in rows.items()]
     write_table(folder / "statistics" / "comparisons.csv", pd.concat(compared))
-    teacher("paper", name=cell, task=task, size=size)
-    for part in ("corrector", "distillation"):
-        for file in (folder / part).glob(f"{CELL}*.csv"):
-            shutil.copy(file, str(file).replace(CELL, cell))
+    for cell, task, size in others:
+        teacher("paper", name=cell, task=task, size=size)
+        for part in ("corrector", "distillation"):
+            for file in (folder / part).glob(f"{CELL}*.csv"):
+                shutil.copy(file, str(file).replace(CELL, cell))
     return rows
 
 
@@ -518,6 +520,18 @@ def test_several_cells_have_a_table_of_all_of_them(tree):
     (folder / "statistics" / "aggregate.csv").unlink()
     with pytest.raises(paper.PaperError, match=r"statistics/aggregate\.csv"):
         paper.build("paper")
+
+
+def test_a_third_cell_is_in_a_second_map(tree):
+    two_cells("cup-catch-1m-1", "cup-catch", more=[("walker-run-1m-1", "walker-run", "1m")])
+    with pytest.raises(paper.PaperError, match=r"figures/paper/pareto-cells\.svg"):
+        paper.build("paper")
+    shutil.copy(paths.figures("paper") / "pareto.svg", paths.figures("paper") / "pareto-cells.svg")
+    text = text_of("paper")
+    number = re.search(r"and cell by cell. Figure (\d+) has the other cells", text)[1]
+    assert f"Figure {number}. Return kept against what it costs, as in Figure" in text
+    two_cells("cup-catch-1m-1", "cup-catch")
+    assert "the other cells" not in text_of("paper")  # whatever is left in the folder
 
 
 def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
