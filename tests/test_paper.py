@@ -673,7 +673,7 @@ def test_numbers_are_formatted_with_fixed_digits(tree):
     assert found == ["455.0", "0.0", "−2.50", "1,539,072", "9216", "0.0005", "1.00", "0"]
 
 
-def offline_tables(sides: dict[str, tuple[float, float]], exchanged: bool, starts: int = 8) -> None:
+def offline_tables(sides: dict[str, tuple[float, float]], exchanged: bool, starts: int = 8, p=0.01) -> None:
     """The offline study of one task: M1 tells the gap, and differences to M5 and its latent variant have these ends."""
     folder = paths.results("paper") / "offline"
     cell = {"cell": CELL, "task": "walker-walk", "size": "1m", "seed": 1, "decisions": 500}
@@ -684,7 +684,7 @@ def offline_tables(sides: dict[str, tuple[float, float]], exchanged: bool, start
     rows = [
         {"task": "walker-walk", "metric": metric, "bank": "mixed", "target": target, "n": 7, "expected": -1}
         | {"spearman": -rho, "low": -0.9, "high": -0.2, "low_naive": -0.9, "high_naive": -0.2, "partial": None}
-        | {"p_permutation": 0.01 if exchanged else None}
+        | {"p_permutation": p if exchanged else None}
         for metric, rho in {"m1": 0.8, "m5": 0.4, "decisions": 0.95}.items()
         for target in ("cpg", "kept_e3")
     ]
@@ -702,6 +702,12 @@ def test_a_metric_is_called_the_better_guide_only_where_runs_can_be_exchanged_an
     offline_tables({"m5": below, "m5_latent": below}, exchanged=True)
     text = text_of("paper")
     assert guide in text and "told by M1 and M5 (the return kept at" in text
+    assert "gives 𝑝 < 0.05 for 4 of 4 pairs of a metric and a target: M1 and the planning gap (𝑝 = 0.010)" in text
+    assert "corrected for their number the least is 0.04" in text
+    offline_tables({"m5": below, "m5_latent": below}, exchanged=True, p=0.2)  # whatever the intervals say
+    text = text_of("paper")
+    assert "for none of 4 pairs of a metric and a target; corrected for their number the least is 0.80" in text
+    assert "No metric is shown to tell how much return open-loop execution keeps" in text
     assert "it is M1 (𝜌 +0.80 [+0.20, +0.90]; decisions of training +0.95)" in text
     offline_tables({"m5": below, "m5_latent": unclear}, exchanged=True)
     assert "may depend on the decoder; these cells do not tell" in text_of("paper")
