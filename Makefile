@@ -9,10 +9,14 @@ PROFILE = quick
 # The cells (<task>-<size>-<seed>) of each profile; `make all CELLS="…"` takes others.
 CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
-CELLS_paper = walker-walk-1m-1 cartpole-swingup-1m-1
+STUDY_paper = walker-walk-1m-1 cartpole-swingup-1m-1
+CELLS_paper = $(STUDY_paper) cheetah-run-1m-1 reacher-easy-1m-1
 CELLS = $(CELLS_$(PROFILE))
+# The other cells of a profile put to the test what these found. Those alone have the errors of single actions and the
+# sequence models, unless a command asks for none of them.
+STUDY = $(or $(filter $(STUDY_$(PROFILE)),$(CELLS)),$(CELLS))
 # What a sequence model is trained on, and with which seeds (SequenceStudy in lib/workload.py).
-SEQUENCES = $(CELLS)
+SEQUENCES = $(STUDY)
 SEQUENCE_SEEDS_paper = 1 2 3
 SEQUENCE_SEEDS = $(or $(SEQUENCE_SEEDS_$(PROFILE)),1)
 # The paper shows every shipped teacher.
@@ -45,7 +49,7 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 .PHONY: planner planner-figure teachers-figure horizon-figure depth-figure replans-figure returns-figure film
 .PHONY: profiles-figure model_error-figure offline offline-figure sequence-figure model_size-figure
 .PHONY: $(TEACHER_CELLS:%=teacher-%) $(CELLS:%=distillation-%) $(CELLS:%=corrector-%) $(CELLS:%=horizon-%)
-.PHONY: $(CELLS:%=action_error-%) $(TEACHER_CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
+.PHONY: $(STUDY:%=action_error-%) $(TEACHER_CELLS:%=model_error-%) $(SEQUENCES:%=sequence-%)
 
 all: graph  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@rm -f $(B)/stale.txt
@@ -164,7 +168,7 @@ $(CELLS:%=horizon-%): horizon-%: corrector-%
 		--out $(R)/latency/$*.csv \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
 
-$(CELLS:%=action_error-%): action_error-%: corrector-%
+$(STUDY:%=action_error-%): action_error-%: corrector-%
 	@$(RUN) paper/action_errors.py -p cell $* $(OPTIONS) \
 		--out $(R)/horizon/$*-action-error.csv \
 		--needs $(CORRECTORS:%=$(R)/corrector/$*-%.safetensors) $(T)/$*.safetensors
@@ -244,8 +248,8 @@ profiles-figure: summary
 model_size-figure: summary
 	@$(call figure,model_size,$(R)/horizon/summary.csv)
 
-depth-figure: setup $(CELLS:%=horizon-%) $(CELLS:%=action_error-%)
-	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv) $(CELLS:%=$(R)/horizon/%-action-error.csv)))
+depth-figure: setup $(CELLS:%=horizon-%) $(STUDY:%=action_error-%)
+	@$(call figure,depth,$(call there,$(CELLS:%=$(R)/horizon/%-depth.csv) $(STUDY:%=$(R)/horizon/%-action-error.csv)))
 
 replans-figure: setup $(CELLS:%=horizon-%)
 	@$(call figure,replans,$(call there,$(CELLS:%=$(R)/horizon/%-phase.csv) $(CELLS:%=$(R)/horizon/%.csv)))

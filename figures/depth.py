@@ -14,7 +14,7 @@ import pandas as pd
 
 from lib import charts, pages, paths
 from lib.arms import has_gate
-from lib.charts import FAMILIES, INK, MUTED
+from lib.charts import FAMILIES, MUTED
 from lib.results import ResultError, how_to_make, read_table, shown
 from lib.statistics import bootstrap_ci
 
@@ -153,9 +153,8 @@ def panel(rows, marks, quantity: str, top: float, families, width, height, botto
     ]
     floor = rows.loc[rows["quantity"] == FLOOR, "mean"]
     if quantity == "action_mse" and len(floor):
-        rule = alt.Chart(pd.DataFrame({"y": [floor.mean()], "x": [ends[1]], "text": ["floor"]}))
+        rule = alt.Chart(pd.DataFrame({"y": [floor.mean()]}))  # the caption says what it is: marks lie all along it
         layers.insert(0, rule.mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8).encode(y=y("y")))
-        layers.append(rule.mark_text(align="right", dy=-5, color=INK).encode(x=x("x"), y=y("y"), text="text:N"))
     return alt.layer(*layers).properties(width=width, height=height)
 
 

@@ -1,11 +1,13 @@
 """How long a control step takes: every arm in its own environments, in turns.
 
-    table = step_times(stage, ["teacher", "64x2+two-tower-3"], planner, calibration, {1: 200, 10: 36})
+    arms = ["teacher", "64x2+two-tower-3"]
+    table = step_times(stage, planner, calibration, {1: (arms, 200), 10: (arms[1:], 36)})
 
 A step is what a robot waits for: from the observation in host memory to the action in host memory. The arms take turns,
 so that a machine that slows down slows all of them, and each turn lasts a while, because a robot runs one controller:
 right after the others its weights are in no cache near the core. The first decisions warm up and do not count, and
 those after them are the first of an episode. A robot is a batch of one; the evaluation plays many episodes in parallel.
+`lib.step_time` makes of these times the mean over whole episodes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +37,7 @@ from lib.gates import Look
 from lib.profiles import episode_seeds
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, read_table
 from lib.speculation import SpeculativeController
+from lib.step_time import turn_error
 from lib.tasks import make_env
 from lib.timing import summary, synchronise, timed
 from lib.world_model import total_variation
@@ -80,20 +84,22 @@ class _Playing:
 
 
 def step_times(
-    stage: Stage, names: list[str], standard: PlannerConfig, calibration: dict[str, dict], decisions: dict[int, int]
+    stage: Stage, standard: PlannerConfig, calibration: dict[str, dict], work: dict[int, tuple[list[str], int]]
 ) -> pd.DataFrame:
-    """The rows of `measure` for every batch: decisions of each.
+    """The rows of `measure` for every batch: the names of its arms, and decisions of each of them.
 
     Kept as the result file `latency/<cell>.csv` while arms, weights, code, device and threads stay the same, so that
     playing more episodes needs no quiet machine."""
-    arms = [make_arm(name, standard, calibration.get(arm_name(name))) for name in names]
-    files = [stage.corrector_files.get(arm.corrector) for arm in arms]
-    keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms, files, strict=True)]
-    how = [stage.wm.device.type, torch.get_num_threads(), [arm.planner and arm.planner.mode for arm in arms]]
-    key = combine(module_key("lib.latency", without=SETTINGS_MODULES), keys, how, sorted(decisions.items()))
+    names = dict.fromkeys(name for wanted, _ in work.values() for name in wanted)
+    arms = {name: make_arm(name, standard, calibration.get(arm_name(name))) for name in names}
+    files = [stage.corrector_files.get(arm.corrector) for arm in arms.values()]
+    keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms.values(), files, strict=True)]
+    how = [stage.wm.device.type, torch.get_num_threads(), [arm.planner and arm.planner.mode for arm in arms.values()]]
+    key = combine(module_key("lib.latency", without=SETTINGS_MODULES), keys, how, sorted(work.items()))
 
     def make(path: Path) -> None:
-        rows = [row for batch, count in decisions.items() for row in measure(stage, arms, count, batch)]
+        timed = [(batch, [arms[name] for name in wanted], count) for batch, (wanted, count) in work.items()]
+        rows = [row for batch, wanted, count in timed for row in measure(stage, wanted, count, batch)]
         pd.DataFrame(rows).to_csv(path, index=False)
 
     file = paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
@@ -105,8 +111,9 @@ def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1)
     refiner), `between` (the others), `env` (the environments' own), and what is in `between`, each by itself: `encode`,
     `predict`, `correct` and `gate` (see `alone`).
 
-    Milliseconds p50_ms, p95_ms, mean_ms; share of the steps; steps_per_s, of the mean; planner calls per decision of an
-    episode; the batch, the device, and threads of the CPU. A part that an arm does not have has no row.
+    Milliseconds p50_ms, p95_ms, mean_ms, and mean_error_ms, the standard error over so many turns (not for parts by
+    themselves); share of the steps; steps_per_s, of the mean; planner calls per decision of an episode; the batch, the
+    device, and threads of the CPU. A part that an arm does not have has no row.
     """
     seeds, device = episode_seeds("latency", batch), stage.wm.device
     playing = []
@@ -150,7 +157,8 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
     times, planned = np.array(one.times), np.array(one.planned)
     found = {"step": times} | {part: times[planned == asked] for part, asked in PARTS.items()}
     shares = {part: len(values) / len(times) for part, values in found.items()}
-    found["env"] = np.array(one.env_times)
+    found["env"], turns = np.array(one.env_times), (WARM_UP + np.arange(len(times))) // TURN
+    of = {"step": turns, "env": turns} | {part: turns[planned == asked] for part, asked in PARTS.items()}
     if shares["between"]:
         found |= {part: parts[part, which] for part, which in _made_of(one.arm).items() if (part, which) in parts}
     for part, values in found.items():
@@ -161,6 +169,8 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
                 "batch": len(one.seeds),
                 **summary(values),
                 "mean_ms": float(values.mean()),
+                "mean_error_ms": turn_error(values, of[part]) if part in of else math.nan,
+                "turns": len(np.unique(of[part])) if part in of else math.nan,
                 "share": shares.get(part, 1.0 if part == "env" else shares["between"]),
                 "steps_per_s": 1e3 / float(values.mean()),
                 "calls_per_decision": one.calls / len(times) / len(one.seeds),

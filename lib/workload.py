@@ -97,7 +97,8 @@ class Profile:
     trials: tuple[tuple[str, int], ...] = ()  # (pattern of cells, episodes that each candidate is tried out on there)
     headline: str = ""  # the one that was picked and stays, whatever cells are added; empty: as picked over all cells
     earlier: str = ""  # the one that was picked before that
-    batch_decisions: int = 0  # timed of each arm with the evaluation's blocks of episodes in parallel; 0: not at all
+    batch_arms: tuple[str, ...] = ()  # of these, arms timed with the evaluation's blocks of episodes in parallel too
+    batch_decisions: int = 0  # of each of them
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
     error_states: int = 0  # of each of them
     decisions: int = 500  # per episode; 500 is a whole one
@@ -131,6 +132,9 @@ PAPER_ARMS += tuple(f"64x2+{scheme}" for scheme in _SCHEMES)
 _ABLATIONS = ("gate-only-6", "sensitive-6")
 PAPER_SIDE_ARMS = ("teacher-sample", "hold-last-6", "plan-ahead-6", "value-only-6", "no-plan-3", *_ABLATIONS)
 PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
+# What the paper takes the steps of apart.
+BATCH_ARMS = ("teacher", "policy", "budget-64x2")
+BATCH_ARMS += tuple(name for name in PAPER_ARMS + PAPER_SIDE_ARMS if name.startswith("64x2+"))
 _LONG = ("open-loop-6", "two-tower-6", "temporal-6")
 ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
 # Most where arms are told apart, fewer where that is confirmed; other cells, as of 5m, have `eval_episodes`.
@@ -171,7 +175,8 @@ _TINY = PlannerConfig.budget(32, 1)
 # fmt: off
 PROFILES = {
     "smoke": Profile("smoke", 2, 1, 3, 2, 1, SMOKE_ARMS, 2, (), 0, 6,
-                     candidates=("16x1+ladder-3",), trials=(("*", 1),), batch_decisions=3,
+                     candidates=("16x1+ladder-3",), trials=(("*", 1),),
+                     batch_arms=("teacher", "two-tower-3", "gated-3"), batch_decisions=3,
                      error_arms=("open-loop-3", "two-tower-3"), error_states=10, decisions=12, planner=_TINY,
                      offline=SMOKE_OFFLINE, sequence=SMOKE_SEQUENCE, errors=FEW_ERRORS),
     "quick": Profile("quick", 4, 1, 6, 60, 1, QUICK_ARMS, 3, (), 0, 60,
@@ -179,7 +184,7 @@ PROFILES = {
                      offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
     "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 0, 200,
                      cell_episodes=PAPER_EPISODES, candidates=CANDIDATES, trials=TRIALS, headline=HEADLINE,
-                     earlier=EARLIER, batch_decisions=36,
+                     earlier=EARLIER, batch_arms=BATCH_ARMS, batch_decisions=36,
                      error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
 }
 # fmt: on

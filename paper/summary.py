@@ -22,19 +22,16 @@ from lib.profiles import CELL
 from lib.results import cached, module_key, read_sidecar, read_table, write_json, write_table
 from lib.selection import pick
 from lib.statistics import summarise
+from lib.step_time import step_time
 from lib.study_design import coverage_table, power_table
 from lib.workload import PROFILES
 
-STEP = {"mean_ms": "step_ms", "p95_ms": "step_p95_ms", "steps_per_s": "steps_per_s"}  # columns of latency/ → here
 
-
-def latency(profile: str, cell: str) -> pd.DataFrame:
-    """step_ms, step_p95_ms and steps_per_s of a control step at batch 1, by arm; empty if they were not measured."""
+def latency(profile: str, cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
+    """What `step_time` says of a control step at batch 1, by arm; no rows if none was measured."""
     file = paths.results(profile) / "latency" / f"{cell}.csv"
-    if not file.is_file():
-        return pd.DataFrame(columns=STEP.values(), dtype=float)
-    steps = read_table(file).query("part == 'step' and batch == 1").set_index("arm")
-    return steps.rename(columns=STEP)[[*STEP.values()]]
+    timed = read_table(file).query("batch == 1") if file.is_file() else pd.DataFrame(columns=["arm", "part"])
+    return step_time(timed, episodes).set_index("arm")
 
 
 def main() -> None:
@@ -49,7 +46,7 @@ def main() -> None:
     def write(file: str, table: pd.DataFrame) -> None:
         print(write_table(folder.parent / file, table, cells=list(tables)))
 
-    steps = {cell: latency(name, cell) for cell in rows}
+    steps = {cell: latency(name, cell, episodes) for cell, episodes in rows.items()}
 
     def arms(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
         return summarise(episodes).merge(cost_ends(episodes)).join(steps[cell], on="arm")

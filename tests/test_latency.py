@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
 from lib.evaluation import Stage
 from lib.gates import Look
 from lib.latency import WARM_UP, alone, measure, step_times
+from lib.step_time import turn_error
 from lib.world_model import total_variation
 
 
@@ -67,6 +69,7 @@ def test_steps_with_and_without_a_plan_are_told_apart(home, env, clock, monkeypa
     assert (plan["share"], between["share"], step["share"]) == pytest.approx((1 / 3, 2 / 3, 1))
     assert step["mean_ms"] == pytest.approx(4) and step["steps_per_s"] == pytest.approx(250)
     assert step["calls_per_decision"] == pytest.approx(1 / 3)
+    assert math.isnan(step["mean_error_ms"]) and step["turns"] == 1
     assert found["teacher", "step"]["calls_per_decision"] == 1 and found["policy", "step"]["calls_per_decision"] == 0
 
 
@@ -90,6 +93,21 @@ def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeyp
     assert len(env.starts) == 2 * (1 + (WARM_UP + 4) // 5)
     assert {r["threads"] for r in rows} == {torch.get_num_threads()}
     assert all(np.isfinite(r["mean_ms"]) and r["mean_ms"] > 0 for r in rows)
+
+
+def test_errors_of_means_are_over_turns(home, env, clock, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(latency, "make_env", env)
+    monkeypatch.setattr(latency, "TURN", 8)  # of which 4 of the second turn count
+    stage = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()})
+    rows = measure(stage, named("8x2+two-tower-3"), decisions=14)
+    found = {r["part"]: r for r in rows}
+    assert {part: found[part]["turns"] for part in ("step", "plan", "between")} == {"step": 3, "plan": 3, "between": 3}
+    assert all(math.isnan(found[part]["turns"]) and math.isnan(found[part]["mean_error_ms"]) for part in ("encode",))
+    planned = [i % 3 == 0 for i in range(12, 26)]
+    times = np.where(planned, 10.0, 1.0)
+    by_hand = turn_error(times, [1] * 4 + [2] * 8 + [3] * 2)
+    assert by_hand > 0.1 and found["step"]["mean_error_ms"] == pytest.approx(by_hand, rel=1e-6)
+    assert found["plan"]["mean_error_ms"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_batch_of_episodes_is_one_controllers(home, env, clock, monkeypatch):  # noqa: F811
@@ -226,17 +244,19 @@ def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # no
         return [{"arm": arm.name, "part": "step", "batch": batch, "mean_ms": 1.0} for arm in arms]
 
     monkeypatch.setattr(latency, "measure", noted)
-    first = step_times(stage, ["teacher", "policy"], BUDGET, {}, {1: 4, 10: 2})
-    assert first["batch"].tolist() == [1, 1, 10, 10]
-    assert measured == [(["teacher", "policy"], 4, 1), (["teacher", "policy"], 2, 10)]
+    both = ["teacher", "policy"]
+    first = step_times(stage, BUDGET, {}, {1: (both, 4), 10: (["policy"], 2)})
+    assert first["batch"].tolist() == [1, 1, 10]
+    assert measured == [(both, 4, 1), (["policy"], 2, 10)]
     assert (paths.results("smoke") / "latency" / f"{CELL}.csv").is_file()
     longer = dataclasses.replace(stage, decisions=99)  # episodes; no step takes another time for it
     for same in (stage, longer):
-        assert step_times(same, ["teacher", "policy"], BUDGET, {}, {1: 4, 10: 2}).equals(first) and len(measured) == 2
-    step_times(stage, ["teacher", "policy"], BUDGET, {}, {1: 5})
-    step_times(stage, ["teacher"], BUDGET, {}, {1: 5})
-    step_times(stage, ["teacher"], PlannerConfig.budget(4, 1), {}, {1: 5})
-    step_times(stage, ["teacher"], PlannerConfig.budget(4, 1, mode="eager"), {}, {1: 5})
+        assert step_times(same, BUDGET, {}, {1: (both, 4), 10: (["policy"], 2)}).equals(first) and len(measured) == 2
+    step_times(stage, BUDGET, {}, {1: (both, 4), 10: (["teacher"], 2)})
+    step_times(stage, BUDGET, {}, {1: (both, 5)})
+    step_times(stage, BUDGET, {}, {1: (["teacher"], 5)})
+    step_times(stage, PlannerConfig.budget(4, 1), {}, {1: (["teacher"], 5)})
+    step_times(stage, PlannerConfig.budget(4, 1, mode="eager"), {}, {1: (["teacher"], 5)})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    step_times(stage, ["teacher"], PlannerConfig.budget(4, 1, mode="eager"), {}, {1: 5})
-    assert len(measured) == 7
+    step_times(stage, PlannerConfig.budget(4, 1, mode="eager"), {}, {1: (["teacher"], 5)})
+    assert len(measured) == 9

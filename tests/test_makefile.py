@@ -3,6 +3,7 @@
 `PYTHON=` names a stand-in that writes down how it was called, so nothing is trained and nothing is installed.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,21 @@ def test_a_second_pareto_map_is_asked_for_where_three_cells_are_evaluated(repo):
         make(repo, f"PYTHON={python}", "paper", "CELLS=a-1m-1 b-1m-1 c-1m-1 d-1m-1")
         (line,) = [line for line in calls(repo / "log") if "figures/pareto.py" in line]
         assert ("--out figures/paper/pareto-cells.svg" in line) == second
+
+
+def test_cells_that_only_confirm_have_no_errors_of_actions_and_no_sequence_model(repo):
+    python = stand_in(repo / "bin/python", repo / "log")
+    study = ["walker-walk-1m-1", "cartpole-swingup-1m-1"]
+    for cells, wanted in (("", study), ("a-1m-1 cartpole-swingup-1m-1", study[1:]), ("a-1m-1 b-5m-1", None)):
+        (repo / "log").unlink(missing_ok=True)
+        make(repo, f"PYTHON={python}", "status", "PROFILE=paper", *([f"CELLS={cells}"] if cells else []))
+        lines = calls(repo / "log")
+        evaluated = [re.search(r"--cell (\S+)", line)[1] for line in lines if "04_horizon" in line]
+        assert evaluated[: len(study)] == study if not cells else evaluated == cells.split()
+        for step, option in (("paper/action_errors.py", "-p cell"), ("07_decision_transformer", "--cell")):
+            found = [re.search(rf"{option} (\S+)", line)[1] for line in lines if step in line]
+            assert found == (wanted or cells.split()), step
+    assert len(evaluated) > 1  # or nothing was tested
 
 
 def test_status_runs_nothing_and_leaves_the_list_of_the_paper_alone(repo):

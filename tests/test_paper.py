@@ -232,7 +232,7 @@ def test_steps_are_taken_apart_where_they_were_measured(tree):
     text = text_of("paper")
     assert "arms on the standard planner save 0.95 times as much of the time at batch 1" in text  # 38 / 60 of 2 / 3
     assert "those on 64 × 2 0.75 times without a gate and 0.50 times with one" in text
-    assert "with 10 episodes in parallel it is not in this profile, 0.90 and not in this profile times" in text
+    assert "with 10 episodes in parallel these are 0.90 and not in this profile times" in text
     assert "own steps are not counted (0.25 ms)" in text
 
 
