@@ -204,9 +204,12 @@ def test_step_times_are_shown_where_they_were_measured(tree):
     assert "Step (ms)" not in text and "A control step takes" not in text
     assert "it does not evaluate a gate that replans early" in text and "or the measured time of an arm" in text
     change("paper", "teacher", "step_ms", 31.44), change("paper", "budget-64×2", "step_ms", 7.9)
+    for end, ms in (("low", 7.8), ("high", 8.0)):
+        change("paper", "budget-64×2", f"step_ms_{end}", ms)
     measured = [{"arm": "teacher", "part": "step", "batch": 1, "mean_ms": 31.44, "threads": 7}]
     write_table(paths.results("paper") / "latency" / f"{CELL}.csv", measured)
     text = text_of("paper")
+    assert bold(tree) == {"98.9 [98.9, 98.9]", "192", "500", "7.9"}  # of the one good arm
     assert "Step (ms)" in text and "500 4608 (100.0%) 31.4" in text and "167 64.1 (1.4%) –" in text
     assert "A control step takes 31.4 ms (teacher) and 7.9 ms (" in text and "measured time of an arm" not in text
     assert "those in Table 1 are of 7 of its CPU threads, those in Table 3 of 2" in text
@@ -546,7 +549,9 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     ]  # fmt: skip
     write_table(folder / "statistics" / "headline.csv", picked)
     table = read_table(folder / "horizon" / "summary.csv")
-    for column, (whole, small, mine) in {"step_ms": (60.0, 8.0, 4.0), "step_p95_ms": (70.0, 10.0, 14.0)}.items():
+    columns = {"step_ms": (60.0, 8.0, 4.0), "step_p95_ms": (70.0, 10.0, 14.0), "speedup": (None, 7.5, 15.0)}
+    columns |= {"speedup_low": (None, 7.0, 13.5), "speedup_high": (None, 8.0, 16.75)}
+    for column, (whole, small, mine) in columns.items():
         table.loc[table["arm"] == "teacher", column] = whole
         table.loc[table["arm"] == "budget-64×2", column] = small
         table.loc[table["arm"] == headline, column] = mine
@@ -560,7 +565,8 @@ def test_the_one_configuration_is_told_by_what_was_picked_before(tree):
     assert "On 5 calibration episodes of walker-walk (1m) and cup-catch (1m) (the" in text
     assert "teacher’s return on both (one-sided, at 5% for each candidate; falls" in text
     assert f"and {100 * mine['kept'].min():.1f}% on its worst cell)" in text
-    assert re.search("steps are 15.0 .*times shorter on average", text)  # a float may stand in between
+    shorter = r"steps are 15\.0 .*times shorter on average \(95% intervals between 13\.5 and 16\.8\); a robot"
+    assert re.search(shorter, text)  # a float may stand in between
     assert "gains 5.0 times by the 95th percentile, where the planner that it asks has 7.0" in text
     assert re.search("is budget-64×2, with 1.0 .*times as many model evaluations", text)
     assert f"Our one configuration for all cells, {headline}, keeps" in text  # in the conclusion
