@@ -227,11 +227,13 @@ STATISTICS = comparisons power aggregate profiles
 STATISTICS_smoke = headline
 STATISTICS_paper = headline coverage
 
+# Of the timings the sidecars: that a column of times has changed is otherwise no reason to do anything again.
 summary: setup $(CELLS:%=horizon-%)
 	@$(RUN) paper/summary.py $(OPTIONS) \
 		--out $(R)/horizon/summary.csv --out $(R)/horizon/arms.json \
 		$(foreach table,$(STATISTICS) $(STATISTICS_$(PROFILE)),--out $(R)/statistics/$(table).csv) \
-		--needs $(call there,$(CELLS:%=$(R)/horizon/%.csv) $(CELLS:%=$(R)/corrector/%-candidates.csv))
+		--needs $(call there,$(CELLS:%=$(R)/horizon/%.csv) $(CELLS:%=$(R)/corrector/%-candidates.csv)) \
+			$(shell ls $(CELLS:%=$(R)/latency/%.csv.meta.json) 2>&-)
 
 learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 

@@ -310,7 +310,7 @@ def over_cells(summary: pd.DataFrame, file: Path) -> pd.DataFrame:
     if own["cell"].nunique() < 2 or not file.is_file():
         return summary.iloc[:0]
     shared = own.groupby("arm")["cell"].transform("nunique") == own["cell"].nunique()
-    columns = {cost: "mean" for cost in COSTS} | {"execution_horizon": "first"}
+    columns = dict.fromkeys(COSTS, lambda costs: costs.mean(skipna=False)) | {"execution_horizon": "first"}
     means = own[shared].groupby("arm", sort=False).agg(columns)
     scores = read_table(file).query("scope == 'all' and statistic == 'mean'").set_index("arm")
     scores = scores[["estimate", "low", "high"]].set_axis(["kept", "kept_low", "kept_high"], axis=1)

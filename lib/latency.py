@@ -37,7 +37,6 @@ from lib.gates import Look
 from lib.profiles import episode_seeds
 from lib.results import SETTINGS_MODULES, cached, combine, module_key, read_table
 from lib.speculation import SpeculativeController
-from lib.step_time import turn_error
 from lib.tasks import make_env
 from lib.timing import summary, synchronise, timed
 from lib.world_model import total_variation
@@ -147,6 +146,19 @@ def _without_collector() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def turn_error(values, turns) -> float:
+    """Standard error of the mean of `values` (n,), each of one of m `turns` (n,) whose members go together.
+
+    A machine that slows down slows all steps of a turn, so that turns are independent and steps are not. Linearised,
+    with the factor m / (m − 1) for few clusters (Cochran 1977, section 6.8); nan for a single turn.
+    """
+    values, (names, members) = np.asarray(values, dtype=float), np.unique(turns, return_inverse=True)
+    if len(names) < 2:
+        return math.nan
+    sums = np.bincount(members, weights=values - values.mean())
+    return float(np.sqrt(len(names) / (len(names) - 1) * np.sum(sums**2)) / len(values))
 
 
 def _stacked(observations: Iterator[np.ndarray]) -> torch.Tensor:

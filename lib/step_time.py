@@ -19,55 +19,43 @@ KINDS = ("plan", "between")  # of steps: those that ask a planner or a refiner, 
 BASELINE = "teacher"
 
 
-def turn_error(values, turns) -> float:
-    """Standard error of the mean of `values` (n,), each of one of m `turns` (n,) whose members go together.
-
-    A machine that slows down slows all steps of a turn, so that turns are independent and steps are not. Linearised,
-    with the factor m / (m − 1) for few clusters (Cochran 1977, section 6.8); nan for a single turn.
-    """
-    values, (names, members) = np.asarray(values, dtype=float), np.unique(turns, return_inverse=True)
-    if len(names) < 2:
-        return math.nan
-    sums = np.bincount(members, weights=values - values.mean())
-    return float(np.sqrt(len(names) / (len(names) - 1) * np.sum(sums**2)) / len(values))
-
-
 def step_time(steps: pd.DataFrame, episodes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Columns arm, step_ms, step_p95_ms, steps_per_s and speedup, `_low` and `_high` of the first and the last.
+    """Columns arm, step_ms, speedup, `_low` and `_high` of both, step_p95_ms and steps_per_s.
 
     steps: rows of `lib.latency.measure` at one batch; episodes: rows of one cell as `lib.statistics.summarise` takes
-    them. step_ms is the mean in milliseconds, step_p95_ms the percentile of the steps that were timed, speedup the
-    teacher's step_ms over the arm's. Errors are propagated to first order: those of both kinds of step add up, because
-    a machine that slows down slows both; that of how often an arm plans, and those of two arms, are independent, which
-    turns side by side make too careful if anything. The quantiles are Student's, with one degree of freedom less than
-    turns. An arm of which a kind of step was seen only in the episodes has no times.
+    them. step_ms is the mean in milliseconds, speedup the teacher's over the arm's, step_p95_ms the percentile of the
+    steps that were timed. A ladder's refinements count as plans, in the mixture that was timed.
+
+    Errors are propagated to first order, relative to the mean: those of both kinds of step add up, because a machine
+    that slows down slows both; that of how often an arm plans, and those of two arms, are independent. Quantiles are
+    Student's with one degree of freedom less than there are turns, which are taken as independent: a machine that
+    drifts over many of them, or another one, is not in the interval. An arm of which a kind of step was seen only in
+    the episodes has no times, and one with a single turn or a single episode of several kinds no interval.
     """
     table = pd.DataFrame([_of_episodes(arm, rows, steps) for arm, rows in episodes.groupby("arm", sort=False)])
     table = table.dropna(subset="step_ms").set_index("arm")
-    t = student.ppf((1 + level) / 2, table["turns"] - 1)
-    table["step_ms_low"], table["step_ms_high"] = (table["step_ms"] + sign * t * table["error"] for sign in (-1, 1))
-    relative = table["error"] / table["step_ms"]
-    whole, part = (s.get(BASELINE, math.nan) for s in (table["step_ms"], relative))
-    table["speedup"], width = whole / table["step_ms"], t * np.hypot(relative, part)
-    table.loc[table.index == BASELINE, "speedup"] = math.nan  # of itself
-    table["speedup_low"], table["speedup_high"] = (table["speedup"] * np.exp(sign * width) for sign in (-1, 1))
+    teacher = table.loc[BASELINE] if BASELINE in table.index else dict.fromkeys(table, math.nan)
+    table["speedup"] = (teacher["step_ms"] / table["step_ms"]).mask(table.index == BASELINE)  # not of itself
+    both = np.hypot(table["error"], teacher["error"]), np.minimum(table["turns"], teacher["turns"])
+    for column, error, turns in (("step_ms", table["error"], table["turns"]), ("speedup", *both)):
+        width = student.ppf((1 + level) / 2, turns - 1) * error
+        table[f"{column}_low"], table[f"{column}_high"] = (table[column] * np.exp(sign * width) for sign in (-1, 1))
     table["steps_per_s"] = 1e3 / table["step_ms"]
     return table.drop(columns=["error", "turns"]).reset_index()
 
 
 def _of_episodes(arm: str, episodes: pd.DataFrame, steps: pd.DataFrame) -> dict:
-    """step_ms and its error, over the shares of the two kinds of step in these episodes; turns; the measured p95."""
+    """step_ms with its relative error, over the shares of both kinds of step in these episodes; fewest turns of a kind
+    that counts; the measured p95."""
     mine = steps[steps["arm"] == arm].set_index("part")
     shares = (episodes["planner_calls"] + episodes["refinements"]) / episodes["length"]
-    planned, spread = shares.mean(), shares.sem()
-    mean, error = 0.0, 0.0
-    for kind, share in zip(KINDS, (planned, 1 - planned), strict=True):
-        if share > 0:
-            timed = mine.loc[kind] if kind in mine.index else {"mean_ms": math.nan, "mean_error_ms": math.nan}
-            mean, error = mean + share * timed["mean_ms"], error + share * timed["mean_error_ms"]
-    if 0 < planned < 1 and spread > 0 and not math.isnan(mean):
-        error = math.hypot(error, spread * (mine.loc["plan", "mean_ms"] - mine.loc["between", "mean_ms"]))
-    found = {"arm": arm, "step_ms": mean, "error": error, "turns": math.nan, "step_p95_ms": math.nan}
-    if "step" in mine.index:
-        found |= {"turns": mine.loc["step", "turns"], "step_p95_ms": mine.loc["step", "p95_ms"]}
-    return found
+    planned = shares.mean()
+    parts = {kind: share for kind, share in zip(KINDS, (planned, 1 - planned), strict=True) if share}
+    found = dict.fromkeys(("step_ms", "error", "turns", "step_p95_ms"), math.nan)
+    if set(parts) <= set(mine.index):
+        mean, error = (sum(w * mine.loc[k, c] for k, w in parts.items()) for c in ("mean_ms", "mean_error_ms"))
+        if len(parts) > 1:
+            error = math.hypot(error, shares.sem() * (mine.loc["plan", "mean_ms"] - mine.loc["between", "mean_ms"]))
+        turns = min(mine.loc[kind, "turns"] for kind in parts)
+        found = {"step_ms": mean, "error": error / mean, "turns": turns, "step_p95_ms": mine.loc["step", "p95_ms"]}
+    return {"arm": arm} | found

@@ -2,12 +2,13 @@
 
     python paper/summary.py --profile quick
 
-Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm)
-and, from the sidecars, `horizon/arms.json`; and to `statistics/`: `comparisons.csv` (cell × arm × reference),
-`power.csv` (cell × arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own
-teachers); where candidates were tried out also `headline.csv` (cell × candidate), which says which of them is picked;
-under the paper profile also `coverage.csv`, a simulation that takes half a minute once. Column `cell` names the files
-of a cell's results: a teacher from elsewhere may have task, size and seed in common with a shipped one.
+Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm;
+step times weighed by how often the arm plans over its episodes) and, from the sidecars, `horizon/arms.json`; and to
+`statistics/`: `comparisons.csv` (cell × arm × reference), `power.csv` (cell × arm × effect), `aggregate.csv` and
+`profiles.csv` (arms over the cells of this project's own teachers); where candidates were tried out also
+`headline.csv` (cell × candidate), which says which of them is picked; under the paper profile also `coverage.csv`, a
+simulation that takes half a minute once. Column `cell` names the files of a cell's results: a teacher from elsewhere
+may have task, size and seed in common with a shipped one.
 """
 
 import argparse

@@ -16,8 +16,7 @@ from lib.config import PlannerConfig
 from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
 from lib.evaluation import Stage
 from lib.gates import Look
-from lib.latency import WARM_UP, alone, measure, step_times
-from lib.step_time import turn_error
+from lib.latency import WARM_UP, alone, measure, step_times, turn_error
 from lib.world_model import total_variation
 
 

@@ -134,6 +134,16 @@ def test_a_second_pareto_map_is_asked_for_where_three_cells_are_evaluated(repo):
         assert ("--out figures/paper/pareto-cells.svg" in line) == second
 
 
+def test_new_timings_are_a_reason_to_summarise_again(repo):
+    python = stand_in(repo / "bin/python", repo / "log")
+    sidecar = repo / "data/results/paper/latency/a-1m-1.csv.meta.json"
+    sidecar.parent.mkdir(parents=True)
+    sidecar.write_text("{}")
+    make(repo, f"PYTHON={python}", "status", "PROFILE=paper", "CELLS=a-1m-1 b-1m-1")
+    (line,) = [line for line in calls(repo / "log") if "paper/summary.py" in line]
+    assert line.partition("--needs")[2].split()[-1] == "data/results/paper/latency/a-1m-1.csv.meta.json"
+
+
 def test_cells_that_only_confirm_have_no_errors_of_actions_and_no_sequence_model(repo):
     python = stand_in(repo / "bin/python", repo / "log")
     study = ["walker-walk-1m-1", "cartpole-swingup-1m-1"]

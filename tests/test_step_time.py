@@ -7,18 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from lib.step_time import step_time, turn_error
-
-
-def test_the_error_of_a_mean_over_turns_has_its_closed_forms():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=24)
-    assert turn_error(x, np.arange(24)) == pytest.approx(x.std(ddof=1) / math.sqrt(24))  # every value a turn of its own
-    means = x.reshape(6, 4).mean(axis=1)
-    assert turn_error(x, np.repeat(np.arange(6), 4)) == pytest.approx(means.std(ddof=1) / math.sqrt(6))  # equal turns
-    slow = np.repeat([1.0, 3.0], 50)  # a turn's steps say nothing new about it
-    assert turn_error(slow, slow) == pytest.approx(1.0)
-    assert math.isnan(turn_error(x, np.zeros(24)))
+from lib.latency import turn_error
+from lib.step_time import step_time
 
 
 def rows_of(arm, turns=9, p95=None, **parts):
@@ -53,14 +43,16 @@ def test_kinds_of_step_are_weighed_by_how_often_the_episodes_plan():
     mean, error = p * 8 + (1 - p) * 0.5, math.hypot(p * 0.2 + (1 - p) * 0.05, spread * 7.5)
     gated, t = table.loc["gated"], student.ppf(0.975, 8)
     assert gated["step_ms"] == pytest.approx(mean) and gated["steps_per_s"] == pytest.approx(1e3 / mean)
-    assert (gated["step_ms_low"], gated["step_ms_high"]) == pytest.approx((mean - t * error, mean + t * error))
+    ends = (mean * math.exp(-t * error / mean), mean * math.exp(t * error / mean))
+    assert (gated["step_ms_low"], gated["step_ms_high"]) == pytest.approx(ends)
     assert gated["step_p95_ms"] == 9.0 and gated["speedup"] == pytest.approx(80 / mean)
     width = t * math.hypot(error / mean, 0.4 / 80)
     ends = (gated["speedup"] * math.exp(-width), gated["speedup"] * math.exp(width))
     assert (gated["speedup_low"], gated["speedup_high"]) == pytest.approx(ends)
     assert table.loc["policy", "step_ms"] == 0.1 and math.isnan(table.loc["teacher", "speedup"])
-    low = 0.1 - student.ppf(0.975, 4) * 0.01  # five turns, and no plan whose time it could miss
-    assert table.loc["policy", "step_ms_low"] == pytest.approx(low)
+    t = student.ppf(0.975, 4)  # five turns, and no plan whose time it could miss
+    low, fewest = 0.1 * math.exp(-t * 0.1), 800 * math.exp(-t * math.hypot(0.1, 0.005))
+    assert table.loc["policy", ["step_ms_low", "speedup_low"]].tolist() == pytest.approx([low, fewest])
 
 
 def test_what_was_not_timed_is_not_known():
@@ -70,12 +62,15 @@ def test_what_was_not_timed_is_not_known():
     assert table["arm"].tolist() == ["once"]  # gated planned in an episode, and never while it was timed
     once = table.iloc[0]
     assert once["step_ms"] == 8.0 and all(math.isnan(once[c]) for c in ("step_ms_low", "speedup", "speedup_high"))
+    steps = pd.DataFrame(rows_of("gated", plan=(8.0, 0.2), between=(0.5, 0.05)))
+    one = step_time(steps, played(gated=[(25, 0)])).iloc[0]  # an episode says nothing of how others would plan
+    assert one["step_ms"] == 2.375 and math.isnan(one["step_ms_low"])
     nothing = step_time(pd.DataFrame(columns=["arm", "part"]), episodes)
     assert nothing.empty and {"step_ms", "step_ms_high", "speedup_low", "step_p95_ms"} <= set(nothing)
 
 
-def test_intervals_hold_the_mean_where_turns_drift():
-    """A machine whose speed changes from turn to turn, and episodes that plan unequally often: nominal 95 %."""
+def test_intervals_hold_the_mean_where_turns_differ():
+    """A machine whose speed is another one in every turn, and episodes that plan unequally often: nominal 95 %."""
     rng, held, runs, turns = np.random.default_rng(0), 0, 600, 9
     truth = 0.25 * 4.0 + 0.75 * 1.5
     for _ in range(runs):
