@@ -16,7 +16,7 @@ from lib.charts import INK, MUTED
 from lib.results import read_table
 
 AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
-HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 560, 36  # of a panel at most, of all rows, and what a row needs beside its panels
+HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 430, 36  # of a panel at most, of all rows, and what a row needs beside its panels
 MOST = 3  # cells whose schemes still have room for their names
 STRETCH = 3  # the axis shows kept to this power: most arms lie near 100 %, and few far below
 DODGE = 0.8  # of the distance between two execution horizons: families stand beside each other

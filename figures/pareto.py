@@ -260,12 +260,13 @@ def drawings(summary: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
     others = summary[~overall & ~summary["cell"].isin(first["cell"])]
     found = {"pareto": draw(pd.concat([summary[overall], first]), ROWS_HEIGHT)}
     if len(others):
-        found["pareto-cells"] = draw(pages.fitting(others, MOST_OF_PAGE, "pareto-cells"), PAGE_HEIGHT)
+        found["pareto-cells"] = draw(pages.fitting(others, MOST_OF_PAGE, "pareto-cells"), PAGE_HEIGHT, named=True)
     return found
 
 
-def draw(summary: pd.DataFrame, rows_height: float = ROWS_HEIGHT) -> alt.TopLevelMixin:
-    """One figure: the legend, and per cell a panel for every cost that was measured."""
+def draw(summary: pd.DataFrame, rows_height: float = ROWS_HEIGHT, named: bool = False) -> alt.TopLevelMixin:
+    """One figure: the legend, and per cell a panel for every cost that was measured; a single cell has its name where
+    that is asked for."""
     cells = [arms for _, arms in summary.groupby("cell", sort=False)]
     costs = [cost for cost in COSTS if summary[cost].notna().any()]
     width = (charts.FULL_WIDTH - AXIS - GAP * (len(costs) - 1)) / len(costs)
@@ -277,7 +278,7 @@ def draw(summary: pd.DataFrame, rows_height: float = ROWS_HEIGHT) -> alt.TopLeve
         measured = [cost for cost in costs if arms[cost].notna().any()]
         panels = [panel(arms, cost, x[cost], y, cost == measured[0], bottom) for cost in measured]
         row = alt.hconcat(*panels, spacing=GAP)
-        rows.append(row.properties(title=cell_title(arms, summary)) if len(cells) > 1 else row)
+        rows.append(row.properties(title=cell_title(arms, summary)) if named or len(cells) > 1 else row)
     return alt.vconcat(*rows, legend(summary, charts.FULL_WIDTH - AXIS), spacing=6)
 
 
