@@ -79,7 +79,9 @@ def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[fl
         axis=alt.Axis(values=list(range(len(steps))), labelExpr=names, grid=False),
     )
     extent = AXIS - 14 if left else 0
-    ticks = [t for t in range(0, 200, 10 if ends[0] < 85 else 5 if ends[0] < 93 else 2) if ends[0] <= t <= ends[1]]
+    ticks = range(0, 200, 10 if ends[0] < 85 else 5 if ends[0] < 93 else 2)
+    # The axis is stretched towards its end: further down, tens would lie on each other.
+    ticks = [t for t in ticks if ends[0] <= t <= ends[1] and (ends[0] > 60 or t not in (10, 20, 30, 40, 60))]
     axis = alt.Axis(labels=left, ticks=left, domain=left, minExtent=extent, maxExtent=extent, values=ticks)
 
     def y(field: str) -> alt.Y:
