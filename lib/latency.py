@@ -152,7 +152,8 @@ def turn_error(values, turns) -> float:
     """Standard error of the mean of `values` (n,), each of one of m `turns` (n,) whose members go together.
 
     A machine that slows down slows all steps of a turn, so that turns are independent and steps are not. Linearised,
-    with the factor m / (m − 1) for few clusters (Cochran 1977, section 6.8); nan for a single turn.
+    as for a ratio estimate over clusters (Cochran 1977, chapter 6), with the factor m / (m − 1) for few of them; nan
+    for a single turn.
     """
     values, (names, members) = np.asarray(values, dtype=float), np.unique(turns, return_inverse=True)
     if len(names) < 2:
