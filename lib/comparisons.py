@@ -92,12 +92,13 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every arm against those that `references`, `rivals` and `seeing` name: rows of cell, role, arm, paired by seed.
+    """Every arm against those that `references`, `rivals` and `twins` name: rows of cell, role, arm, paired by seed.
 
     rows: as `summarise` takes them, of one cell if `step_ms` is given: milliseconds of a control step by arm, where it
     was measured. `improvement` is the probability of improvement over `reference`, `difference` the
     mean difference in return, both with intervals; `p_non_inferior` is the one-sided p-value at `margin` (a fraction of
-    the reference's mean), `p_holm` the same corrected for the number of arms with this role in the cell.
+    the reference's mean), `p_holm` the same corrected for the number of arms with this role in the cell, of those that
+    played all episodes of what they are compared with: conclusions are drawn of no others.
 
     Raises `StatisticsError` as `summarise` does.
     """
@@ -105,7 +106,7 @@ def compare(
     for cell, episodes in rows.groupby(CELL, sort=False):
         arms, table = arms_by_seed(episodes, "-".join(map(str, cell))), []
         for name in arms:
-            others = references(name, arms) | rivals(name, arms, step_ms) | seeing(name, arms)
+            others = references(name, arms) | rivals(name, arms, step_ms) | twins(name, arms)
             for role, reference in others.items():
                 both = shared(arms[name], arms[reference])
                 mine, theirs = (
@@ -118,10 +119,11 @@ def compare(
                 for quantity, estimate in (("improvement", improvement), ("difference", difference)):
                     row |= dict(zip((quantity, f"{quantity}_low", f"{quantity}_high"), estimate, strict=True))
                 row |= {"margin": margin, "p_non_inferior": non_inferiority(mine, theirs, margin, **options)}
-                table.append(row)
+                table.append(row | {"whole": len(mine) == len(arms[reference])})
         if table:
             table = pd.DataFrame(table)
-            tables.append(table.assign(p_holm=table.groupby("role")["p_non_inferior"].transform(holm)))
+            tested = table["p_non_inferior"].where(table.pop("whole"))
+            tables.append(table.assign(p_holm=tested.groupby(table["role"]).transform(holm)))
     if not tables:
         raise StatisticsError("No arm has another one to be compared with; evaluate arms beside the teacher.")
     return pd.concat(tables, ignore_index=True)
@@ -165,10 +167,16 @@ def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] |
     return {role: rival for role, rival in found.items() if rival}
 
 
-def seeing(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """`with the plan`: for an arm whose corrector is blind to the plan, the same with one that sees it."""
-    twin = name.replace("no-plan-", "two-tower-")
-    return {"with the plan": twin} if twin != name and twin in arms else {}
+def twins(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """What an ablation takes away, by comparison with the arm that differs in nothing else: role → name of that arm.
+
+    `with the plan`, for an arm whose corrector is blind to the plan; `no corrector`, for a gate by sensitivity.
+    """
+    others = {
+        "with the plan": name.replace("no-plan-", "two-tower-"),
+        "no corrector": name.replace("sensitive-", "gate-only-"),
+    }
+    return {role: twin for role, twin in others.items() if twin != name and twin in arms}
 
 
 def _next(name: str, costs: dict[str, float], kinds: tuple[str, ...]) -> str | None:

@@ -23,8 +23,9 @@ def step_time(steps: pd.DataFrame, episodes: pd.DataFrame, level: float = 0.95) 
     """Columns arm, step_ms, speedup, `_low` and `_high` of both, step_p95_ms and steps_per_s.
 
     steps: rows of `lib.latency.measure` at one batch; episodes: rows of one cell as `lib.statistics.summarise` takes
-    them. step_ms is the mean in milliseconds, speedup the teacher's over the arm's, step_p95_ms the percentile of the
-    steps that were timed. A ladder's refinements count as plans, in the mixture that was timed.
+    them. step_ms is the mean in milliseconds, speedup the teacher's over the arm's. step_p95_ms is the percentile of
+    the timed steps that plan, the longest that a robot waits for, or of all where none does. A ladder's refinements
+    count as plans, in the mixture that was timed.
 
     Errors are propagated to first order, relative to the mean: those of both kinds of step add up, because a machine
     that slows down slows both; that of how often an arm plans, and those of two arms, are independent. Quantiles are
@@ -46,7 +47,7 @@ def step_time(steps: pd.DataFrame, episodes: pd.DataFrame, level: float = 0.95) 
 
 def _of_episodes(arm: str, episodes: pd.DataFrame, steps: pd.DataFrame) -> dict:
     """step_ms with its relative error, over the shares of both kinds of step in these episodes; fewest turns of a kind
-    that counts; the measured p95."""
+    that counts; the measured p95 of the slower kind."""
     mine = steps[steps["arm"] == arm].set_index("part")
     shares = (episodes["planner_calls"] + episodes["refinements"]) / episodes["length"]
     planned = shares.mean()
@@ -57,5 +58,6 @@ def _of_episodes(arm: str, episodes: pd.DataFrame, steps: pd.DataFrame) -> dict:
         if len(parts) > 1:
             error = math.hypot(error, shares.sem() * (mine.loc["plan", "mean_ms"] - mine.loc["between", "mean_ms"]))
         turns = min(mine.loc[kind, "turns"] for kind in parts)
-        found = {"step_ms": mean, "error": error / mean, "turns": turns, "step_p95_ms": mine.loc["step", "p95_ms"]}
+        longest = mine.loc["plan" if planned else "between", "p95_ms"]
+        found = {"step_ms": mean, "error": error / mean, "turns": turns, "step_p95_ms": longest}
     return {"arm": arm} | found

@@ -149,14 +149,32 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     assert rivals("two-tower-3", arms) == {}
 
 
-def test_a_corrector_that_is_blind_to_the_plan_is_compared_with_one_that_sees_it():
-    arms = {"teacher": lambda s: 9.0 + s, "two-tower-3": lambda s: 8.0 + s, "no-plan-3": lambda s: 6.5 + s % 2 + s}
+@pytest.mark.parametrize(
+    "ablation, twin, role",
+    [
+        ("no-plan-3", "two-tower-3", "with the plan"),
+        ("sensitive-6", "gate-only-6", "no corrector"),
+        ("64×2+sensitive-6", "64×2+gate-only-6", "no corrector"),
+    ],
+)
+def test_an_ablation_is_compared_with_what_differs_in_nothing_else(ablation, twin, role):
+    arms = {"teacher": lambda s: 9.0 + s, twin: lambda s: 8.0 + s, ablation: lambda s: 6.5 + s % 2 + s}
     table = compare(episodes(arms)).set_index(["arm", "role"])
-    row = table.loc["no-plan-3", "with the plan"]
-    assert row["reference"] == "two-tower-3" and row["difference_high"] < 0
-    assert "with the plan" not in table.loc["two-tower-3"].index
-    del arms["two-tower-3"]
-    assert "with the plan" not in set(compare(episodes(arms))["role"])
+    row = table.loc[ablation, role]
+    assert row["reference"] == twin and row["difference_high"] < 0
+    assert role not in table.loc[twin].index
+    del arms[twin]
+    assert role not in set(compare(episodes(arms))["role"])
+
+
+def test_only_arms_with_all_episodes_are_counted_by_holm():
+    rows = episodes(ARMS)
+    fewer = rows[(rows["arm"] != "64×2+open-loop-3") | (rows["episode_seed"] < rows["episode_seed"].max())]
+    table = compare(fewer).query("role == 'teacher'").set_index("arm")
+    two = ["64×2+two-tower-3", "budget-64×2"]
+    np.testing.assert_allclose(table.loc[two, "p_holm"], holm(table.loc[two, "p_non_inferior"]))
+    short = table.loc["64×2+open-loop-3"]
+    assert short["episodes"] == 9 and short["p_non_inferior"] > 0 and np.isnan(short["p_holm"])
 
 
 def test_compare_corrects_within_a_cell():
