@@ -237,12 +237,16 @@ summary: setup $(CELLS:%=horizon-%)
 
 learnt = $(SEQUENCES:%=$(R)/decision_transformer/%-expert-$(1).csv)
 
+# How many cells the summary has: the further ones are drawn apart.
+more-than = $(shell cut -d, -f1 $(R)/horizon/summary.csv 2>&- | sed 1d | sort -u | sed 1,$(1)d)
+
 pareto: summary $(SEQUENCES:%=sequence-%)
 	@$(call figure,pareto,$(R)/horizon/summary.csv $(shell ls $(R)/statistics/aggregate.csv 2>&-) $(if $(SEQUENCES),$(shell ls $(call learnt,summary) 2>&-))) \
-		$(if $(shell cut -d, -f1 $(R)/horizon/summary.csv 2>&- | sed 1d | sort -u | sed -n 3p),--out figures/$(PROFILE)/pareto-cells.svg)
+		$(if $(call more-than,2),--out figures/$(PROFILE)/pareto-cells.svg)
 
 horizon-figure: summary
-	@$(call figure,horizon,$(R)/horizon/summary.csv)
+	@$(call figure,horizon,$(R)/horizon/summary.csv) \
+		$(if $(call more-than,3),--out figures/$(PROFILE)/horizon-cells.svg)
 
 profiles-figure: summary
 	@$(call figure,profiles,$(R)/statistics/profiles.csv $(shell ls $(R)/statistics/headline.csv 2>&-))

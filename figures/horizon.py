@@ -1,9 +1,9 @@
-"""Return kept against the execution horizon, and the gain over open loop with the same one; a row per cell, of more
-cells than fit a page those with the most episodes.
+"""Return kept against the execution horizon, and the gain over open loop with the same one; a row per cell.
 
     python figures/horizon.py --profile quick
 
-reads data/results/quick/horizon/summary.csv and writes figures/quick/horizon.{svg,pdf,png}.
+reads data/results/quick/horizon/summary.csv and writes figures/quick/horizon.{svg,pdf,png}; of more than three cells
+those with the most episodes, and the others in horizon-cells.{svg,pdf,png}.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from lib.results import read_table
 
 AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 430, 36  # of a panel at most, of all rows, and what a row needs beside its panels
-MOST = 3  # cells whose schemes still have room for their names
+PAGE_HEIGHT = 560  # of all rows on a page of their own
+MOST, MOST_OF_PAGE = 3, 4  # cells whose schemes still have room for their names
 STRETCH = 3  # the axis shows kept to this power: most arms lie near 100 %, and few far below
 DODGE = 0.8  # of the distance between two execution horizons: families stand beside each other
 PLANNERS = {False: "standard planner", True: "smaller planner"}
@@ -141,9 +142,18 @@ def _marks(base: alt.Chart, small: bool, **place) -> alt.Chart:
     )
 
 
-def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
-    """A row per cell: return kept on each planner, and gains."""
-    table = pages.fitting(table, MOST, "horizon")
+def drawings(table: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """The figures from what `read` gives: what stands beside the text, and the other cells where there are more."""
+    first = pages.fitting(table, MOST)
+    others = table[~table["cell"].isin(first["cell"])]
+    found = {"horizon": draw(first)}
+    if len(others):
+        found["horizon-cells"] = draw(pages.fitting(others, MOST_OF_PAGE, "horizon-cells"), PAGE_HEIGHT, named=True)
+    return found
+
+
+def draw(table: pd.DataFrame, rows_height: float = ROWS_HEIGHT, named: bool = False) -> alt.TopLevelMixin:
+    """A row per cell: return kept on each planner, and gains; a single cell has its name where that is asked for."""
     cells = list(table["cell"].unique())
     several = table[table["execution_horizon"] > 1]
     small = [flag for flag in PLANNERS if several["small"].eq(flag).any()] or [False]
@@ -151,7 +161,7 @@ def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
     steps = sorted(table["execution_horizon"].unique())
     panels_wide = len(small) + bool(schemes)
     width = (charts.FULL_WIDTH - AXIS - (NAMES if schemes else 0) - GAP * panels_wide) / panels_wide
-    height = min(HEIGHT, ROWS_HEIGHT / len(cells) - ROW_EXTRA)
+    height = min(HEIGHT, rows_height / len(cells) - ROW_EXTRA)
     rows = []
     for cell in cells:
         arms, bottom = table[table["cell"] == cell], cell == cells[-1]
@@ -162,12 +172,12 @@ def draw(table: pd.DataFrame) -> alt.TopLevelMixin:
         if schemes:
             panels.append(gain_panel(arms, schemes, bottom))
         row = alt.hconcat(*(panel.properties(width=width, height=height) for panel in panels), spacing=GAP)
-        rows.append(row.properties(title=alt.Title(cell, color=INK)) if len(cells) > 1 else row)
+        rows.append(row.properties(title=alt.Title(cell, color=INK)) if named or len(cells) > 1 else row)
     return alt.vconcat(*rows, spacing=6)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    pages.command_line(__doc__, lambda profile: {"horizon": draw(read(profile))}, arguments)
+    pages.command_line(__doc__, lambda profile: drawings(read(profile)), arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The figure of return kept against the execution horizon: what is drawn is what the table says."""
 
+import struct
+
 import pytest
 from test_charts import load_figure, pdf_text
 
-from lib import paths
+from lib import charts, paths
 from lib.results import write_table
 
 horizon = load_figure("horizon")
@@ -71,6 +73,24 @@ def test_it_is_drawn_with_axes_that_hold_every_interval(home):
     kept = [100 * r[end] for r in table() for end in ("kept_low", "kept_high") if r["arm"] != "policy"]
     ((low, high),) = domains
     assert low < min(kept[:4] + kept[-10:]) and high > max(kept)
+
+
+def test_many_cells_have_two_figures_that_each_fit_a_page(home, capsys):
+    names = [f"cell-{letter}-1m-1" for letter in "abcdefg"]
+    home(sum((table(name) for name in names), []))
+    found = horizon.drawings(horizon.read("smoke"))
+    for (stem, chart), shown, highest in zip(found.items(), (names[:3], names[3:]), (7.2, 8.8), strict=True):
+        charts.save(chart, paths.FIGURES / stem)
+        text = pdf_text(paths.FIGURES / f"{stem}.pdf")
+        assert [name for name in names if name in text] == shown
+        _, height = struct.unpack(">II", (paths.FIGURES / f"{stem}.png").read_bytes()[16:24])
+        assert height / charts.PNG_PPI < highest
+    assert list(found) == ["horizon", "horizon-cells"] and not capsys.readouterr().err
+    home(sum((table(name) for name in [*names, "cell-h-1m-1"]), []))
+    horizon.drawings(horizon.read("smoke"))
+    assert "horizon-cells: a page does not hold all cells; left out: cell-h-1m-1" in capsys.readouterr().err
+    home(sum((table(name) for name in names[:3]), []))
+    assert list(horizon.drawings(horizon.read("smoke"))) == ["horizon"]
 
 
 def test_without_a_smaller_planner_or_a_gain_there_are_fewer_panels(home):

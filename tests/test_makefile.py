@@ -121,17 +121,18 @@ def test_paper_runs_no_notebook_and_draws_a_figure_only_from_what_is_there(repo)
         assert all("figures/" in line for line in drawn)
 
 
-def test_a_second_pareto_map_is_asked_for_where_three_cells_are_evaluated(repo):
+def test_second_figures_are_asked_for_where_many_cells_are_evaluated(repo):
     """Those in the table, whatever cells were asked for: the script draws what is there."""
     python = stand_in(repo / "bin/python", repo / "log")
     summary = repo / "data/results/paper/horizon/summary.csv"
     summary.parent.mkdir(parents=True)
-    for cells, second in (("abb", False), ("abbc", True)):
+    for cells, second in (("abb", ()), ("abbc", ("pareto",)), ("abbcd", ("pareto", "horizon"))):
         summary.write_text("cell,arm\n" + "".join(f"{cell},teacher\n" for cell in cells))
         (repo / "log").unlink(missing_ok=True)
         make(repo, f"PYTHON={python}", "paper", "CELLS=a-1m-1 b-1m-1 c-1m-1 d-1m-1")
-        (line,) = [line for line in calls(repo / "log") if "figures/pareto.py" in line]
-        assert ("--out figures/paper/pareto-cells.svg" in line) == second
+        for name in ("pareto", "horizon"):
+            (line,) = [line for line in calls(repo / "log") if f"figures/{name}.py" in line]
+            assert (f"--out figures/paper/{name}-cells.svg" in line) == (name in second)
 
 
 def test_new_timings_are_a_reason_to_summarise_again(repo):

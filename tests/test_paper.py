@@ -548,6 +548,12 @@ def test_a_third_cell_is_in_a_second_map(tree):
     text = text_of("paper")
     number = re.search(r"and cell by cell. Figure (\d+) has the other cells", text)[1]
     assert f"Figure {number}. Return kept against what it costs, as in Figure" in text
+    more = [("walker-run-1m-1", "walker-run", "1m"), ("cup-catch-1m-2", "cup-catch", "1m")]
+    two_cells("cup-catch-1m-1", "cup-catch", more=more)
+    with pytest.raises(paper.PaperError, match=r"figures/paper/horizon-cells\.svg"):
+        paper.build("paper")
+    shutil.copy(paths.figures("paper") / "pareto.svg", paths.figures("paper") / "horizon-cells.svg")
+    assert "as in Figure 2: the other cells" in text_of("paper")
     two_cells("cup-catch-1m-1", "cup-catch")
     assert "the other cells" not in text_of("paper")  # whatever is left in the folder
 
