@@ -654,12 +654,13 @@ def test_the_words_of_the_paper_follow_the_numbers(elsewhere, tmp_path):
 
     text = told(300, 0.5, 100)
     assert "returns 500 [450, 560], 90.0% of its teacher; behaviour cloning returns 300 [280, 320]" in text
-    assert "above behaviour cloning’s, and it is not as good as the teacher" in text and "9.3" in text
+    assert "above behaviour cloning’s, and the interval of what it keeps lies below 98%" in text and "9.3" in text
     assert "Asked for 450 and for 900 it returns 100 and 500: it does more when more is asked" in text
     assert "hopper" not in text and f"{PROFILES['paper'].sequence.updates} updates" in text
     text = told(700, 0.995, 500)
-    assert "below behaviour cloning’s, and it is as good as the teacher by" in text and "makes no difference" in text
-    assert "not told apart" in (text := told(500, 0.98, 900)) and "not shown to be as good" in text
+    assert "below behaviour cloning’s, and the interval of what it keeps lies above 98%" in text
+    assert "makes no difference" in text
+    assert "not told apart" in (text := told(500, 0.98, 900)) and "keeps lies on both sides of 98%" in text
     assert "it does less when more is asked" in text
     assert "above behaviour cloning" not in section(tmp_path, "quick")
 
