@@ -271,6 +271,16 @@ def test_both_correctors_are_in_the_table_of_errors(tree):
     assert "removes −19% to 94% (negative: it is worse than the plan)" in text
 
 
+def test_ablations_are_told_beside_what_differs_in_nothing_else(tree):
+    results("paper")
+    assert "What the plan and the corrector add" not in text_of("paper")
+    results("paper", returns=RETURNS | {"no-plan-3": 830, "gate-only-3": 800, "sensitive-3": 812})
+    text = text_of("paper")
+    assert re.search(r"over the 6 .*episodes of these arms", text)  # a float may stand in between
+    assert re.search(r"differs from .*by −5\.0 \[−5\.0, −5\.0\] against two-tower-3", text)
+    assert re.search(r"a corrector .*adds \+12\.0 \[\+12\.0, \+12\.0\] against gate-only-3", text)
+
+
 def test_the_method_names_the_constants_of_the_code(tree, monkeypatch):
     results("paper")
     text = text_of("paper")
