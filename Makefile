@@ -10,7 +10,7 @@ PROFILE = quick
 CELLS_smoke = walker-walk-1m-1
 CELLS_quick = walker-walk-1m-1
 STUDY_paper = walker-walk-1m-1 cartpole-swingup-1m-1
-CELLS_paper = $(STUDY_paper) cheetah-run-1m-1 reacher-easy-1m-1 cup-catch-1m-1 walker-run-1m-1
+CELLS_paper = $(STUDY_paper) cheetah-run-1m-1 reacher-easy-1m-1 cup-catch-1m-1 walker-run-1m-1 walker-walk-5m-1
 CELLS = $(CELLS_$(PROFILE))
 # The other cells of a profile put to the test what these found. Those alone have the errors of single actions and the
 # sequence models, unless a command asks for none of them.

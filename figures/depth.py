@@ -112,7 +112,8 @@ def title(rows: pd.DataFrame, kinds: list[pd.DataFrame]) -> str:
     """What tells a row of panels from the others: its cell, and what plans."""
     cell, name = rows["cell"].iloc[0], rows["planner"].iloc[0]
     plans = f"plans of {name}" if name else "plans of the standard planner"
-    return f"{cell}, {plans}" if len({kind["cell"].iloc[0] for kind in kinds}) > 1 else plans.capitalize()
+    cells = {kind["cell"].iloc[0] for kind in kinds}
+    return f"{pages.cell_title(cell, cells)}, {plans}" if len(cells) > 1 else plans.capitalize()
 
 
 def panel(rows, marks, quantity: str, top: float, families, width, height, bottom: bool) -> alt.LayerChart:

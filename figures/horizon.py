@@ -106,9 +106,9 @@ def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[fl
     return alt.layer(*layers).properties(title=title)
 
 
-def gain_panel(arms: pd.DataFrame, schemes: list[str], bottom: bool):
-    """What each arm returns more than open-loop execution of the same planner with the same horizon."""
-    rows = arms.dropna(subset=["gain"])
+def gain_panel(rows: pd.DataFrame, bottom: bool):
+    """What each arm of a cell returns more than open-loop execution of the same planner with the same horizon."""
+    schemes = list(rows["scheme"].unique())
     rows = rows.assign(move=rows["small"].map({False: -0.2, True: 0.2}))
     names = alt.Axis(grid=True, labelLimit=NAMES, minExtent=NAMES, maxExtent=NAMES, labelPadding=4, ticks=False)
     y = alt.Y("scheme:N", sort=schemes, scale=alt.Scale(domain=schemes), title=None, axis=names)
@@ -157,10 +157,10 @@ def draw(table: pd.DataFrame, rows_height: float = ROWS_HEIGHT, named: bool = Fa
     cells = list(table["cell"].unique())
     several = table[table["execution_horizon"] > 1]
     small = [flag for flag in PLANNERS if several["small"].eq(flag).any()] or [False]
-    schemes = list(table.dropna(subset=["gain"])["scheme"].unique())
+    gains = table.dropna(subset=["gain"])
     steps = sorted(table["execution_horizon"].unique())
-    panels_wide = len(small) + bool(schemes)
-    width = (charts.FULL_WIDTH - AXIS - (NAMES if schemes else 0) - GAP * panels_wide) / panels_wide
+    panels_wide = len(small) + bool(len(gains))
+    width = (charts.FULL_WIDTH - AXIS - (NAMES if len(gains) else 0) - GAP * panels_wide) / panels_wide
     height = min(HEIGHT, rows_height / len(cells) - ROW_EXTRA)
     rows = []
     for cell in cells:
@@ -169,10 +169,11 @@ def draw(table: pd.DataFrame, rows_height: float = ROWS_HEIGHT, named: bool = Fa
         shown = pd.concat(found.values())[["kept", "kept_low", "kept_high"]].stack()
         ends = (min(shown.min(), 98) - 1, max(shown.max(), 100) + 1)
         panels = [kept_panel(found[flag], flag, steps, ends, flag == small[0], bottom) for flag in small]
-        if schemes:
-            panels.append(gain_panel(arms, schemes, bottom))
+        if len(gains):
+            panels.append(gain_panel(gains[gains["cell"] == cell], bottom))
         row = alt.hconcat(*(panel.properties(width=width, height=height) for panel in panels), spacing=GAP)
-        rows.append(row.properties(title=alt.Title(cell, color=INK)) if named or len(cells) > 1 else row)
+        title = alt.Title(pages.cell_title(cell, cells), color=INK)
+        rows.append(row.properties(title=title) if named or len(cells) > 1 else row)
     return alt.vconcat(*rows, spacing=6)
 
 

@@ -20,7 +20,6 @@ from lib import charts, pages, paths
 from lib.charts import GRID, INK, MUTED
 from lib.profiles import CELL as OWN
 from lib.results import read_table
-from lib.statistics import CELL
 
 # Column of the table → title of the axis, d3 format of its numbers.
 COSTS = {
@@ -112,7 +111,7 @@ def cost_floor(scale: Scale) -> float:
 
 
 def kept_ticks(scale: Scale) -> list[int]:
-    """100, and multiples of 5 or 10 on both sides as far apart as their labels need."""
+    """100, 0 where the axis reaches it, and multiples of 5 or 10 as far apart as their labels need."""
     apart = 1.25 * charts.FONT_SIZE
     step = 5 if scale.place(100) - scale.place(95) >= apart else 10
     ticks = [100]
@@ -122,6 +121,8 @@ def kept_ticks(scale: Scale) -> list[int]:
             if (value >= 80 or value % 10 == 0) and value >= scale.low:
                 if abs(scale.place(value) - scale.place(last)) >= apart:
                     ticks.append(last := value)
+    if scale.low <= 0:  # it tells how far down the axis is stretched
+        ticks = [0] + [tick for tick in ticks if scale.place(tick) - scale.place(0) >= apart]
     return sorted(ticks)
 
 
@@ -278,7 +279,8 @@ def draw(summary: pd.DataFrame, rows_height: float = ROWS_HEIGHT, named: bool = 
         measured = [cost for cost in costs if arms[cost].notna().any()]
         panels = [panel(arms, cost, x[cost], y, cost == measured[0], bottom) for cost in measured]
         row = alt.hconcat(*panels, spacing=GAP)
-        rows.append(row.properties(title=cell_title(arms, summary)) if named or len(cells) > 1 else row)
+        title = pages.cell_title(arms["cell"].iloc[0], summary["cell"])
+        rows.append(row.properties(title=title) if named or len(cells) > 1 else row)
     return alt.vconcat(*rows, legend(summary, charts.FULL_WIDTH - AXIS), spacing=6)
 
 
@@ -316,17 +318,6 @@ def over_cells(summary: pd.DataFrame, file: Path) -> pd.DataFrame:
     scores = read_table(file).query("scope == 'all' and statistic == 'mean'").set_index("arm")
     scores = scores[["estimate", "low", "high"]].set_axis(["kept", "kept_low", "kept_high"], axis=1)
     return means.join(scores).reset_index().assign(cell=ALL, task="", size="", teacher_seed=0)
-
-
-def cell_title(arms: pd.DataFrame, summary: pd.DataFrame) -> str:
-    """Task and size, the seed where it tells cells apart, and the name of a cell whose teacher is from elsewhere."""
-    cell, task, model_size, seed = arms[["cell", *CELL]].iloc[0]
-    if cell == ALL:
-        return ALL
-    if cell != f"{task}-{model_size}-{seed}":
-        return cell
-    seeds = summary[(summary["task"] == task) & (summary["size"] == model_size)]["teacher_seed"].nunique()
-    return f"{task}, {model_size}" + (f", seed {seed}" if seeds > 1 else "")
 
 
 def main(arguments: list[str] | None = None) -> None:

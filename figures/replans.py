@@ -84,7 +84,8 @@ def title(rows: pd.DataFrame, kinds: list[pd.DataFrame]) -> alt.Title:
     """What tells a panel from the others: its cell, and what plans."""
     cell, name = rows["cell"].iloc[0], rows["planner"].iloc[0]
     plans = f"plans of {name}" if name else "plans of the standard planner"
-    words = f"{cell}, {plans}" if len({kind["cell"].iloc[0] for kind in kinds}) > 1 else plans.capitalize()
+    cells = {kind["cell"].iloc[0] for kind in kinds}
+    words = f"{pages.cell_title(cell, cells)}, {plans}" if len(cells) > 1 else plans.capitalize()
     return alt.Title(words, frame="group", offset=3)
 
 

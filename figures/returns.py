@@ -64,7 +64,8 @@ def draw(episodes: pd.DataFrame) -> alt.TopLevelMixin:
         left, bottom = number % columns == 0, number + columns >= len(cells)
         mine = (table[table["cell"] == cell] for table in (episodes, middle))
         chart = panel(*mine, arms, width, height, left, bottom)
-        panels.append(chart.properties(title=alt.Title(cell, frame="group", offset=3)) if len(cells) > 1 else chart)
+        title = alt.Title(pages.cell_title(cell, cells), frame="group", offset=3)
+        panels.append(chart.properties(title=title) if len(cells) > 1 else chart)
     if len(panels) == 1:
         return panels[0]
     return alt.concat(*panels, columns=columns, spacing={"row": 8, "column": GAP})

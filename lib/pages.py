@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import altair as alt
 import pandas as pd
 
 from lib import charts, paths
+from lib.profiles import CELL
 
 
 def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]], arguments: list[str] | None) -> None:
@@ -21,6 +22,16 @@ def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]]
     for name, chart in draw(profile).items():
         for path in charts.save(chart, paths.figures(profile) / name):
             print(path)
+
+
+def cell_title(cell: str, cells: Iterable[str]) -> str:
+    """A cell as the paper calls it: task and size, its seed where that tells it from others of `cells`, and the name of
+    a cell whose teacher is from elsewhere."""
+    if not CELL.fullmatch(cell):
+        return cell
+    task, size, seed = cell.rsplit("-", 2)
+    seeds = {other for other in cells if CELL.fullmatch(other) and other.rsplit("-", 1)[0] == f"{task}-{size}"}
+    return f"{task} ({size}, seed {seed})" if len(seeds) > 1 else f"{task} ({size})"
 
 
 def fitting(marks: pd.DataFrame, most: int, figure: str = "", panels: str = "") -> pd.DataFrame:

@@ -253,12 +253,12 @@ def test_several_cells_become_rows_named_by_what_differs(tmp_path):
     tables = pd.concat([summary(), summary(task="cup-catch")])
     charts.save(pareto.draw(tables), tmp_path / "two")
     text = pdf_text(tmp_path / "two.pdf")
-    assert "walker-walk, 1m" in text and "cup-catch, 1m" in text and "seed" not in text
+    assert "walker-walk (1m)" in text and "cup-catch (1m)" in text and "seed" not in text
     assert text.count("Planner calls per episode") == 1 and text.count("Return kept (% of teacher)") == 2
     elsewhere = summary().assign(cell="mine-1a2b3c4d-walker-walk")
     charts.save(pareto.draw(pd.concat([summary(), summary(teacher_seed=2), elsewhere])), tmp_path / "three")
     text = pdf_text(tmp_path / "three.pdf")
-    assert "walker-walk, 1m, seed 2" in text and "mine-1a2b3c4d-walker-walk" in text
+    assert "walker-walk (1m, seed 2)" in text and "mine-1a2b3c4d-walker-walk" in text
 
 
 def test_many_cells_have_two_figures_that_each_fit_a_page(tmp_path, capsys):
@@ -273,7 +273,7 @@ def test_many_cells_have_two_figures_that_each_fit_a_page(tmp_path, capsys):
         width, height = struct.unpack(">II", (tmp_path / f"{name}.png").read_bytes()[16:24])
         assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.12) and height / charts.PNG_PPI < highest
         text = pdf_text(tmp_path / f"{name}.pdf")
-        assert [task for task in tasks if f"{task}, 1m" in text] == [task for task in tasks if task in shown]
+        assert [task for task in tasks if f"{task} (1m)" in text] == [task for task in tasks if task in shown]
         assert ("mean over all cells" in text) == (name == "pareto")
     assert not capsys.readouterr().err
     assert list(pareto.drawings(pd.concat(tables[:1] + tables[-2:]))) == ["pareto"]
@@ -300,7 +300,7 @@ def test_the_row_over_all_cells_has_the_arms_that_all_have_and_mean_costs(tmp_pa
     assert rows["execution_horizon"].tolist() == [ARMS[arm][0] for arm in rows.index]
     charts.save(pareto.draw(pareto.read("smoke")), tmp_path / "three")
     text = pdf_text(tmp_path / "three.pdf")
-    assert all(title in text for title in (pareto.ALL, "walker-walk, 1m", "cup-catch, 1m", "official-x"))
+    assert all(title in text for title in (pareto.ALL, "walker-walk (1m)", "cup-catch (1m)", "official-x"))
     assert "1m-1" not in text
 
 
@@ -365,6 +365,9 @@ def test_the_axis_of_kept_holds_every_interval_and_is_true(kept, half):
     assert (np.diff(places) > 0).all() and (np.diff(places, 2) > 0).all()  # ten percent take more room the higher
     ticks = [scale.place(t) for t in pareto.kept_ticks(scale)]
     assert 100 in pareto.kept_ticks(scale) and min(np.diff(ticks)) >= charts.FONT_SIZE
+    deep = pareto.Scale(-10, 105, 90, power=3)
+    ticks = pareto.kept_ticks(deep)
+    assert {0, 100} < set(ticks) and min(np.diff([deep.place(t) for t in ticks])) >= charts.FONT_SIZE
 
 
 def test_arms_that_cost_nothing_stand_apart_at_the_left():

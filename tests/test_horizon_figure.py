@@ -62,7 +62,7 @@ def test_it_is_drawn_with_axes_that_hold_every_interval(home):
     horizon.main(["--profile", "smoke"])
     text = pdf_text(paths.figures("smoke") / "horizon.pdf")
     words = (horizon.X_TITLE, horizon.Y_TITLE, horizon.GAIN_TITLE, *horizon.PLANNERS.values())
-    for word in (*words, "cartpole-swingup-1m-1", "two-tower-3", "two-tower-6"):
+    for word in (*words, "cartpole-swingup (1m)", "two-tower-3", "two-tower-6"):
         assert word in text, word
     chart = horizon.draw(horizon.read("smoke")).to_dict()
     domains = {
@@ -82,7 +82,7 @@ def test_many_cells_have_two_figures_that_each_fit_a_page(home, capsys):
     for (stem, chart), shown, highest in zip(found.items(), (names[:3], names[3:]), (7.2, 8.8), strict=True):
         charts.save(chart, paths.FIGURES / stem)
         text = pdf_text(paths.FIGURES / f"{stem}.pdf")
-        assert [name for name in names if name in text] == shown
+        assert [name for name in names if name.replace("-1m-1", " (1m)") in text] == shown
         _, height = struct.unpack(">II", (paths.FIGURES / f"{stem}.png").read_bytes()[16:24])
         assert height / charts.PNG_PPI < highest
     assert list(found) == ["horizon", "horizon-cells"] and not capsys.readouterr().err
@@ -91,6 +91,13 @@ def test_many_cells_have_two_figures_that_each_fit_a_page(home, capsys):
     assert "horizon-cells: a page does not hold all cells; left out: cell-h-1m-1" in capsys.readouterr().err
     home(sum((table(name) for name in names[:3]), []))
     assert list(horizon.drawings(horizon.read("smoke"))) == ["horizon"]
+
+
+def test_a_cell_has_rows_for_the_arms_that_it_played_alone(home):
+    home(table() + table("cup-catch-1m-1", arms={"teacher": 1, "open-loop-3": 3, "two-tower-3": 3}))
+    rows = horizon.draw(horizon.read("smoke")).to_dict()["vconcat"]
+    found = [row["hconcat"][-1]["layer"][1]["encoding"]["y"]["scale"]["domain"] for row in rows]
+    assert set(found[0]) == {"two-tower-3", "two-tower-6"} and found[1] == ["two-tower-3"]
 
 
 def test_without_a_smaller_planner_or_a_gain_there_are_fewer_panels(home):

@@ -136,7 +136,7 @@ def test_depth_without_action_errors_has_two_panels_and_cells_have_names(home):
     rows = chart["vconcat"]
     assert [len(row["hconcat"]) for row in rows] == [2, 2, 2, 2]
     assert [row["title"] for row in rows][::2] == [
-        f"{cell}, plans of the standard planner" for cell in ("cup-catch-1m-1", "walker-walk-1m-1")
+        f"{cell} (1m), plans of the standard planner" for cell in ("cup-catch", "walker-walk")
     ]
     domains = {str(panel["layer"][0]["encoding"]["y"]["scale"]["domain"]) for row in rows for panel in row["hconcat"]}
     assert len(domains) == 2  # the same axis for a quantity everywhere
@@ -222,7 +222,9 @@ def test_many_cells_show_the_arms_that_all_have_played(home):
     for name in names:
         home(name, arms=HORIZONS if name == names[0] else {"teacher": 1, "policy": 1, "two-tower-6": 6}, seeds=range(3))
     chart = returns.draw(returns.read("smoke")).to_dict()
-    assert chart["columns"] == 4 and [panel["title"]["text"] for panel in chart["concat"]] == sorted(names)
+    assert chart["columns"] == 4 and [panel["title"]["text"] for panel in chart["concat"]] == [
+        name.replace("-1m-1", " (1m)") for name in sorted(names)
+    ]
     arms = {row["arm"] for rows in chart["datasets"].values() for row in rows}
     assert arms == {"teacher", "policy", "two-tower-6"}
     home("reacher-easy-1m-1", arms={"teacher": 1})
