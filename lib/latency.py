@@ -19,7 +19,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.arms import Arm, arm_name, make_arm, make_controller
+from lib.compilation import resolve_mode
 from lib.config import PlannerConfig
 from lib.control import prepared
 from lib.correctors import appended, token
@@ -83,14 +84,21 @@ class _Playing:
 
 
 def step_times(
-    stage: Stage, standard: PlannerConfig, calibration: dict[str, dict], work: dict[int, tuple[list[str], int]]
+    stage: Stage,
+    standard: PlannerConfig,
+    calibration: dict[str, dict],
+    work: dict[int, tuple[list[str], int]],
+    compile_all: bool = False,
 ) -> pd.DataFrame:
-    """The rows of `measure` for every batch: the names of its arms, and decisions of each of them.
+    """The rows of `measure` for every batch: the names of its arms, and decisions of each of them. `compile_all`:
+    also planners so small that whoever plays episodes does not wait for their compilation, as a robot's would be.
 
     Kept as the result file `latency/<cell>.csv` while arms, weights, code, device and threads stay the same, so that
     playing more episodes needs no quiet machine."""
     names = dict.fromkeys(name for wanted, _ in work.values() for name in wanted)
     arms = {name: make_arm(name, standard, calibration.get(arm_name(name))) for name in names}
+    if compile_all:
+        arms = {name: compiled(arm, stage.wm.device) for name, arm in arms.items()}
     files = [stage.corrector_files.get(arm.corrector) for arm in arms.values()]
     keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms.values(), files, strict=True)]
     how = [stage.wm.device.type, torch.get_num_threads(), [arm.planner and arm.planner.mode for arm in arms.values()]]
@@ -103,6 +111,13 @@ def step_times(
 
     file = paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
     return read_table(cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0]))
+
+
+def compiled(arm: Arm, device: torch.device) -> Arm:
+    """The arm with its planner and refiner compiled or captured where that is possible, however small they are."""
+    planners = {name: planner for name in ("planner", "refiner") if (planner := getattr(arm, name))}
+    fastest = {n: replace(p, mode=resolve_mode(p.mode, device)) for n, p in planners.items()}
+    return replace(arm, **fastest)
 
 
 def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1) -> list[dict]:

@@ -97,6 +97,7 @@ class Profile:
     trials: tuple[tuple[str, int], ...] = ()  # (pattern of cells, episodes that each candidate is tried out on there)
     headline: str = ""  # the one that was picked and stays, whatever cells are added; empty: as picked over all cells
     earlier: str = ""  # the one that was picked before that
+    compile_all: bool = False  # of these also the smallest planners, which the evaluation does not wait for
     batch_arms: tuple[str, ...] = ()  # of these, arms timed with the evaluation's blocks of episodes in parallel too
     batch_decisions: int = 0  # of each of them
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
@@ -184,7 +185,7 @@ PROFILES = {
                      offline=QUICK_OFFLINE, sequence=QUICK_SEQUENCE, errors=FEW_ERRORS),
     "paper": Profile("paper", 12, 2, 6, 100, 5, PAPER_ARMS, 10, PAPER_SIDE_ARMS, 0, 200,
                      cell_episodes=PAPER_EPISODES, candidates=CANDIDATES, trials=TRIALS, headline=HEADLINE,
-                     earlier=EARLIER, batch_arms=BATCH_ARMS, batch_decisions=36,
+                     earlier=EARLIER, compile_all=True, batch_arms=BATCH_ARMS, batch_decisions=36,
                      error_arms=ERROR_ARMS, error_states=1000, sequence=PAPER_SEQUENCE),
 }
 # fmt: on

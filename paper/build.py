@@ -24,7 +24,6 @@ from lib.calibration import CALLS_PER_PLAN, WANTED
 from lib.config import PlannerConfig, as_dict, one_of
 from lib.corrector_training import train_corrector
 from lib.distillation import RIGHT_SIZED
-from lib.planner import WORTH_COMPILING
 from lib.results import write_bytes
 from lib.workload import PROFILES
 
@@ -58,7 +57,6 @@ def method(profile: str) -> dict:
         "planner": as_dict(settings.planner or standard),
         "standard": as_dict(standard) | {"model_evaluations": standard.model_evaluations},
         "right_sized": as_dict(PlannerConfig.budget(*RIGHT_SIZED)),
-        "compiled_from": {"samples": WORTH_COMPILING},
         "refiner": as_dict(SCHEMES["ladder"]["refiner"]),
         "corrector": {name: training[name].default for name in ("history_len", "lambda_reg")},
         "calibration": {"calls_per_plan": CALLS_PER_PLAN, "wanted": WANTED},

@@ -234,6 +234,18 @@ def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, sche
         torch.testing.assert_close(parts["gate"], playing.controller.gate(wm, look))
 
 
+def test_planners_that_are_too_small_to_wait_for_are_compiled_where_asked(home, env, monkeypatch):  # noqa: F811
+    stage, seen = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()}), []
+    monkeypatch.setattr(latency, "measure", lambda stage, arms, count, batch: seen.extend(arms) or [{"part": "step"}])
+    monkeypatch.setattr(latency, "resolve_mode", lambda mode, device: "compiled" if mode == "auto" else mode)
+    names, ladder = ["policy", "budget-16x1", "16x1+ladder-3"], {"threshold": 0.4, "levels": (0.0, 0.0)}
+    for compile_all in (False, True):
+        step_times(stage, BUDGET, {"16×1+ladder-3": ladder}, {1: (names, 4)}, compile_all)
+    modes = [(arm.planner and arm.planner.mode, arm.refiner and arm.refiner.mode) for arm in seen]
+    assert modes[:3] == [(None, None), ("auto", None), ("auto", "auto")]  # which is eager for so small ones
+    assert modes[3:] == [(None, None), ("compiled", None), ("compiled", "compiled")]
+
+
 def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # noqa: F811
     monkeypatch.setattr(latency, "make_env", env)
     stage, measured = Stage.of(CELL, "smoke"), []
