@@ -90,8 +90,8 @@ def step_times(
     work: dict[int, tuple[list[str], int]],
     compile_all: bool = False,
 ) -> pd.DataFrame:
-    """The rows of `measure` for every batch: the names of its arms, and decisions of each of them. `compile_all`:
-    also planners so small that whoever plays episodes does not wait for their compilation, as a robot's would be.
+    """The rows of `measure` for every batch: the names of its arms, and decisions of each of them.
+    `compile_all` compiles, as for a robot, also planners so small that whoever plays episodes does not wait for it.
 
     Kept as the result file `latency/<cell>.csv` while arms, weights, code, device and threads stay the same, so that
     playing more episodes needs no quiet machine."""
