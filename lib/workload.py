@@ -97,7 +97,7 @@ class Profile:
     trials: tuple[tuple[str, int], ...] = ()  # (pattern of cells, episodes that each candidate is tried out on there)
     headline: str = ""  # the one that was picked and stays, whatever cells are added; empty: as picked over all cells
     earlier: str = ""  # the one that was picked before that
-    compile_all: bool = False  # of these also the smallest planners, which the evaluation does not wait for
+    compile_all: bool = False  # where steps are timed, also planners that the evaluation does not wait for
     batch_arms: tuple[str, ...] = ()  # of these, arms timed with the evaluation's blocks of episodes in parallel too
     batch_decisions: int = 0  # of each of them
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate

@@ -230,6 +230,7 @@ def test_step_times_are_shown_where_they_were_measured(tree):
     assert "Step (ms)" in text and "500 4608 (100.0%) 31.4" in text and "167 64.1 (1.4%) –" in text
     assert "A control step takes 31.4 ms (teacher) and 7.9 ms (" in text and "measured time of an arm" not in text
     assert "those in Table 1 are of 7 of its CPU threads, those in Table 3 of 2" in text
+    assert "All planners are compiled for it." in text
 
 
 def test_steps_are_taken_apart_where_they_were_measured(tree):
