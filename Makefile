@@ -1,7 +1,7 @@
 # Speculative TD-MPC2: `make help` lists the targets. For GNU make 3.81 and later, on Linux and macOS.
 #
-# Targets are named steps, not files: `lib.run` decides by content what has to run, because git does not keep file times.
-# For the same reason there is no .DELETE_ON_ERROR: a failed step leaves the earlier result, and lib.run knows it is old.
+# Targets are named steps, not files: `lib.records.run` decides by content what has to run, because git does not keep file times.
+# For the same reason there is no .DELETE_ON_ERROR: a failed step leaves the earlier result, and lib.records.run knows it is old.
 .NOTPARALLEL:
 .DEFAULT_GOAL := all
 
@@ -15,7 +15,7 @@ CELLS = $(CELLS_$(PROFILE))
 # The other cells of a profile put to the test what these found. Those alone have the errors of single actions and the
 # sequence models, unless a command asks for none of them.
 STUDY = $(or $(filter $(STUDY_$(PROFILE)),$(CELLS)),$(CELLS))
-# What a sequence model is trained on, and with which seeds (SequenceStudy in lib/workload.py).
+# What a sequence model is trained on, and with which seeds (SequenceStudy in lib/study/workload.py).
 SEQUENCES = $(STUDY)
 SEQUENCE_SEEDS_paper = 1 2 3
 SEQUENCE_SEEDS = $(or $(SEQUENCE_SEEDS_$(PROFILE)),1)
@@ -29,7 +29,7 @@ ifeq ($(filter $(PROFILE),smoke quick paper),)
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
 endif
 
-# RUN_MODE is run, warn or status (see lib/run.py); `paper` and `status` set it for the graph below.
+# RUN_MODE is run, warn or status (see lib/records/run.py); `paper` and `status` set it for the graph below.
 RUN_MODE = run
 FIGURE_MODE = run
 STALE_LIST =
@@ -39,7 +39,7 @@ R = data/results/$(PROFILE)
 T = data/teachers
 OFFICIAL = data/official_returns.csv
 B = build/$(PROFILE)
-RUN = $(PY) -m lib.run
+RUN = $(PY) -m lib.records.run
 # For scripts in folders of their own, where PYTHON= names an environment that has no `lib` installed.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 OPTIONS = -p profile $(PROFILE) --mode $(RUN_MODE) $(STALE_LIST)
@@ -78,7 +78,7 @@ lint: setup  ## style of code and notebooks
 	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
 
 film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)
-	$(PY) -m lib.film --cell $(firstword $(CELLS_paper)) --profile paper
+	$(PY) -m figures.film --cell $(firstword $(CELLS_paper)) --profile paper
 
 html: graph  ## executed notebooks as web pages in build/<profile>/html, after running what is stale
 	@ls $(B)/*.ipynb >/dev/null 2>&1 || { echo "error: build/$(PROFILE) holds no executed notebook, as the results" \
@@ -86,10 +86,10 @@ html: graph  ## executed notebooks as web pages in build/<profile>/html, after r
 	$(PY) -m nbconvert --log-level WARN --to html --output-dir $(B)/html $(B)/*.ipynb
 
 verify: setup  ## run a sample of the committed episodes again and compare
-	$(PY) -m lib.verification --profile $(PROFILE)
+	$(PY) -m lib.study.verify --profile $(PROFILE)
 
 teachers: setup  ## train the teachers that are missing (hours; nothing else ever trains one)
-	$(PY) -m lib.teacher zoo
+	$(PY) -m lib.teachers.cli zoo
 
 # With git, only what is not committed goes; a copy without git has nothing committed in these folders. Training runs
 # stay: they took hours and can be resumed.
@@ -148,7 +148,7 @@ $(CELLS:%=distillation-%): distillation-%: setup
 		--out $(R)/distillation/$*.csv \
 		--needs $(T)/$*.safetensors
 
-# The correctors that the profile's arms need (lib/workload.py).
+# The correctors that the profile's arms need (lib/study/workload.py).
 CORRECTORS_quick = two_tower
 CORRECTORS = $(or $(CORRECTORS_$(PROFILE)),two_tower temporal)
 
@@ -179,7 +179,7 @@ $(TEACHER_CELLS:%=model_error-%): model_error-%: setup
 		--out $(R)/model_error/$*_model_error.txt \
 		--needs $(T)/$*.safetensors $(T)/$*.json $(wildcard $(T)/$*/*.safetensors)
 
-# The snapshots that the study looks at (OfflineStudy in lib/workload.py), as far as they are shipped.
+# The snapshots that the study looks at (OfflineStudy in lib/study/workload.py), as far as they are shipped.
 OFFLINE_smoke = $(T)/walker-walk-1m-1.safetensors
 OFFLINE_quick = $(T)/cartpole-swingup-1m-1.safetensors $(T)/cartpole-swingup-1m-1/2500.safetensors
 OFFLINE_TASKS = cartpole-swingup reacher-easy walker-walk

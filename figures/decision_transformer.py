@@ -13,10 +13,12 @@ import argparse
 import altair as alt
 import pandas as pd
 
-from lib import charts, paths
-from lib.charts import INK, MUTED
-from lib.results import ResultError, how_to_make, read_table, shown
-from lib.statistics import bootstrap_ci
+from figures import charts
+from figures.charts import INK, MUTED
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import how_to_make, read_table
+from lib.study.stats.intervals import bootstrap_ci
 
 GAP, AXIS, HEIGHT = 30, 40, 110
 WINDOW = 3  # evaluations

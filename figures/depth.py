@@ -12,11 +12,13 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.arms import has_gate
-from lib.charts import FAMILIES, MUTED
-from lib.results import ResultError, how_to_make, read_table, shown
-from lib.statistics import bootstrap_ci
+from figures import charts, pages
+from figures.charts import FAMILIES, MUTED
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import how_to_make, read_table
+from lib.study.arms import has_gate
+from lib.study.stats.intervals import bootstrap_ci
 
 # Column of the tables → title of its axis.
 QUANTITIES = {

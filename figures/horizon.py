@@ -11,9 +11,10 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import INK, MUTED
-from lib.results import read_table
+from figures import charts, pages
+from figures.charts import INK, MUTED
+from lib.records import paths
+from lib.records.store import read_table
 
 AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 430, 36  # of a panel at most, of all rows, and what a row needs beside its panels

@@ -12,9 +12,11 @@ import math
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import INK, MUTED
-from lib.results import ResultError, how_to_make, read_table, shown
+from figures import charts, pages
+from figures.charts import INK, MUTED
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import how_to_make, read_table
 
 AXIS, GAP = 54, 58  # units that the axis of the first panel takes, and those between panels, where another one stands
 LABELS = 34  # units of these that the labels of ticks take

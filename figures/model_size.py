@@ -11,11 +11,13 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import INK
+from figures import charts, pages
+from figures.charts import INK
 from lib.config import MODEL_SIZES
-from lib.profiles import CELL
-from lib.results import ResultError, read_table, shown
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import read_table
+from lib.study.cells import CELL
 
 NAMES, GAP = 104, 14  # units for the names of the arms, and between panels
 ROW, ROWS_HEIGHT = 15, 560  # of an arm at most, and of all rows

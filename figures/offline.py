@@ -11,10 +11,12 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import GRID, INK, MUTED
-from lib.offline_tables import ALL, ALL_RANKS
-from lib.results import ResultError, how_to_make, read_table, shown
+from figures import charts, pages
+from figures.charts import GRID, INK, MUTED
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import how_to_make, read_table
+from lib.study.model_quality.tables import ALL, ALL_RANKS
 
 METRIC_TITLES = {
     "m1": "M1 one-step error",

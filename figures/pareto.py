@@ -16,10 +16,11 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import GRID, INK, MUTED
-from lib.profiles import CELL as OWN
-from lib.results import read_table
+from figures import charts, pages
+from figures.charts import GRID, INK, MUTED
+from lib.records import paths
+from lib.records.store import read_table
+from lib.study.cells import CELL as OWN
 
 # Column of the table → title of the axis, d3 format of its numbers.
 COSTS = {
@@ -308,7 +309,7 @@ def read(profile: str) -> pd.DataFrame:
 
 def over_cells(summary: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Arms that all cells of this project's teachers have: mean normalised return with its interval, as in
-    `lib.aggregates`, and mean costs. Without rows where there are fewer than two such cells."""
+    `lib.study.stats.aggregates`, and mean costs. Without rows where there are fewer than two such cells."""
     own = summary[summary["cell"].map(lambda cell: bool(OWN.fullmatch(cell)))]
     if own["cell"].nunique() < 2 or not file.is_file():
         return summary.iloc[:0]

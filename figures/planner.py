@@ -10,9 +10,10 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import INK, MUTED
-from lib.results import read_table
+from figures import charts, pages
+from figures.charts import INK, MUTED
+from lib.records import paths
+from lib.records.store import read_table
 
 WIDTH, ROW = charts.COLUMN_WIDTH - 62, 36  # the plot itself; 62 units hold the names of the solves on its left
 FLOOR = "matrix products alone"

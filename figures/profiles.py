@@ -14,9 +14,10 @@ import math
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.arms import arm_name
-from lib.results import read_table
+from figures import charts, pages
+from lib.records import paths
+from lib.records.store import read_table
+from lib.study.arms import arm_name
 
 X_TITLE, Y_TITLE = "Part τ of the teacher's mean return", "Share of episodes above τ"
 WIDTH, HEIGHT = charts.COLUMN_WIDTH - 34, 130

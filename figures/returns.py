@@ -14,10 +14,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import INK, MUTED
-from lib.results import ResultError, how_to_make, read_table, shown
-from lib.statistics import bootstrap_ci
+from figures import charts, pages
+from figures.charts import INK, MUTED
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import how_to_make, read_table
+from lib.study.stats.intervals import bootstrap_ci
 
 X_TITLE = "Return per episode"
 NAMES, GAP = 104, 12  # units for the names of the arms, and between panels

@@ -12,10 +12,12 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from lib import charts, pages, paths
-from lib.charts import INK
+from figures import charts, pages
+from figures.charts import INK
 from lib.config import MODEL_SIZES
-from lib.results import ResultError, how_to_make, read_table, shown
+from lib.records import paths
+from lib.records.keys import ResultError, shown
+from lib.records.store import how_to_make, read_table
 
 COLUMNS, GAP, HEIGHT = 3, 12, 100
 AXIS = 46  # units that the axis of the first panel of a row takes

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib import paths
 from lib.config import ConfigError
+from lib.records import paths
 
 SLOW_START = 5.0  # seconds of compilation that are worth a line on the terminal
 # Norm and activation of a layer are one pass over memory only if the compiler may recompute what is read twice.

@@ -6,7 +6,7 @@
 A gate looks at what a decision without planning knows (`Look`), chooses the action, and scores the situation. Where the
 score exceeds `threshold` the controller does not execute that action but refines the plan or replans. Scores need no
 training: they come from the drift of the latent and from the world model itself. Thresholds are registered buffers, so
-that a new one does not compile the controller anew; `lib.calibration` finds them on held-out episodes.
+that a new one does not compile the controller anew; `lib.study.calibrate` finds them on held-out episodes.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lib.config import ConfigError, one_of
-from lib.control import NOT_FINITE, prepared, unsound
 from lib.correctors import appended, token
 from lib.gates import Gate, Look
 from lib.planner import MPPI, Plan, shift
+from lib.policy import NOT_FINITE, prepared, unsound
 from lib.world_model import WorldModel, total_variation
 
 

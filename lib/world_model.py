@@ -2,7 +2,7 @@
 
 Only torch is needed. Shapes: B a batch (any leading dimensions where "…" is written), L the latent width, A the
 action dimensions, K the number of Q heads. Parameter names follow the official code without its bookkeeping, so that
-`lib.official_weights` can map official weights one to one. A multi-task model is bound to a task when it is loaded: the
+`lib.weights.official` can map official weights one to one. A multi-task model is bound to a task when it is loaded: the
 task's embedding is then part of the biases, and what is left is a single-task model with padded inputs.
 """
 

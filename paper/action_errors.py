@@ -8,12 +8,12 @@ before are not measured again.
 
 import argparse
 
-from lib.action_error import write_action_errors
-from lib.arms import correctors_of
-from lib.distillation import ensure_corrector
-from lib.evaluation import Stage
-from lib.profiles import Cell, resolve
-from lib.workload import PROFILES
+from lib.study.action_error import write_action_errors
+from lib.study.arms import correctors_of
+from lib.study.cells import Cell, resolve
+from lib.study.distillation import ensure_corrector
+from lib.study.evaluate import Stage
+from lib.study.workload import PROFILES
 
 
 def main() -> None:

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import typst
 
-from lib import paths
-from lib.arms import SCHEMES
-from lib.calibration import CALLS_PER_PLAN, WANTED
 from lib.config import PlannerConfig, as_dict, one_of
-from lib.corrector_training import train_corrector
-from lib.distillation import RIGHT_SIZED
-from lib.results import write_bytes
-from lib.workload import PROFILES
+from lib.distil.train import train_corrector
+from lib.records import paths
+from lib.records.store import write_bytes
+from lib.study.arms import SCHEMES
+from lib.study.calibrate import CALLS_PER_PLAN, WANTED
+from lib.study.distillation import RIGHT_SIZED
+from lib.study.workload import PROFILES
 
 # Typst 0.15 cannot write some documents whose floats and page breaks coincide (typst/typst#8776, "internal error"): the
 # page is then made shorter by so many points, in this order, until it can.

@@ -15,17 +15,18 @@ import argparse
 
 import pandas as pd
 
-from lib import paths
-from lib.aggregates import aggregate, performance_profiles
-from lib.comparisons import compare, cost_ends
-from lib.evaluation import evaluated_cells
-from lib.profiles import CELL
-from lib.results import cached, module_key, read_sidecar, read_table, write_json, write_table
-from lib.selection import pick
-from lib.statistics import summarise
-from lib.step_time import step_time
-from lib.study_design import coverage_table, power_table
-from lib.workload import PROFILES
+from lib.records import paths
+from lib.records.keys import module_key
+from lib.records.store import cached, read_sidecar, read_table, write_json, write_table
+from lib.study.cells import CELL
+from lib.study.evaluate import evaluated_cells
+from lib.study.selection import pick
+from lib.study.stats.aggregates import aggregate, performance_profiles
+from lib.study.stats.comparisons import compare, cost_ends
+from lib.study.stats.coverage import coverage_table, power_table
+from lib.study.stats.intervals import summarise
+from lib.study.stats.step_time import step_time
+from lib.study.workload import PROFILES
 
 
 def latency(profile: str, cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +66,7 @@ def main() -> None:
     if tried:
         write("statistics/headline.csv", pick(tried, fixed=profile.headline, earlier=profile.earlier))
     if name == "paper":
-        coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study_design")
+        coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study.stats.coverage")
         cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")
 
 

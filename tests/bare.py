@@ -4,7 +4,7 @@ import subprocess
 import sys
 import textwrap
 
-from lib.paths import ROOT
+from lib.records.paths import ROOT
 
 ONLY_TORCH = """
 import sys

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lib.config import MODEL_SIZES, ConfigError
-from lib.profiles import Cell, resolve
+from lib.study.cells import Cell, resolve
 
 DEFAULTS = dict(profile="quick", task="walker-walk", model_size="1m", seed=1, teacher="", device="cpu")
 

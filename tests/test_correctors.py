@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import ACTIONS, BUDGET, LATENT, latents, tiny_model
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -25,6 +24,7 @@ from lib.correctors import (
 )
 from lib.planner import MPPI
 from lib.speculation import SpeculativeController
+from tests.tiny import ACTIONS, BUDGET, LATENT, latents, tiny_model
 
 K = 3
 TOKEN = LATENT + ACTIONS + 1

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bare import run_bare
 
-from lib import paths
-from lib.checkpoints import CheckpointError, save_world_model
 from lib.config import ConfigError, WorldModelConfig
-from lib.notebook import read_notebook
-from lib.paths import NOTEBOOKS, ROOT
-from lib.profiles import SEED_BLOCKS, Cell
-from lib.workload import PROFILES
+from lib.records import paths
+from lib.records.notebook import read_notebook
+from lib.records.paths import NOTEBOOKS, ROOT
+from lib.records.seeds import SEED_BLOCKS
+from lib.study.cells import Cell
+from lib.study.workload import PROFILES
+from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
+from tests.bare import run_bare
 
 CELL = "walker-walk-1m-1"
 SMOKE = "data/results/smoke"
@@ -61,11 +62,13 @@ class Copy:
         )
 
     def run(self, name, *outs, parameters=(), cwd=None):
-        """A notebook through `python -m lib.run`, as make calls it."""
+        """A notebook through `python -m lib.records.run`, as make calls it."""
         outs = [argument for out in outs for argument in ("--out", self.root / out)]
         given = [argument for pair in parameters for argument in ("-p", *pair)]
         source = self.root / "notebooks" / f"{name}.ipynb"
-        return self.call("-m", "lib.run", source, "--cell", CELL, "-p", "profile", "smoke", *given, *outs, cwd=cwd)
+        return self.call(
+            "-m", "lib.records.run", source, "--cell", CELL, "-p", "profile", "smoke", *given, *outs, cwd=cwd
+        )
 
     def table(self, path):
         return pd.read_csv(self.root / SMOKE / path)
@@ -215,8 +218,8 @@ def test_08_measures_and_plays(copy, run_all):
 def test_08_measures_where_only_torch_numpy_and_safetensors_are_installed(tmp_path):
     said = run_bare(f"""
     from pathlib import Path
-    from lib import paths
-    from lib.notebook import read_notebook
+    from lib.records import paths
+    from lib.records.notebook import read_notebook
     paths.DATA = Path({str(tmp_path)!r})
     parameters, _, code = read_notebook(paths.NOTEBOOKS / "08_planner_benchmark.ipynb", {{"profile": "smoke"}})
     exec("\\n".join(code.values()), dict(parameters))
@@ -262,7 +265,7 @@ def test_01_trains_when_asked_to(elsewhere):
     assert table["decision"].tolist()[-1] == 48 and (table["frames"] == 2 * table["decision"]).all()
     (card,) = pd.read_csv(elsewhere / f"{CELL}-card.csv").to_dict("records")
     assert (card["decisions"], card["frames"], card["samples"], card["collect_samples"]) == (48, 96, 32, 16)
-    assert not paths.TEACHERS.exists()  # only lib.teacher ships
+    assert not paths.TEACHERS.exists()  # only lib.teachers.cli ships
 
 
 def test_01_does_not_train_and_show_another_teacher_at_once(elsewhere):
@@ -310,12 +313,12 @@ def test_a_size_that_is_not_shipped_is_a_sentence(copy, monkeypatch):
         execute_here("03_train_corrector", model_size="5m", profile="smoke")
     sentence = str(error.value)
     assert "no teacher 'walker-walk-5m-1'" in sentence and f"shipped teachers are {CELL}" in sentence
-    assert "python -m lib.teacher" in sentence and "\n" not in sentence
+    assert "python -m lib.teachers.cli" in sentence and "\n" not in sentence
 
 
 def test_the_installed_lib_is_found_from_the_notebooks_folder():
     """What JupyterLab's kernel relies on, as it sets no PYTHONPATH."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    code = "import lib.paths; print(lib.paths.ROOT)"
+    code = "import lib.records.paths; print(lib.records.paths.ROOT)"
     done = subprocess.run([sys.executable, "-c", code], cwd=NOTEBOOKS, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == str(ROOT), done.stderr

@@ -8,15 +8,15 @@ import shutil
 import pandas as pd
 import pytest
 from pypdf import PdfReader
-from tiny_results import episodes
 
-from lib import paths
-from lib.aggregates import aggregate
-from lib.cards import card_row
-from lib.comparisons import compare, cost_ends
-from lib.results import read_table, write_table
-from lib.statistics import summarise
-from lib.study_design import power_table
+from lib.records import paths
+from lib.records.store import read_table, write_table
+from lib.study.cards import card_row
+from lib.study.stats.aggregates import aggregate
+from lib.study.stats.comparisons import compare, cost_ends
+from lib.study.stats.coverage import power_table
+from lib.study.stats.intervals import summarise
+from tests.tiny_results import episodes
 
 SOURCE = paths.PAPER  # the repository's own, before any monkeypatching
 RETURNS = {"teacher": 900, "policy": 380, "budget-64×2": 890, "open-loop-3": 745, "two-tower-3": 835}

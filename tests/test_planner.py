@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lib import compilation
-from lib.checkpoints import load_world_model
 from lib.compilation import Compiled, say_once
 from lib.config import ConfigError, WorldModelConfig
-from lib.paths import ROOT
 from lib.planner import MPPI, Plan, PlannerConfig, _evaluate
 from lib.planning_networks import PlanningNetworks
+from lib.records.paths import ROOT
+from lib.weights.native import load_world_model
 from lib.world_model import WorldModel
 
 TINY_MT30 = ROOT / "tests" / "fixtures" / "official_tiny_mt30_new.pt"

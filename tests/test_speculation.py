@@ -5,16 +5,16 @@ import math
 
 import pytest
 import torch
-from tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, latents, streams, tiny_model
 from torch import nn
 
 from lib.config import ConfigError
-from lib.control import PolicyController
 from lib.correctors import TemporalCorrector, TwoTowerCorrector
 from lib.gates import DriftGate, Gate, make_gate
 from lib.planner import MPPI
+from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
 from lib.world_model import WorldModel
+from tests.tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, latents, streams, tiny_model
 
 
 class NotingPlanner(MPPI):

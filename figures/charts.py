@@ -1,0 +1,154 @@
+"""The look of every chart: theme, one colour and shape per family of arms, marks that keep clear, and saving.
+
+One chart unit is one point (1/72 inch), so a font size here is the size in print.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import altair as alt
+import vl_convert
+
+from lib.records.store import write_bytes
+
+COLUMN_WIDTH = 3.3 * 72  # one column of the paper
+FULL_WIDTH = 6.8 * 72
+PNG_PPI = 288
+INK, MUTED, GRID = "#222222", "#6b6b6b", "#e6e6e6"
+FONT_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of arm is drawn; `shape` is a Vega point shape: a name, or an SVG path in [-1, 1] × [-1, 1]."""
+
+    name: str
+    colour: str
+    shape: str
+
+
+STAR = "M0,-1L.29,-.35L1,-.28L.47,.19L.62,.89L0,.53L-.62,.89L-.47,.19L-1,-.28L-.29,-.35Z"
+PENTAGON = "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z"
+HEXAGON = "M-.9,-.5L0,-1L.9,-.5L.9,.5L0,1L-.9,.5Z"
+HOURGLASS, BOW_TIE, BAR = "M-.9,-1H.9L-.9,1H.9Z", "M-1,-.9V.9L1,-.9V.9Z", "M-1,-.4H1V.4H-1Z"
+SALTIRE = "M-.9,-.5L-.5,-.9L0,-.4L.5,-.9L.9,-.5L.4,0L.9,.5L.5,.9L0,.4L-.5,.9L-.9,.5L-.4,0Z"
+
+# Okabe–Ito colours (Okabe & Ito 2008) and a dark wine, told apart with every common colour blindness; shapes carry the
+# same information in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
+# Keys are prefixes of an arm's scheme, the longest match counts.
+EVERY_STEP = Family("replans at every step", "#000000", "diamond")
+FAMILIES = {
+    "teacher": EVERY_STEP,
+    "budget": EVERY_STEP,
+    "policy": Family("policy prior", "#CC79A7", "triangle-up"),
+    "best-of": Family("best of prior samples", "#CC79A7", "triangle-left"),
+    "open-loop": Family("open loop", "#0072B2", "square"),
+    "hold-last": Family("hold last action", "#0072B2", BAR),
+    "plan-ahead": Family("plan ahead", "#0072B2", HEXAGON),
+    "two-tower": Family("two-tower corrector", "#D55E00", "circle"),
+    "temporal": Family("temporal corrector", "#E69F00", "triangle-right"),
+    "no-plan": Family("corrector without plan", "#D55E00", SALTIRE),
+    "gated": Family("gated by mismatch", "#009E73", "triangle-down"),
+    "sensitive": Family("gated by sensitivity", "#009E73", HOURGLASS),
+    "gate-only": Family("gate, no corrector", "#009E73", BOW_TIE),
+    "value-checked": Family("value-checked", "#56B4E9", STAR),
+    "value-only": Family("value check alone", "#56B4E9", PENTAGON),
+    "ladder": Family("ladder", "#882255", "cross"),
+}
+OTHER = Family("other", "#7A7A7A", "wedge")
+
+
+def family(arm: str) -> Family:
+    """The family of an arm, whatever its planner: the longest prefix of its scheme in `FAMILIES`, else `OTHER`."""
+    scheme = arm.split("+")[-1]
+    matches = [prefix for prefix in FAMILIES if scheme.startswith(prefix)]
+    return FAMILIES[max(matches, key=len)] if matches else OTHER
+
+
+def on_smaller_planner(arm: str) -> bool:
+    """Whether an arm plans with a smaller planner than the teacher's (64×2+ladder-6, budget-64×2)."""
+    return "+" in arm or arm.startswith("budget")
+
+
+@alt.theme.register("paper", enable=False)
+def _theme() -> alt.theme.ThemeConfig:
+    # No font name, on purpose: one that is not installed gives a PDF without text, and no warning (altair #3617).
+    axis = dict(
+        labelFontSize=FONT_SIZE,
+        titleFontSize=FONT_SIZE + 1,
+        titleFontWeight="normal",
+        labelColor=INK,
+        titleColor=INK,
+        domainColor=INK,
+        tickColor=INK,
+        domainWidth=0.6,
+        tickWidth=0.6,
+        tickSize=3,
+        gridColor=GRID,
+        gridWidth=0.5,
+        titlePadding=5,
+    )
+    legend = dict(labelFontSize=FONT_SIZE, titleFontSize=FONT_SIZE, titleFontWeight="normal", symbolSize=40)
+    return {
+        "config": {
+            "background": "white",
+            "padding": 2,
+            "view": {"stroke": None},
+            "axis": axis,
+            "axisX": {"labelAngle": 0},
+            "legend": legend,
+            "title": dict(fontSize=FONT_SIZE + 1, fontWeight="normal", color=INK, anchor="start", offset=6),
+            "header": dict(labelFontSize=FONT_SIZE, titleFontSize=FONT_SIZE),
+            "text": dict(fontSize=FONT_SIZE, color=INK),
+            "line": dict(strokeWidth=1.4),
+            "range": {"category": list(dict.fromkeys(f.colour for f in FAMILIES.values()))},
+        }
+    }
+
+
+def enable() -> None:
+    """For notebooks: this theme, and charts as SVG inside the notebook (the default renderer needs a network)."""
+    alt.theme.enable("paper")
+    alt.renderers.enable("svg")
+
+
+def save(chart: alt.TopLevelMixin, stem: Path) -> list[Path]:
+    """Write `<stem>.svg`, `.pdf` and `.png` (288 pixels per inch), each whole or not at all, without a network.
+
+    The SVG is the same bytes for the same chart and is what the paper embeds; the PDF is not, so don't compare it.
+    """
+    with alt.theme.enable("paper"):
+        spec = chart.to_dict()
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "v6.4.1" → "6.4", as vl-convert names it
+    outputs = {
+        ".svg": vl_convert.vegalite_to_svg(spec, vl_version=version).encode(),
+        ".pdf": vl_convert.vegalite_to_pdf(spec, vl_version=version),
+        ".png": vl_convert.vegalite_to_png(spec, vl_version=version, ppi=PNG_PPI),
+    }
+    stem = Path(stem)
+    paths = [stem.parent / (stem.name + suffix) for suffix in outputs]
+    for path, data in zip(paths, outputs.values(), strict=True):
+        write_bytes(path, data)
+    return paths
+
+
+# ------------------------------------------------------------------------------------------- marks that keep clear
+
+
+def spread(marks: list[tuple[float, float, float]], left: float, right: float, reach: float = 18) -> list[float]:
+    """Where marks (x, y, radius), in chart units, are drawn from left to right: beside their x, as near as leaves
+    every earlier mark uncovered, but never farther than `reach`. Where that is too near, the least is covered."""
+    drawn: list[tuple[float, float, float]] = []
+
+    def room(x: float, y: float, radius: float) -> float:
+        """Space to the nearest mark, negative if it is covered; no more than none, as all free places are alike."""
+        return min([0.0, *(math.hypot(x - other, y - level) - radius - size for other, level, size in drawn)])
+
+    for x, y, radius in marks:
+        offsets = [sign * step for step in range(math.floor(reach) + 1) for sign in (1, -1)]
+        places = [x + offset for offset in offsets if left + radius <= x + offset <= right - radius] or [x]
+        drawn.append((max(places, key=lambda place: room(place, y, radius)), y, radius))  # the first of the best
+    return [place for place, _, _ in drawn]

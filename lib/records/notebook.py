@@ -1,0 +1,137 @@
+"""Notebooks from outside: their parameters and code as data, and running one headless with this very interpreter."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from lib.records.keys import shown
+from lib.records.paths import ROOT
+from lib.records.store import write_json
+
+
+class RunError(RuntimeError):
+    """The run cannot start or has failed; the message says why and `code` is the exit status."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(message)
+        self.code = code
+
+
+def read_notebook(path: Path, given: dict[str, str]) -> tuple[dict, dict, dict[str, str]]:
+    """All parameters, the given ones (both as typed values) and the code cells of a notebook.
+
+    Raises `RunError` with exit status 2 for a parameter that the notebook does not have or a value of the wrong type.
+    """
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{shown(path)} is not a notebook; restore it from git.", 2) from None
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    tags = [cell.get("metadata", {}).get("tags", []) for cell in cells]
+    code, declared = {}, {}
+    for number, (cell, tag) in enumerate(zip(cells, tags, strict=True), start=1):
+        text = "".join(cell["source"])
+        if "parameters" in tag:
+            declared, text = split_parameters(text, shown(path))
+        if text.strip() and "injected-parameters" not in tag:
+            code[f"code cell {number}"] = text
+    valid = ", ".join(f"{name} ({kind})" for name, (kind, _) in declared.items()) or "none"
+    for name in given:
+        if name not in declared:
+            raise RunError(f"{shown(path)} has no parameter {name!r}; its parameters are: {valid}.", 2)
+    values = {}
+    for name, text in given.items():
+        kind = declared[name][0]
+        try:
+            values[name] = typed(text, kind)
+        except ValueError:
+            message = f"Parameter {name} of {shown(path)} must be {kind}, not {text!r}; its parameters are: {valid}."
+            raise RunError(message, 2) from None
+    return {name: values.get(name, default) for name, (_, default) in declared.items()}, values, code
+
+
+def split_parameters(source: str, where: str) -> tuple[dict[str, tuple[str, object]], str]:
+    """Parameters of a parameters cell as name -> (type, default), and whatever else the cell does."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise RunError(f"The parameters cell of {where} is not Python (line {error.lineno}); correct it.", 2) from None
+    declared, rest = {}, []
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                annotation = ""
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=ast.expr() as value):
+                annotation = ast.get_source_segment(source, kind).strip("'\"")
+            case _:
+                rest.append(ast.get_source_segment(source, statement))
+                continue
+        try:
+            default = ast.literal_eval(value)
+        except ValueError:  # computed from something: its code stands for it in the key
+            default = ast.get_source_segment(source, value)
+        if annotation == "float" and type(default) is int:
+            default = float(default)
+        declared[name] = (annotation or type(default).__name__, default)
+    return declared, "\n".join(rest)
+
+
+def typed(text: str, kind: str):
+    """`text` as a value of the annotated type ("int", "float | None", …). Raises `ValueError` if it is not one."""
+    kinds = [part.strip() for part in kind.split("|")]
+    if text == "None" and "None" in kinds:
+        return None
+    if "bool" in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        if number.__name__ in kinds:
+            with contextlib.suppress(ValueError):
+                if math.isfinite(value := number(text)):
+                    return value
+    if "str" in kinds:
+        return text
+    raise ValueError(text)
+
+
+def execute(source: Path, target: Path, parameters: dict) -> None:
+    """Run the notebook `source` from its own folder, into `target`; its stderr (progress bars) reaches the terminal.
+
+    Raises `RunError` with the last line of the error; `target` holds the traceback.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lib-run-") as folder:
+        for name in ("JUPYTER_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+            os.environ[name] = folder
+        os.environ["PYTHONPATH"] = python_path()
+        try:
+            import papermill
+            from ipykernel.kernelspec import get_kernel_dict
+        except ImportError as error:
+            raise RunError(f"{error.name} is missing in {sys.executable}; run `make`, which sets up .venv.") from None
+        # A registered "python3" kernel may belong to another environment, and HOME may not be writable.
+        spec = get_kernel_dict()
+        spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]  # else Ctrl-C prints the kernel's distress
+        write_json(Path(folder) / "kernels" / "python3" / "kernel.json", spec)
+        options = {"kernel_name": "python3", "language": "python", "cwd": source.parent, "coalesce_streams": True}
+        try:
+            papermill.execute_notebook(
+                source, target, parameters, progress_bar=False, stderr_file=sys.stderr, **options
+            )
+        except papermill.PapermillExecutionError as error:
+            last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
+            raise RunError(f"notebook failed: {last}; the traceback is in {shown(target)}") from None
+        except Exception as error:  # the kernel could not start, or died: there is no traceback to point at
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise RunError(f"notebook stopped: {last[0]}; what it did until then is in {shown(target)}") from None
+
+
+def python_path() -> str:
+    """PYTHONPATH that finds this repository's `lib` first, installed or not."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,227 @@
+"""Result files: written atomically, with a sidecar that says how they came about, and compared by content.
+
+    write_table(results("quick") / "horizon" / "walker-walk-1m-1.csv", rows, seed=1, episodes=50)
+    table = read_table(results("quick") / "horizon" / "walker-walk-1m-1.csv")
+    key = combine(module_key("lib.study.distillation"), settings, content_hash(teacher))
+    path = cached(CACHE / "pairs.safetensors", key, lambda path: save_file(collect(), path), "distillation set")
+
+Only the standard library is imported here, so that `python -m lib.records.run` starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lib.records.keys import (
+    ResultError,
+    file_hash,
+    plain,
+    shown,
+)
+
+MADE_BY = {  # folder under data/results/<profile>/ -> the notebook that writes it, for error messages only
+    "teacher": "01_teacher",
+    "distillation": "02_collect_data",
+    "corrector": "03_train_corrector",
+    "horizon": "04_horizon_evaluation",
+    "latency": "04_horizon_evaluation",
+    "model_error": "05_model_error",
+    "offline": "06_offline_vs_downstream",
+    "decision_transformer": "07_decision_transformer",
+    "planner": "08_planner_benchmark",
+}
+
+
+def how_to_make(path: str | Path) -> str:
+    """The command that makes a missing file, for the end of an error message."""
+    parts = Path(shown(path)).parts
+    if parts[:2] == ("data", "teachers"):
+        return "run `make teachers` to train it"
+    if parts[:2] != ("data", "results") or len(parts) < 5:
+        return "run `make all`"
+    profile, folder = parts[2:4]
+    command = f"run `make all PROFILE={profile}`"
+    if folder in MADE_BY:
+        command += f" or `papermill notebooks/{MADE_BY[folder]}.ipynb build/out.ipynb -p profile {profile}`"
+    return command
+
+
+# ------------------------------------------------------------------------------------------------ writing, reading
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on failure it is removed.
+
+    Whoever reads `path` sees the old file or the whole new one, also after `kill -9` or a power cut. Missing folders
+    are made. Raises `ResultError` if nothing was written to the temporary path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: numpy, Altair and others choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise ResultError(f"Nothing was written for {shown(path)}; the writer must fill the path it is given.")
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 `text` with \\n line ends to `path` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write `value` (dataclasses, paths and numpy scalars too) as indented JSON to `path` atomically."""
+    write_text(path, json.dumps(value, indent=1, default=plain, ensure_ascii=False) + "\n")
+
+
+def write_table(path: str | Path, rows, **provenance) -> Path:
+    """Write `rows` (a DataFrame, or dicts whose keys may differ) as tidy CSV, and the sidecar with `provenance`.
+
+    Floats keep full precision; None, NaN and absent keys become empty cells. Raises `ResultError` for no columns at all
+    and for a cell that is not a plain number, string or boolean.
+    """
+    if hasattr(rows, "to_dict"):
+        columns = [str(name) for name in rows.columns]
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    else:
+        rows = list(rows)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+    if not columns:
+        raise ResultError(f"No rows to write to {shown(path)}; give rows, or an empty DataFrame that has its columns.")
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(path, name, row.get(name)) for name in columns] for row in rows)
+    return describe(path, **provenance)
+
+
+def write_artefact(path: str | Path, writer: Callable[[Path], object], **provenance) -> Path:
+    """Let `writer(temporary_path)` write a file of any format, put it at `path` atomically, and add the sidecar."""
+    with atomic_path(path) as temporary:
+        writer(temporary)
+    return describe(path, **provenance)
+
+
+def read_table(path: str | Path):
+    """The CSV at `path` as a pandas DataFrame (floats exactly as written, only empty cells missing).
+
+    Raises `ResultError` that names the file and the command that makes it.
+    """
+    if not Path(path).is_file():
+        raise ResultError(f"{shown(path)} does not exist; {how_to_make(path)}.")
+    import pandas as pd
+
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def sidecar(path: str | Path) -> Path:
+    """Where the provenance of `path` is kept: `<path>.meta.json`."""
+    return Path(f"{path}.meta.json")
+
+
+def read_sidecar(path: str | Path) -> dict:
+    """The provenance of `path`. Raises `ResultError` if it is missing or not JSON."""
+    try:
+        return json.loads(sidecar(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"{shown(sidecar(path))} does not exist; {how_to_make(path)}.") from None
+    except ValueError:
+        raise ResultError(f"{shown(sidecar(path))} is not JSON; delete it, then {how_to_make(path)}.") from None
+
+
+def describe(path: str | Path, **provenance) -> Path:
+    """Write the sidecar of the finished file `path`: `provenance`, its sha256, versions, machine and UTC time."""
+    facts = {
+        "sha256": file_hash(path),
+        "versions": versions(),
+        "machine": machine(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(sidecar(path), {**provenance, **facts})
+    return Path(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on; a package that is not installed is left out."""
+    from importlib import metadata
+
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("torch", "numpy", "mujoco", "dm_control"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def machine() -> str:
+    """Cores, processor and system, and the GPU if torch is loaded and sees one."""
+    import platform
+
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the line above has to do
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        processor = names[0] if names else processor
+    text = f"{os.cpu_count()} × {processor}, {platform.system()} {platform.machine()}"
+    torch = sys.modules.get("torch")
+    return f"{text}, {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else text
+
+
+def cached(path: str | Path, key: str, make: Callable[[Path], object], what: str, **provenance) -> Path:
+    """Return `path` if it is intact and was made with `key`; else say so and let `make(temporary_path)` make it."""
+    path = Path(path)
+    if intact(path) and read_sidecar(path).get("key") == key:
+        with contextlib.suppress(
+            OSError
+        ):  # tells lib.records.run that this run vouches for the file; keys ignore times
+            os.utime(path)
+        return path
+    print(f"making {what}: {shown(path)}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    with atomic_path(path) as temporary:
+        make(temporary)
+    return describe(path, **provenance, key=key, minutes=round((time.monotonic() - start) / 60, 3))
+
+
+def intact(path: str | Path) -> bool:
+    """Whether `path` exists and is, byte for byte, what its sidecar describes."""
+    try:
+        return Path(path).is_file() and read_sidecar(path).get("sha256") == file_hash(path)
+    except ResultError:
+        return False
+
+
+def _cell(path: str | Path, column: str, value) -> str:
+    """One CSV cell: full precision, and empty when missing."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, (str, int, float)):
+        raise ResultError(
+            f"Column {column!r} of {shown(path)} holds a {type(value).__name__}; give one number or string."
+        )
+    return repr(value) if isinstance(value, float) else str(value)

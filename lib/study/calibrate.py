@@ -1,0 +1,268 @@
+"""Thresholds of the gates, from episodes that no corrector learnt from and that are not reported.
+
+    numbers = calibrate(ValueGate(), wm, held_out, corrector, call_rate=0.25)      # {"threshold": …, …}
+
+A gate's score needs no planner call, so every labelled state of the distillation set has one, and a plan that was
+executed to its end there tells at which depth any threshold would have cut it short. That gives the planner-call rate
+of every threshold, and the teacher's labels give the error of what it lets pass. Only the validation episodes are used,
+which also chose the corrector's epoch: such errors are a little optimistic. The ladder has three numbers that depend on
+each other: they are chosen by playing on start states of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.config import ConfigError, PlannerConfig
+from lib.distil.states import DistillationSet
+from lib.distil.train import corrected_actions, split_by_episode
+from lib.gates import Gate, Look, make_gate
+from lib.records import paths
+from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
+from lib.records.seeds import episode_seeds
+from lib.records.store import intact, read_sidecar, write_artefact
+from lib.study.arms import Arm, arm_name, has_gate, make_arm
+from lib.study.cells import Settings
+from lib.study.distillation import distillation_key, distillation_set
+from lib.study.evaluate import Stage, arm_key
+from lib.world_model import WorldModel
+
+CHUNK = 4096  # states that are scored at once
+CALLS_PER_PLAN = 1.5  # planner calls wanted of a gated arm for every E decisions
+# What the ladder is chosen from: quantiles of the mismatch up to which the plan, and its correction, are trusted; and
+# planner calls, or refinements, for every E decisions.
+LADDER_LEVELS = ((0.05, 0.25), (0.15, 0.75))
+LADDER_CALLS = (1.25, 2.0)
+NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
+WANTED = 0.98  # of the teacher's return, for the ladder
+
+
+# ------------------------------------------------------------------------------------------------ one threshold
+
+
+@torch.no_grad()
+def judged(gate: Gate, wm: WorldModel, data: DistillationSet, corrector: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """The gate's score (n,) at every state, and the mean squared error (n,) of the action that it would execute."""
+    scores, errors = [], []
+    corrected = data.a_plan if corrector is None else corrected_actions(corrector, data, wm.device)
+    known = data.z_real, data.z_pred, data.mismatch, data.a_plan, data.a_policy, corrected
+    gate = gate.to(wm.device)
+    for rows in torch.arange(len(data)).split(CHUNK):
+        action, score, _ = gate(wm, Look(*(x[rows].to(wm.device).float() for x in known)))
+        scores.append(score.cpu())
+        errors.append((action.cpu() - data.a_teacher[rows]).square().mean(-1))
+    return torch.cat(scores), torch.cat(errors)
+
+
+def plan_ends(data: DistillationSet, score: Tensor, threshold: float, execution_horizon: int) -> Tensor:
+    """Steps (plans,) that each plan of the set would have been executed: to the first score above the threshold, to the
+    execution horizon, or to the end of its episode."""
+    start = torch.stack([data.episode, data.source, data.decision - data.depth], 1)
+    _, plan = start.unique(dim=0, return_inverse=True)
+    length = torch.zeros(int(plan.max()) + 1, dtype=torch.long).scatter_reduce(0, plan, data.depth + 1, "amax")
+    cut = torch.where(score > threshold, data.depth, execution_horizon)
+    first = torch.full_like(length, execution_horizon).scatter_reduce(0, plan, cut, "amin")
+    return torch.minimum(length, first)
+
+
+def calls_per_decision(data: DistillationSet, score: Tensor, threshold: float, execution_horizon: int) -> float:
+    """Planner calls per decision at a threshold, if the states that are visited stay what they are."""
+    ends = plan_ends(data, score, threshold, execution_horizon)
+    return len(ends) / ends.sum().item()
+
+
+def calibrate(
+    gate: Gate,
+    wm: WorldModel,
+    data: DistillationSet,
+    corrector: nn.Module | None = None,
+    execution_horizon: int = 6,
+    call_rate: float | None = None,
+    action_error: float | None = None,
+    quantile: float = 0.9,
+) -> dict[str, float]:
+    """The gate's threshold for a wanted planner-call rate (calls per decision), or for a wanted `quantile` of the mean
+    squared action error among the steps that it lets pass; and what both then are on the held-out states `data`.
+
+    Raises `ConfigError` when neither or both are wanted, or when no threshold reaches what is wanted.
+    """
+    if (call_rate is None) == (action_error is None):
+        raise ConfigError("calibrate needs a call_rate or an action_error, and not both.")
+    score, error = judged(gate, wm, data, corrector)
+    if score.isnan().any() or score.isposinf().any():
+        raise ConfigError("the gate's scores on the held-out states are not finite; check the world model's weights.")
+    if call_rate is not None:
+        threshold = _threshold_for_rate(data, score, call_rate, execution_horizon)
+    else:
+        threshold = _threshold_for_error(score, error, action_error, quantile)
+    passed = error[score <= threshold]
+    return {
+        "threshold": threshold,
+        "call_rate": calls_per_decision(data, score, threshold, execution_horizon),
+        "action_error": float(passed.quantile(quantile)) if len(passed) else None,
+        "quantile": quantile,
+        "states": len(data),
+    }
+
+
+def _threshold_for_rate(data: DistillationSet, score: Tensor, wanted: float, execution_horizon: int) -> float:
+    """The smallest score that is a threshold with at most the wanted rate: the rate falls as the threshold rises.
+
+    States that need no check, of score −∞, are no candidates: a threshold must be a finite loss of value.
+    """
+    candidates = score[score > -torch.inf].unique()  # in ascending order
+    if not len(candidates):
+        raise ConfigError("no held-out state has a score, as all are below the gate's levels; lower these.")
+    low, high = 0, len(candidates) - 1
+    if calls_per_decision(data, score, candidates[high].item(), execution_horizon) > wanted:
+        least = calls_per_decision(data, score, torch.inf, execution_horizon)
+        raise ConfigError(f"call_rate={wanted} is out of reach: executing every plan to its end calls at {least:.3f}.")
+    while low < high:
+        middle = (low + high) // 2
+        if calls_per_decision(data, score, candidates[middle].item(), execution_horizon) <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return candidates[low].item()
+
+
+def _threshold_for_error(score: Tensor, error: Tensor, wanted: float, quantile: float) -> float:
+    """The largest score that is a threshold whose accepted states have at most the wanted quantile of errors."""
+    order = score.argsort()
+    ranked = error[order].numpy()
+    for count in _counts(score[order]):
+        if np.quantile(ranked[:count], quantile) <= wanted:
+            return score[order[count - 1]].item()
+    raise ConfigError(
+        f"action_error={wanted} is out of reach: no threshold leaves so small an error; want a larger one."
+    )
+
+
+def _counts(ordered: Tensor, most: int = 256) -> list[int]:
+    """How many states thresholds accept, most first: each distinct score, or `most` of them evenly spaced."""
+    ends = (torch.cat([ordered[1:] > ordered[:-1], torch.tensor([True])]).nonzero().flatten() + 1).flip(0)
+    spaced = torch.linspace(0, len(ends) - 1, min(most, len(ends))).round().long().unique()
+    return ends[spaced].tolist()
+
+
+# ------------------------------------------------------------------------------------------------------- the ladder
+
+
+def calibrate_ladder(
+    stage: Stage, arm: Arm, data: DistillationSet, episodes: int, standard: PlannerConfig, wanted: float = WANTED
+) -> dict:
+    """The ladder's three numbers together: of a grid, those with the fewest model evaluations per decision whose mean
+    return is at least `wanted` × the teacher's, on the calibration start states; if none is, those of the best return.
+
+    The levels of mismatch are quantiles of the held-out states'; thresholds are those of wanted call rates.
+    """
+    seeds = episode_seeds("calibrate", episodes, stage.cell.seed)
+    teacher = np.mean([r["return"] for r in stage.play(Arm("teacher", standard), seeds)[0].episodes])
+    if teacher <= 0:
+        raise ConfigError(
+            f"the teacher of {stage.cell} returns {teacher:.3g} on average; no share of that can be kept."
+        )
+    corrector, steps, tried = stage.correctors.get(arm.corrector), _steps(arm, data), []
+    for trusted, calls in itertools.product(LADDER_LEVELS, LADDER_CALLS):
+        levels = tuple(float(data.mismatch.quantile(q)) for q in trusted)
+        gate = make_gate(arm.gate, levels=levels)
+        numbers = calibrate(gate, stage.wm, data, corrector, steps, call_rate=calls / steps)
+        rows = stage.play(replace(arm, threshold=numbers["threshold"], levels=levels), seeds)[0].episodes
+        found = {name: float(np.sum([r[name] for r in rows])) for name in ("return", "length", "model_evaluations")}
+        tried.append(
+            numbers
+            | {"levels": list(levels), "kept": found["return"] / len(rows) / teacher}
+            | {"evaluations_per_decision": found["model_evaluations"] / found["length"]}
+        )
+    good = [t for t in tried if t["kept"] >= wanted]
+    chosen = min(good, key=lambda t: t["evaluations_per_decision"]) if good else max(tried, key=lambda t: t["kept"])
+    return chosen | {"wanted": wanted, "tried": tried, "episode_seeds": seeds}
+
+
+# ------------------------------------------------------------------------------------------- kept beside the corrector
+
+
+def thresholds(
+    settings: Settings, stage: Stage, names: list[str], standard: PlannerConfig, threshold: float | None = None
+) -> dict[str, dict]:
+    """Arm → its gate's numbers, for those of the named arms that have a gate: `threshold` for all of them if it is
+    given, else what the profile's calibration of the cell says, which is made where it is lacking."""
+    gated = [arm_name(name) for name in names if has_gate(name)]
+    if threshold is not None:
+        return {name: {"threshold": threshold, "levels": NO_LEVELS} for name in gated}
+    path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
+    key = distillation_key(settings, stage.cell)
+    for file in stage.corrector_files.values():
+        if read_sidecar(file).get("distillation_key") != key:
+            raise ConfigError(
+                f"{shown(file)} was trained on another distillation set, so that it is not known which episodes it has "
+                "not seen; train it again with 03_train_corrector, or give a threshold."
+            )
+
+    def held_out() -> DistillationSet:
+        data, _ = distillation_set(settings, stage.cell)
+        return data.rows(split_by_episode(data)[1])
+
+    episodes = settings.profile.calibrate_episodes
+    return ensure_calibration(stage, gated, held_out, key, path, standard, episodes) if gated else {}
+
+
+def ensure_calibration(
+    stage: Stage,
+    names: list[str],
+    held_out: Callable[[], DistillationSet],
+    held_out_key: str,
+    path: Path,
+    standard: PlannerConfig,
+    episodes: int,
+) -> dict[str, dict]:
+    """Arm → its gate's numbers, for those of the named arms that have a gate; kept in `path`, made where lacking.
+
+    An arm's numbers are made anew when its corrector, the teacher, the held-out states (`held_out_key`) or the code
+    have changed; `held_out()` is only called then. `episodes` are played for each entry of the ladder's grid.
+    """
+    kept = json.loads(path.read_text(encoding="utf-8")) if intact(path) else {}
+    data = None
+
+    def save() -> None:
+        text = json.dumps(kept, indent=1)
+        write_artefact(path, lambda temporary: temporary.write_text(text), held_out_key=held_out_key)
+
+    for name in filter(has_gate, map(arm_name, names)):
+        arm = make_arm(name, standard, {"threshold": torch.inf, "levels": NO_LEVELS})
+        code = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
+        wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate == "ladder" else None]
+        key = combine(code, module_key("lib.study.calibrate", without=SETTINGS_MODULES), held_out_key, wanted)
+        if kept.get(name, {}).get("key") == key:
+            continue
+        data = held_out() if data is None else data
+        part = _of_its_planner(data, arm.planner != standard)
+        if arm.gate == "ladder":
+            numbers = calibrate_ladder(stage, arm, part, episodes, standard)
+        else:
+            corrector, steps = stage.correctors.get(arm.corrector), _steps(arm, part)
+            rate = CALLS_PER_PLAN / steps
+            numbers = calibrate(make_gate(arm.gate), stage.wm, part, corrector, steps, call_rate=rate)
+        kept[name] = numbers | {"key": key}
+        save()
+    save()  # also when nothing was lacking: a file that is written in a run is vouched for by that run
+    return {name: kept[name] for name in filter(has_gate, map(arm_name, names))}
+
+
+def _steps(arm: Arm, data: DistillationSet) -> int:
+    """The arm's execution horizon, or that of the states if theirs is shorter: deeper ones are then judged alike."""
+    return min(arm.execution_horizon, int(data.depth.max()) + 1)
+
+
+def _of_its_planner(data: DistillationSet, right_sized: bool) -> DistillationSet:
+    """The states that were reached with plans of the arm's own kind of planner, if there are any."""
+    mine = data.source == int(right_sized)
+    return data.rows(mine) if mine.any() else data

@@ -1,0 +1,291 @@
+"""Evaluating the arms: paired episodes of every way to control, recorded per episode, depth and phase.
+
+    stage = Stage.of(Cell.parse("walker-walk-1m-1"), "paper")
+    tables, configurations = evaluate(stage, {"teacher": 50, "open-loop-3": 50, "hold-last-3": 20})
+    write_results(stage, tables, configurations)
+
+An arm is one way to control; its whole configuration is in the results' sidecars. All arms start from the same states.
+Finished episodes are kept: asking for 50 where 20 exist runs 30, and a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.correctors import load_corrector
+from lib.environments import make_env
+from lib.records import paths
+from lib.records.keys import SETTINGS_MODULES, combine, file_hash, module_key
+from lib.records.seeds import episode_seeds
+from lib.records.store import intact, read_sidecar, read_table, write_json, write_table
+from lib.study.arms import Arm, arm_name, make_arm, make_controller
+from lib.study.cells import Cell
+from lib.weights.native import load_world_model, size_of, teacher_key
+from lib.world_model import WorldModel
+
+BLOCK = 10  # episodes that run as one batch, and are saved together
+PHASE = 25  # decisions: how finely it is recorded where in an episode the planner is asked
+FLAGS = ("planner_called", "fallback", "refined")
+NOT_EPISODES = ("-depth", "-phase", "-action-error")  # ends of names of a cell's other tables
+
+
+# ------------------------------------------------------------------------------------------------------- episodes
+
+
+@dataclass
+class Decision:
+    """One decision of the episodes that still run: `rows`, their positions among the seeds (B,); what the controller
+    saw, obs (B, obs_dim), and did, actions (B, A); its records `info`, each (B,); the rewards (B,) that came of it."""
+
+    rows: list[int]
+    obs: np.ndarray
+    actions: np.ndarray
+    info: dict[str, np.ndarray]
+    rewards: np.ndarray
+
+
+def rollout(controller, task: str, seeds: list[int], decisions: int, what: str = "", envs=None) -> Iterator[Decision]:
+    """One episode per seed as a batch, decision by decision, for at most `decisions` of them.
+
+    `envs` are the seeds' own environments, for whoever wants to look at them between decisions; made here unless given.
+    """
+    controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
+    envs = envs or [make_env(task, s) for s in seeds]
+    obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
+    alive = list(range(len(seeds)))
+    for _ in tqdm(range(decisions), desc=what, unit="decision", disable=not what, mininterval=2):
+        actions, info = controller.act(torch.from_numpy(obs))
+        actions = actions.cpu().numpy()
+        steps = [envs[i].step(action) for i, action in zip(alive, actions, strict=True)]
+        info, rewards = {k: v.cpu().numpy() for k, v in info.items()}, np.array([step[1] for step in steps])
+        yield Decision(alive, obs, actions, info, rewards)
+        still = [row for row, (_, _, terminated, truncated, _) in enumerate(steps) if not (terminated or truncated)]
+        if not still:
+            break
+        if len(still) < len(alive):
+            controller.keep(still)
+        obs, alive = np.stack([steps[row][0] for row in still]), [alive[row] for row in still]
+
+
+@dataclass
+class Tables:
+    """Rows per episode; per episode and depth; and, of arms with a gate, per episode and phase of `PHASE` decisions."""
+
+    episodes: list[dict] = field(default_factory=list)
+    depths: list[dict] = field(default_factory=list)
+    phases: list[dict] = field(default_factory=list)
+
+    def __add__(self, other: Tables) -> Tables:
+        return Tables(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def of(self, seeds: list[int]) -> Tables:
+        """The rows of the episodes with these seeds, ordered by seed."""
+        wanted = set(seeds)
+        kept = ([row for row in rows if row["episode_seed"] in wanted] for rows in vars(self).values())
+        return Tables(*(sorted(rows, key=lambda row: row["episode_seed"]) for rows in kept))
+
+
+def run_episodes(arm: Arm, controller, task: str, seeds: list[int], decisions: int, what: str = "") -> Tables:
+    """Run one episode per seed as a batch."""
+    records = [[] for _ in seeds]  # of each episode, one per decision
+    for step in rollout(controller, task, seeds, decisions, what):
+        for row, i in enumerate(step.rows):
+            records[i].append({"reward": step.rewards[row]} | {k: v[row] for k, v in step.info.items()})
+    tables = Tables()
+    for seed, mine in zip(seeds, records, strict=True):
+        about = {"arm": arm.name, "episode_seed": seed}
+        tables.episodes.append(about | _episode(arm, mine))
+        tables.depths += [about | row for row in _by_depth(mine)]
+        tables.phases += [about | row for row in _by_phase(mine)] if arm.gate else []
+    return tables
+
+
+def _episode(arm: Arm, records: list[dict]) -> dict:
+    counts = {flag: sum(int(r[flag]) for r in records) for flag in FLAGS}
+    # A fallback of an arm with a refiner has tried that first, in vain.
+    tried = counts["refined"] + counts["fallback"] if arm.refiner else 0
+    evaluations = counts["planner_called"] * arm.planner.model_evaluations if arm.planner else 0
+    corrected = [r for r in records if arm.corrector and not (r["planner_called"] or r["refined"])]
+    return {
+        "execution_horizon": arm.execution_horizon,
+        "return": float(sum(r["reward"] for r in records)),
+        "length": len(records),
+        "planner_calls": counts["planner_called"],
+        "model_evaluations": evaluations + (tried * arm.refiner.model_evaluations if tried else 0),
+        "fallbacks": counts["fallback"],
+        "refinements": counts["refined"],
+        "corrector_calls": len(corrected),
+        "delta_abs": float(np.mean([r["delta_abs"] for r in corrected])) if corrected else None,
+    }
+
+
+def _by_depth(records: list[dict]) -> Iterator[dict]:
+    for depth in sorted({int(r["depth"]) for r in records}):
+        at = [r for r in records if r["depth"] == depth]
+        drift = [float(r["mismatch"]) for r in at if np.isfinite(r["mismatch"])]
+        yield {
+            "depth": depth,
+            "mismatch": float(np.mean(drift)) if drift else None,
+            "delta_abs": float(np.mean([r["delta_abs"] for r in at])),
+            "reward": float(np.mean([r["reward"] for r in at])),
+            "count": len(at),
+        }
+
+
+def _by_phase(records: list[dict]) -> Iterator[dict]:
+    for start in range(0, len(records), PHASE):
+        part = records[start : start + PHASE]
+        yield {
+            "decision": start,
+            "count": len(part),
+            "planner_calls": sum(int(r["planner_called"]) for r in part),
+            "fallbacks": sum(int(r["fallback"]) for r in part),
+            "refinements": sum(int(r["refined"]) for r in part),
+            "reward": float(np.mean([r["reward"] for r in part])),
+        }
+
+
+# ---------------------------------------------------------------------------------------- recorded and resumable
+
+
+def arm_key(arm: Arm, cell: Cell, teacher: str, corrector_file: Path | None, decisions: int) -> str:
+    """Everything that one episode of an arm depends on, beside its seed."""
+    code = module_key("lib.study.evaluate", without=SETTINGS_MODULES)
+    settings = as_dict(arm)
+    for planner in filter(None, (settings["planner"], settings["refiner"])):
+        planner.pop("mode")  # how a plan is computed, not which plan
+    weights = [teacher_key(teacher), file_hash(corrector_file) if arm.corrector else None]
+    return combine(code, settings, str(cell), weights, decisions)
+
+
+@dataclass
+class Stage:
+    """Where arms are played: a teacher's cell, its world model and correctors (by architecture, with their files)."""
+
+    cell: Cell
+    profile: str
+    teacher: str
+    wm: WorldModel
+    corrector_files: dict[str, Path]
+    decisions: int = 500
+
+    @classmethod
+    def of(cls, cell: Cell, profile: str, teacher="", corrector_files=None, decisions=500, device="cpu") -> Stage:
+        """With the teacher's weights loaded; empty means the shipped teacher of the cell."""
+        teacher = teacher or str(cell)
+        wm = load_world_model(teacher, task=cell.task, device=device)
+        return cls(cell, profile, teacher, wm, corrector_files or {}, decisions)
+
+    @cached_property
+    def correctors(self) -> dict[str, nn.Module]:
+        key = teacher_key(self.teacher)
+        return {arch: load_corrector(f, key).to(self.wm.device) for arch, f in self.corrector_files.items()}
+
+    def play(self, arm: Arm, seeds: list[int]) -> tuple[Tables, str]:
+        """What came of an arm's episodes with these seeds, in order, and the arm's key.
+
+        Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
+        """
+        if arm.corrector and arm.corrector not in self.corrector_files:
+            raise ConfigError(
+                f"arm {arm.name} needs a {arm.corrector} corrector; train it with 03_train_corrector first."
+            )
+        key = arm_key(arm, self.cell, self.teacher, self.corrector_files.get(arm.corrector), self.decisions)
+        done = _recorded(self.cell, self.profile, arm.name, key)
+        missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]
+        controller = make_controller(arm, self.wm, self.correctors) if missing else None
+        for start in range(0, len(missing), BLOCK):
+            block = missing[start : start + BLOCK]
+            what = f"{self.cell} {arm.name} {len(seeds) - len(missing) + start + len(block)}/{len(seeds)}"
+            new = run_episodes(arm, controller, self.cell.task, block, self.decisions, what)
+            # Read again: another process may have recorded other episodes meanwhile.
+            recorded = _recorded(self.cell, self.profile, arm.name, key)
+            known = {r["episode_seed"] for r in recorded.episodes}
+            done = recorded + new.of([s for s in block if s not in known])
+            write_json(_store(key), {"key": key} | vars(done))
+        return done.of(seeds), key
+
+
+def evaluate(
+    stage: Stage,
+    episodes: dict[str, int],
+    planner: PlannerConfig | None = None,
+    calibration: dict[str, dict] | None = None,
+) -> tuple[Tables, dict[str, dict]]:
+    """What came of every arm, and arm → its configuration; `episodes` has how many each of the arms plays.
+
+    `planner` is the teacher's, the standard one unless given; `calibration` has the gates' numbers by arm. Start states
+    that the paper reports are played under the paper profile alone: whoever tunes on quick sees others.
+    """
+    standard = planner or PlannerConfig.standard(stage.wm.action_dim)
+    calibration, tables, configurations = calibration or {}, Tables(), {}
+    for name, count in {arm_name(name): count for name, count in episodes.items()}.items():
+        arm = make_arm(name, standard, calibration.get(name))
+        played, key = stage.play(arm, episode_seeds("report" if stage.profile == "paper" else "trial", count))
+        columns = {
+            "task": stage.cell.task,
+            "size": size_of(stage.wm.config) if stage.cell.name else stage.cell.size,
+            "teacher_seed": stage.cell.seed,
+            "corrector_seed": 0 if arm.corrector else None,
+        }
+        tables += Tables([columns | row for row in played.episodes], played.depths, played.phases)
+        configurations[name] = as_dict(arm) | {"key": key, "decisions": stage.decisions}
+    return tables, configurations
+
+
+def _store(key: str) -> Path:
+    return paths.CACHE / "rollouts" / f"{key[:24]}.json"
+
+
+def _recorded(cell: Cell, profile: str, arm: str, key: str) -> Tables:
+    """What is recorded under this key, in the cache, else in the profile's result files."""
+    if _store(key).is_file():
+        stored = json.loads(_store(key).read_text(encoding="utf-8"))
+        return Tables(stored["episodes"], stored["depths"], stored["phases"])
+    found = []
+    for file in _files(cell, profile):
+        arms = read_sidecar(file).get("arms", {}) if intact(file) else {}  # not when edited by hand
+        if arms.get(arm, {}).get("key") != key:
+            return Tables()
+        table = read_table(file)
+        table = table[table["arm"] == arm].drop(
+            columns=["task", "size", "teacher_seed", "corrector_seed"], errors="ignore"
+        )
+        found.append(table.astype(object).where(table.notna(), None).to_dict("records"))
+    return Tables(*found)
+
+
+def _files(cell: Cell, profile: str) -> list[Path]:
+    """The result files of a cell, in the order of the fields of `Tables`."""
+    return [paths.results(profile) / "horizon" / f"{cell}{part}.csv" for part in ("", "-depth", "-phase")]
+
+
+def write_results(stage: Stage, tables: Tables, configurations: dict, **provenance) -> None:
+    """Write a cell's tables under `data/results/<profile>/horizon/`.
+
+    Their sidecars keep the teacher, the task, and the arms' configurations.
+    """
+    about = {"teacher": stage.teacher, "task": stage.cell.task, "arms": configurations} | provenance
+    files = zip(_files(stage.cell, stage.profile), vars(tables).values(), strict=True)
+    for file, rows in reversed(list(files)):  # the episodes last: they say that the cell has been evaluated
+        write_table(file, rows or pd.DataFrame(columns=["arm", "episode_seed"]), **about)
+
+
+def evaluated_cells(profile: str) -> list[str]:
+    """Names of the cells that have been evaluated under a profile; `ConfigError` when there are none."""
+    tables = (paths.results(profile) / "horizon").glob("*.csv")
+    cells = sorted(p.stem for p in tables if p.stem != "summary" and not p.stem.endswith(NOT_EPISODES))
+    if not cells:
+        raise ConfigError(f"profile {profile} has no evaluated cell; run make all PROFILE={profile} first.")
+    return cells

@@ -1,0 +1,205 @@
+"""Which offline metric tells how a world model will plan: a snapshot of a training run, measured and played.
+
+    bench = Bench(snapshot, "quick", study.sizes)
+    row, gaps = bench.rows()
+
+`lib.study.model_quality.kept` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a killed
+run goes on where it was, and a change in one part leaves the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from lib.config import PlannerConfig
+from lib.records import paths
+from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.seeds import episode_seeds
+from lib.records.store import cached, write_json
+from lib.study.arms import make_arm
+from lib.study.evaluate import Stage
+from lib.study.model_quality.gap import Learner, Matched, episodes, gap
+from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, bank, fit_decoder, measure, visit
+from lib.study.model_quality.oracle import Oracle
+from lib.study.model_quality.search import MppiPlanner, Search
+from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, study_seeds
+from lib.study.stats.intervals import bootstrap_ci, kept_return
+from lib.study.workload import OfflineStudy
+from lib.weights.native import load_world_model, resolve_device, size_of, teacher_key
+
+KEPT_AT = (3, 6)  # execution horizons
+MAIN = "shooting"  # the planner whose gap is `cpg`
+
+
+@cache
+def _code(module: str) -> str:
+    return module_key(module, without=(*SETTINGS_MODULES, "lib.study.model_quality.snapshots"))
+
+
+# ------------------------------------------------------------------------------------------------- one cell's parts
+
+
+@cache
+def _oracle(task: str) -> Oracle:
+    return Oracle(task)
+
+
+@dataclass
+class Bench:
+    """One cell with what it takes to measure it: its weights, the task's simulator, and the profile's sizes."""
+
+    snapshot: Snapshot
+    profile: str
+    sizes: OfflineStudy
+    device: str = "cpu"
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        return _oracle(self.snapshot.cell.task)
+
+    @cached_property
+    def wm(self):
+        return load_world_model(self.snapshot.source, self.snapshot.cell.task, resolve_device(self.device))
+
+    @cached_property
+    def player(self) -> MppiPlanner:
+        """The teacher's planner, for on-policy states."""
+        return MppiPlanner(self.wm, self.oracle.scored, self.sizes.planner)
+
+    @property
+    def shooting(self) -> Search:
+        return Search(self.sizes.samples, self.sizes.horizon)
+
+    @property
+    def cem(self) -> Search:
+        s = self.sizes
+        return Search(s.cem_samples, s.horizon, s.cem_iterations, s.cem_elites)
+
+    @cached_property
+    def weights(self) -> str:
+        return teacher_key(self.snapshot.source)
+
+    @property
+    def about(self) -> dict:
+        """What names a row."""
+        snapshot = self.snapshot
+        about = {"cell": str(snapshot.label), "task": snapshot.cell.task, "size": size_of(self.wm.config)}
+        return about | {"seed": snapshot.cell.seed, "decisions": snapshot.decisions}
+
+    def _file(self, what: str, key: str, suffix: str) -> Path:
+        return paths.CACHE / "offline" / f"{self.snapshot.label}-{what}-{key[:16]}{suffix}"
+
+    def _key(self, *about) -> str:
+        code, s = _code("lib.study.model_quality.metrics"), self.sizes
+        settings = [s.bank_episodes, s.bank_decisions, s.decoder_steps, _budget(s.planner)]
+        return combine(code, self.snapshot.cell.task, self.weights, settings, SEEDS, *about)
+
+    def _visits(self, purpose: str) -> dict[str, list[Visited]]:
+        s, visits = self.sizes, {}
+        for name, planner in (("random", RandomActions(self.oracle)), ("on-policy", self.player)):
+            seeds = study_seeds(f"{purpose}, {name}", s.bank_episodes)
+            what = f"{self.snapshot.label} {purpose}, {name}"
+            visits[name] = visit(self.oracle, planner, seeds, s.bank_decisions, what)
+        return visits
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The cell's decoder, kept; the last episode of each kind is held out."""
+        key = self._key("decoder")
+
+        def make(path: Path) -> None:
+            visits = self._visits("decoder").values()
+            fitted, held_out = ([e for v in visits for e in v[part]] for part in (slice(-1), slice(-1, None)))
+            decoder = fit_decoder(self.wm, self.oracle.scored, fitted, held_out, self.sizes.decoder_steps)
+            save_file(decoder.state_dict(), path)
+
+        file = cached(self._file("decoder", key, ".safetensors"), key, make, f"the decoder of {self.snapshot.label}")
+        tensors = load_file(file)
+        decoder = Decoder(self.wm.latent_dim, len(tensors["mean"]))
+        decoder.load_state_dict(tensors)
+        return decoder.eval().requires_grad_(False).to(self.wm.device)
+
+    def metrics(self) -> dict:
+        """M1–M5 of the cell, kept."""
+        s = self.sizes
+        key = self._key("metrics", s.states, s.candidates, s.actions_per_state, s.k, self.shooting)
+
+        def make(path: Path) -> None:
+            banks = {k.replace("-", "_"): bank(v, s.states, s.k) for k, v in self._visits("bank").items()}
+            row = measure(self.wm, self.oracle, self.decoder, banks, s.candidates, s.actions_per_state, self.shooting)
+            write_json(path, row | {"decoder_error": self.decoder.error.item()})
+
+        file = cached(self._file("metrics", key, ".json"), key, make, f"the metrics of {self.snapshot.label}")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def matched(self) -> list[tuple[Matched, int]]:
+        """The planners of the gap, and the start states that each plays from."""
+        s = self.sizes
+        found = [(Matched(MAIN, self.shooting), s.shooting_episodes), (Matched("cem", self.cem), s.cem_episodes)]
+        if self.snapshot.cell.task in CHEAP:
+            found.append((Matched("shooting-latent", self.shooting, by_value=True), s.latent_episodes))
+            found.append((Matched("mppi", mppi=s.mppi), s.mppi_episodes))
+        return [(matched, count) for matched, count in found if count]
+
+    def gaps(self) -> list[dict]:
+        """The planning gap with each planner: one row each. The oracle's episodes are shared by a task's cells."""
+        learner = Learner(self.wm, self.decoder, combine(self.weights, self._key("decoder")))
+        rows = []
+        for matched, count in self.matched():
+            seeds, what = study_seeds("starts", count), str(self.snapshot.label)
+            given = self.oracle, seeds, self.sizes.decisions
+            true = episodes(matched, *given, learner if matched.uses_heads else None, True, what)
+            mine = episodes(matched, *given, learner, False, what)
+            rows.append({"planner": matched.name} | gap(true, mine))
+        return rows
+
+    def downstream(self) -> dict:
+        """What the teacher's planner returns, and what of it is kept when its plans are executed open loop."""
+        s = self.sizes
+        stage = Stage(self.snapshot.label, self.profile, self.snapshot.source, self.wm, {}, s.arm_decisions)
+        seeds = episode_seeds("report" if self.profile == "paper" else "trial", s.arm_episodes)
+        budget = f"{s.planner.samples}x{s.planner.iterations}"
+
+        def returns(name: str) -> list[float]:
+            arm = make_arm(name, s.planner)
+            arm = dataclasses.replace(arm, planner=dataclasses.replace(arm.planner, mode=s.planner.mode))
+            return [row["return"] for row in stage.play(arm, seeds)[0].episodes]
+
+        teacher = returns(f"budget-{budget}")
+        row = {"teacher_return": float(np.mean(teacher))}
+        row["teacher_return_low"], row["teacher_return_high"] = bootstrap_ci(teacher)
+        for steps in KEPT_AT:
+            kept = kept_return(returns(f"{budget}+open-loop-{steps}"), teacher)
+            names = (f"kept_e{steps}", f"kept_e{steps}_low", f"kept_e{steps}_high")
+            row |= dict(zip(names, kept, strict=True))
+        return row
+
+    def rows(self) -> tuple[dict, list[dict]]:
+        """The cell's row, and one per planner of the gap; `cpg` is that of random shooting by the task's score."""
+        about, key, metrics, gaps = self.about, self.key(), self.metrics(), self.gaps()
+        (main,) = [row for row in gaps if row["planner"] == MAIN]
+        names = {"cpg": "cpg", "cpg_low": "cpg_low", "cpg_high": "cpg_high", "verdict": "verdict"}
+        names |= {f"cpg_return{end}": f"return_gap{end}" for end in ("", "_low", "_high")}
+        row = about | metrics | {name: main.get(theirs) for name, theirs in names.items()} | self.downstream()
+        return row | {"weights": self.weights, "key": key}, [about | found | {"key": key} for found in gaps]
+
+    def key(self) -> str:
+        return row_key(self.weights, self.snapshot.cell.task, self.sizes)
+
+
+def row_key(weights: str, task: str, sizes: OfflineStudy) -> str:
+    """Everything that a cell's rows depend on."""
+    work = dataclasses.replace(sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
+    return combine(_code("lib.study.model_quality.bench"), weights, work, SEEDS, task in CHEAP)
+
+
+def _budget(planner: PlannerConfig) -> dict:
+    """A planner's settings without how its plans are computed."""
+    return {k: v for k, v in vars(planner).items() if k != "mode"}

@@ -1,0 +1,169 @@
+"""Buffers of episodes to test a world model on: played by the teacher, disturbed or at random, or read from disk.
+
+source = generate(settings, cell, "noisy", episodes=20, noise=0.3)    # played once, then read from the cache
+source = check(read(cell, "test"), wm, cell.task, horizon=12)         # what a training run kept, or any file
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.planner import MPPI, Plan
+from lib.records import paths
+from lib.records.keys import SETTINGS_MODULES, code_hash, combine, file_hash, module_key, shown
+from lib.records.seeds import episode_seeds
+from lib.records.store import cached, read_sidecar, sidecar
+from lib.study.cells import CELL, Cell, Settings
+from lib.teachers.playing import play
+from lib.teachers.replay import Episode, EpisodeFileError, load_episodes, save_episodes
+from lib.weights.native import load_world_model, teacher_key
+from lib.world_model import WorldModel
+
+GENERATED = ("teacher", "noisy", "random")  # what may be generated, and is unless other buffers are asked for
+KEPT = {"train": "train_buffer.safetensors", "test": "test_buffer.safetensors"}  # what a training run keeps
+PLAYER = (64, 2)  # samples and iterations of the planner that plays: as good as 512 × 6, which takes ten times as long
+SHARD = 10  # episodes that are played as one batch and kept in one file
+SEEDS = 10_000  # start states of each `buffer_seed`
+
+
+@dataclass
+class Source:
+    """A buffer: where states and actions come from. `on_policy`: known to be the teacher's own, undisturbed play."""
+
+    name: str
+    episodes: list[Episode]
+    key: str
+    on_policy: bool
+    facts: dict
+
+
+class Player:
+    """What plays a buffer in place of a planner: a planner whose actions are disturbed, or uniform actions for None.
+
+    The noise is Gaussian, of standard deviation `noise` (half the range of an action is 1), clipped to [−1, 1]. It
+    comes from each episode's own stream; warm starts know nothing of it.
+    """
+
+    def __init__(self, wm: WorldModel, planner: MPPI | None, noise: float = 0.0):
+        self.wm, self.planner, self.noise = wm, planner, noise
+
+    def __call__(self, z: Tensor, warm_start: Tensor | None, generators: list[torch.Generator]) -> Plan:
+        shape = 1, self.wm.action_dim
+        if self.planner is None:
+            actions = torch.stack([2 * torch.rand(shape, generator=g) - 1 for g in generators]).to(z.device)
+            nothing = torch.zeros_like(actions)
+            return Plan(actions, nothing, nothing, z.unsqueeze(1), nothing[:, 0, 0])
+        plan = self.planner(z, warm_start, generators)
+        if not self.noise:
+            return plan
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(z.device)
+        return dataclasses.replace(plan, actions=(plan.actions + self.noise * noise).clamp(-1, 1))
+
+
+def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: float, buffer_seed: int = 0) -> Source:
+    """A buffer of `GENERATED` with so many episodes; those that were played before are read from the cache.
+
+    All three start from the same states, which `buffer_seed` picks. The teacher plays with a planner of 64 × 2, under
+    smoke with that profile's.
+    """
+    teacher, decisions = settings.teacher_name(cell), settings.profile.decisions
+    wm = load_world_model(teacher, task=cell.task, device=settings.device)
+    budget = settings.profile.planner or PlannerConfig.budget(*PLAYER)
+    budget = dataclasses.replace(budget, mode="eager")  # these few solves do not repay a minute of compiling
+    planner = None if name == "random" else MPPI(wm, budget)
+    facts = {
+        "task": cell.task,
+        "teacher": teacher_key(teacher),
+        "planner": {k: v for k, v in as_dict(budget).items() if k != "mode"} if planner else None,
+        "noise": noise if name == "noisy" else None,
+        "decisions": decisions,
+    }
+    code = combine(module_key("lib.teachers.playing", without=SETTINGS_MODULES), code_hash(inspect.getsource(Player)))
+    seeds = episode_seeds("buffer", episodes, cell.seed, first=SEEDS * buffer_seed)
+    found, keys = [], []
+    for first in range(0, episodes, SHARD):
+        part = seeds[first : first + SHARD]
+        what = f"{cell} buffer {name} {first + len(part)}/{episodes}"
+
+        def make(temporary: Path, part=part, what=what) -> None:
+            if planner:
+                planner.reset_streams(part[0])  # the result depends on these episodes alone
+            player = Player(wm, planner, noise if name == "noisy" else 0.0)
+            save_episodes(temporary, play(player, cell.task, part, decisions, what))
+
+        keys.append(combine(code, facts, part))
+        file = paths.CACHE / "buffers" / f"{cell}-{name}-{keys[-1][:16]}.safetensors"
+        found += load_episodes(cached(file, keys[-1], make, what, **facts, episode_seeds=part))
+    return Source(name, found, combine(keys), name == "teacher", facts | {"episode_seeds": seeds})
+
+
+def kept(cell: Cell, name: str) -> Path:
+    """Where the cell's training run keeps its `train` or `test` episodes; only the machine that trained it has them."""
+    return paths.CACHE / "training" / str(cell) / KEPT[name]
+
+
+def available(cell: Cell, names: tuple[str, ...]) -> list[str]:
+    """Those of the names that can be had here; says which kept buffers cannot."""
+    lacking = [name for name in names if name in KEPT and not kept(cell, name).is_file()]
+    if lacking:
+        print(f"left out, as only the machine that trained {cell} has them: {', '.join(lacking)}")
+    return [name for name in names if name not in lacking]
+
+
+def read(cell: Cell, name: str) -> Source:
+    """A buffer from disk: `train` or `test`, as the cell's training run keeps them, or the name of a file.
+
+    Nobody knows who played a file's episodes, so only `test` is on-policy. Raises `ConfigError` when there is no such
+    file and `EpisodeFileError` when it cannot be used.
+    """
+    on_policy = name == "test"
+    if name in KEPT:
+        path = kept(cell, name)
+        if not path.is_file():
+            raise ConfigError(
+                f"buffer={name!r} is {shown(path)}, which only the machine that trained {cell} has; leave {name} out, "
+                "or train with `python -m lib.teachers.cli`."
+            )
+    else:
+        path = next((p for p in (Path(name), paths.ROOT / name) if p.is_file()), None)
+        if path is None:
+            raise ConfigError(f"buffer={name!r} is no file, and none of: {', '.join([*GENERATED, *KEPT])}.")
+        name = path.stem
+    episodes = load_episodes(path)
+    recorded = CELL.fullmatch(path.resolve().parent.name)  # training keeps its episodes in a folder of the cell's name
+    told = read_sidecar(path).get("task") if sidecar(path).is_file() else None
+    task = told or (recorded and recorded[1])
+    if task and task != cell.task:
+        raise EpisodeFileError(
+            f"{shown(path)} holds episodes of {task}, not of {cell.task}; take one of the same task."
+        )
+    return Source(name, episodes, file_hash(path), on_policy, {"file": shown(path)})
+
+
+def check(source: Source, wm: WorldModel, task: str, horizon: int) -> Source:
+    """The buffer, if it fits the world model and has an episode of `horizon` decisions; else `EpisodeFileError`."""
+    widths = {(e.obs.shape[1], e.actions.shape[1]) for e in source.episodes}
+    own = (wm.native_obs_dim, wm.action_dim)
+    if widths != {own}:
+        raise EpisodeFileError(
+            f"buffer {source.name} holds observations and actions {sorted(widths)} wide, but {task} has {own}; take a "
+            "buffer of the same task."
+        )
+    largest = max(float(np.abs(e.actions).max()) for e in source.episodes)
+    if largest > 1 + 1e-5:
+        raise EpisodeFileError(f"buffer {source.name} holds an action of {largest:g}; actions must lie in [−1, 1].")
+    longest = max(map(len, source.episodes))
+    if longest < horizon:
+        raise EpisodeFileError(
+            f"buffer {source.name} is too short: its longest episode has {longest} decisions, and {horizon} are to be "
+            "predicted; take longer episodes or a smaller horizon."
+        )
+    return source

@@ -1,0 +1,177 @@
+"""Episodes of shipped teachers, of their earlier snapshots and of random actions: what offline datasets are made of.
+
+    for source in sources("medium-replay", "walker-walk-1m-1"):
+        episodes, about = recorded(source, settings, cell, count=10)
+
+expert          the teacher, replanning at every decision
+medium          the shipped snapshot of it whose return was nearest to half of the teacher's last
+medium-replay   what training saw until then: random actions, and every snapshot up to that one, exploring
+mixed           expert and medium, half of each
+
+Episodes are recorded in shards, files with keys of their own under `data/cache/offline/`: kinds and profiles share
+them, a killed run goes on where it was, and asking for 50 episodes where 20 exist plays 30.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+
+from lib.config import ConfigError, PlannerConfig, as_dict, one_of
+from lib.environments import make_env
+from lib.planner import MPPI
+from lib.records import paths
+from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
+from lib.records.seeds import episode_seeds
+from lib.records.store import cached, read_table
+from lib.study.cells import Cell, Settings
+from lib.study.evaluate import BLOCK, rollout
+from lib.teachers.replay import Episode, load_episodes, save_episodes
+from lib.weights.native import load_world_model, resolve_device, teacher_key
+
+KINDS = ("expert", "medium", "medium-replay", "mixed")
+PLANNER = PlannerConfig.budget(64, 2)  # right-sized: about as good as the standard one, at a fraction of its time
+FIRST_SEED = 500_000  # in the block for collecting; the distillation sets have those before
+SOURCE_SEEDS = 10_000  # of each source of episodes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who plays: weights by name, "" for random actions; `exploration` in units of the spread of each plan."""
+
+    weights: str
+    exploration: float
+    seed: int  # the first of its start states
+
+
+def snapshots(teacher: str) -> dict[int, float]:
+    """The shipped snapshots of a teacher, and its end: decisions of training → return at the evaluation there.
+
+    Raises `ConfigError` when there are none with a return, as of every teacher from elsewhere.
+    """
+    curve, files = paths.TEACHERS / f"{teacher}.csv", (paths.TEACHERS / teacher).glob("*.safetensors")
+    returns = read_table(curve).set_index("decision")["return"].to_dict() if curve.is_file() else {}
+    found = {d: returns[d] for d in sorted(int(f.stem) for f in files if f.stem.isdigit()) if d in returns}
+    if not found:
+        raise ConfigError(f"teacher {teacher} has no snapshots in {shown(paths.TEACHERS)}; use dataset=expert.")
+    return found | {max(returns): returns[max(returns)]}
+
+
+def sources(kind: str, teacher: str) -> list[Source]:
+    """Who plays the episodes of a kind of dataset, each as many of them. `ConfigError` as of `snapshots`."""
+    seeds = iter(range(FIRST_SEED, FIRST_SEED + 10**9, SOURCE_SEEDS))
+    random, expert = Source("", 1.0, next(seeds)), Source(teacher, 0.0, next(seeds))
+    if one_of("dataset", kind, KINDS) == "expert":
+        return [expert]
+    *before, last = snapshots(teacher).items()
+    middle = min(before, key=lambda item: abs(item[1] - last[1] / 2))[0]
+    first = {decisions: next(seeds) for decisions, _ in before}
+    medium = Source(f"{teacher}/{middle}", 0.0, first[middle])
+    if kind == "medium-replay":
+        # Start states of their own: what explores is not what plays medium.
+        until = [d for d, _ in before if d <= middle]
+        return [random, *(Source(f"{teacher}/{d}", 1.0, first[d] + SOURCE_SEEDS // 2) for d in until)]
+    return [medium] if kind == "medium" else [expert, medium]
+
+
+class RandomController:
+    """Uniform actions from the rows' own streams."""
+
+    def __init__(self, action_dim: int):
+        self.action_dim = action_dim
+
+    def reset(self, batch_size: int, generators: list[torch.Generator]) -> None:
+        self._generators = generators
+
+    def keep(self, rows: list[int]) -> None:
+        self._generators = [self._generators[i] for i in rows]
+
+    def act(self, obs: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and no records."""
+        return torch.stack([2 * torch.rand(self.action_dim, generator=g) - 1 for g in self._generators]), {}
+
+
+class TeacherController:
+    """The teacher that replans at every decision; with `exploration`, as in training, its plan's spread makes noise."""
+
+    def __init__(self, planner: MPPI, exploration: float = 0.0):
+        self.planner, self.exploration = planner, exploration
+
+    def reset(self, batch_size: int, generators: list[torch.Generator]) -> None:
+        """Start episodes with the rows' own streams, and the stream that they share at its beginning."""
+        self._generators, self._warm = generators, None
+        self.planner.reset_streams(generators[0].initial_seed())
+
+    def keep(self, rows: list[int]) -> None:
+        self._generators, self._warm = [self._generators[i] for i in rows], self._warm[rows]
+
+    @torch.no_grad()
+    def act(self, obs: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and no records."""
+        wm = self.planner.wm
+        plan = self.planner(wm.encode(obs.to(wm.device)), self._warm, self._generators)
+        action, self._warm = plan.actions[:, 0], plan.shifted(1)
+        if self.exploration:
+            noise = torch.stack([torch.randn(wm.action_dim, generator=g) for g in self._generators])
+            action = action + self.exploration * plan.std[:, 0] * noise.to(action.device)
+        return action.clamp(-1, 1), {}
+
+
+class _Remembering(gymnasium.Wrapper):
+    """Keeps the last observation of an episode, which nobody acts on."""
+
+    def step(self, action):
+        outcome = self.env.step(action)
+        self.last = outcome[0]
+        return outcome
+
+
+def record(controller, task: str, seeds: list[int], decisions: int, what: str = "") -> list[Episode]:
+    """One episode of at most `decisions` per seed, played as a batch."""
+    envs = [_Remembering(make_env(task, seed)) for seed in seeds]
+    parts = [([], [], []) for _ in seeds]
+    for step in rollout(controller, task, seeds, decisions, what, envs):
+        for row, i in enumerate(step.rows):
+            for part, value in zip(parts[i], (step.obs[row], step.actions[row], step.rewards[row]), strict=True):
+                part.append(value)
+    return [
+        Episode(np.array([*obs, env.last]), np.array(actions), np.array(rewards, np.float32))
+        for (obs, actions, rewards), env in zip(parts, envs, strict=True)
+    ]
+
+
+def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tuple[list[Episode], dict]:
+    """The first `count` episodes of a source, played where they are not recorded, and what is known of them."""
+    decisions, budget = settings.profile.decisions, settings.profile.planner or PLANNER
+    selection = "sample" if source.exploration else "mean"  # of one elite, as in training, or the elites' mean
+    budget = {k: v for k, v in as_dict(budget).items() if k != "mode"} | {"action_selection": selection}
+    budget = budget if source.weights else None
+    code = module_key("lib.study.sequence.teacher_episodes", without=SETTINGS_MODULES)
+    weights = teacher_key(source.weights) if source.weights else ""
+    controller, episodes = None, []
+    seeds = episode_seeds("collect", count, cell.seed, first=source.seed)
+    for block in (seeds[i : i + BLOCK] for i in range(0, count, BLOCK)):
+        key = combine(code, weights, budget, source.exploration, cell.task, decisions, block)
+        what = f"{len(block)} episodes of {source.weights or 'random actions'}"
+
+        def make(path: Path, block=block, what=what) -> None:
+            nonlocal controller
+            controller = controller or _controller(source, settings, cell, budget)
+            save_episodes(path, record(controller, cell.task, block, decisions, what))
+
+        episodes += load_episodes(cached(paths.CACHE / "offline" / f"{key[:24]}.safetensors", key, make, what))
+    returns = [float(e.rewards.sum(dtype=np.float64)) for e in episodes]
+    about = {"weights": source.weights or "random actions", "weights_key": weights, "planner": budget}
+    about |= {"exploration": source.exploration, "episodes": count, "return_mean": float(np.mean(returns))}
+    return episodes, about | {"first_seed": seeds[0]}
+
+
+def _controller(source: Source, settings: Settings, cell: Cell, budget: dict | None):
+    if not source.weights:
+        return RandomController(make_env(cell.task).action_space.shape[0])
+    wm = load_world_model(source.weights, task=cell.task, device=resolve_device(settings.device))
+    return TeacherController(MPPI(wm, PlannerConfig(**budget)), source.exploration)

@@ -1,0 +1,301 @@
+"""Teachers from the command line: train, resume, ship with a card, and keep the zoo complete.
+
+    python -m lib.teachers.cli --task walker-walk --size 1m --seed 2        # trains, or resumes where a killed run stopped
+    python -m lib.teachers.cli ship --task walker-walk --size 1m --seed 2   # ships the run as far as it has got
+    python -m lib.teachers.cli zoo                                          # trains and ships what `ZOO` lacks
+    python -m lib.teachers.cli --size 5m --seed 2 --offline train_buffer.safetensors --updates 10000   # collects none
+    torchrun --nproc-per-node 8 -m lib.teachers.cli --task walker-walk --size 5m --seed 2        # the same on eight GPUs
+
+`lib.teachers.training` has the loop, and `lib.teachers.training_state` says what a run keeps and where. Shipping writes `data/teachers/`:
+float16 weights, the learning curve, and a card whose returns were measured with exactly those weights; the card's
+episodes are kept in the run's folder as `test_buffer.safetensors`, held-out data for the study of model error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.environments import ACTION_REPEAT
+from lib.planner import MPPI
+from lib.records import paths
+from lib.records.keys import file_hash, module_key, shown
+from lib.records.seeds import episode_seeds
+from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
+from lib.study.workload import SNAPSHOTS
+from lib.teachers.config import TeacherConfig
+from lib.teachers.distributed import Ranks, started
+from lib.teachers.playing import play
+from lib.teachers.replay import EpisodeFileError, save_episodes
+from lib.teachers.training import TrainingRun, met
+from lib.teachers.training_state import run_folder
+from lib.weights import names as registry
+from lib.weights.native import CheckpointError, load_world_model
+
+# The teachers that `make teachers` sees to, in this order: (task, size, seed, stop_return, stop_from). The bars are
+# 90 % of the official return at 100,000 frames, lower where official seeds scatter; None: trained to the very end. No
+# run of the offline study stops before the last of its snapshots. Beside them walker-walk-5m-1 is shipped, which no
+# command line alone can train again: it began with the replay of walker-walk-1m-1, as its card says.
+ZOO = (
+    ("walker-walk", "1m", 1, None, 0),
+    ("cartpole-swingup", "1m", 1, 755, 20_000),
+    ("reacher-easy", "1m", 1, 843, 20_000),
+    ("cup-catch", "1m", 1, 883, 0),
+    ("cheetah-run", "1m", 1, 430, 0),
+    ("walker-run", "1m", 1, 600, 0),
+    ("walker-walk", "1m", 2, 866, 20_000),
+    ("cartpole-swingup", "1m", 2, 755, 20_000),
+    ("walker-walk", "1m", 3, 866, 20_000),
+    ("cartpole-swingup", "1m", 3, 755, 20_000),
+)
+
+# The runs whose snapshots are shipped, and at which decisions: 06_offline_vs_downstream compares them.
+STUDIED = {(task, "1m", 1): decisions for task, decisions in SNAPSHOTS.items()}
+
+
+def replaced(config: TeacherConfig, replace: bool = False) -> str:
+    """Why this run must not be shipped in the place of another run's teacher; "" if it may be.
+
+    `replace` allows it, except beside snapshots of the other run: a cell's weights are of one run.
+    """
+    shipped = paths.TEACHERS / f"{config.name}.safetensors"
+    if not shipped.is_file() or file_hash(shipped) in _has_shipped(run_folder(config)):
+        return ""
+    if replace and any((paths.TEACHERS / config.name).glob("*.safetensors")):
+        return f"{shown(shipped.with_suffix(''))} has snapshots of the run that is shipped; remove that folder first."
+    return (
+        ""
+        if replace
+        else (
+            f"{shown(shipped)} is a teacher that this run did not train; give another --seed, or --replace to put this "
+            "run's in its place (what was measured with the other one is then stale)."
+        )
+    )
+
+
+def _has_shipped(folder: Path) -> list[str]:
+    """sha256 of all the weights that a run has shipped, kept in its folder."""
+    record = folder / "shipped.txt"
+    return record.read_text(encoding="utf-8").split() if record.is_file() else []
+
+
+def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
+    """Ship a run's newest snapshot to `data/teachers/` and return its card.
+
+    The card's returns are those of the float16 file itself, at the standard planner budget, on seeds of their own.
+    """
+    folder = folder or run_folder(config)
+    snapshots = sorted((int(p.stem), p) for p in (folder / "snapshots").glob("*.safetensors"))
+    if not snapshots:
+        raise ConfigError(f"{folder} has no snapshot to ship; train first.")
+    decisions, newest = snapshots[-1]
+    wm = load_world_model(newest)
+    planner = MPPI(wm, PlannerConfig.standard(wm.action_dim))
+    seeds = episode_seeds("card", config.card_episodes, config.seed)
+    episodes = play(planner, config.task, seeds, config.episode_decisions, what=f"{config.name} card")
+    returns = [float(e.rewards.sum()) for e in episodes]
+    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    curve = [row for row in state["curve"] if row["decision"] <= decisions]
+    card = {
+        "task": config.task,
+        "size": config.size,
+        "seed": config.seed,
+        "decisions": decisions,
+        "frames": decisions * ACTION_REPEAT,
+        "updates": state["counters"]["updates"],
+        "stopped_early": decisions < config.decisions and met(curve, config.stop_return),
+        "offline": state.get("offline"),  # the replay that the run began with, None if it collected everything itself
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns, ddof=1)) if len(returns) > 1 else None,
+        "returns": returns,
+        "episode_seeds": seeds,
+        "planner": as_dict(planner.config),
+        "collect_samples": config.collect_samples,
+        "collect_iterations": config.collect_iterations,
+        "weights": "float16; the returns above were measured with these very weights cast to float32",
+        "minutes": state["counters"]["minutes"],
+        "processes": 1 + len(state.get("ranks", [])),
+        "machine": machine(),
+        "versions": versions(),
+        "code": module_key("lib.teachers.cli"),
+        "config": as_dict(config),
+    }
+    target = paths.TEACHERS / f"{config.name}.safetensors"
+    with atomic_path(folder / "test_buffer.safetensors") as path:
+        save_episodes(path, episodes)
+    write_text(folder / "shipped.txt", "\n".join([*_has_shipped(folder), file_hash(newest)]))  # first: it may be killed
+    with atomic_path(target) as path:
+        path.write_bytes(newest.read_bytes())
+    write_table(target.with_suffix(".csv"), curve)
+    write_json(target.with_suffix(".json"), card)
+    registry.register(config.name)
+    if (config.task, config.size, config.seed) in STUDIED:
+        ship_snapshots(config, folder)
+    return card
+
+
+def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[str]:
+    """Ship the snapshots in `STUDIED` from before a run's end as `data/teachers/<cell>/<decisions>.safetensors`.
+
+    Returns their names, `<cell>/<decisions>`, by which they are loaded as any teacher is. The last of the run's
+    snapshots is the teacher itself.
+    """
+    files = {int(p.stem): p for p in ((folder or run_folder(config)) / "snapshots").glob("*.safetensors")}
+    wanted = [n for n in STUDIED[config.task, config.size, config.seed] if n < max(files, default=0)]
+    names = []
+    for file in [files[n] for n in wanted if n in files]:
+        names.append(f"{config.name}/{file.stem}")
+        with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:
+            path.write_bytes(file.read_bytes())
+        registry.register(names[-1])
+    if absent := [n for n in wanted if n not in files]:
+        print(f"{config.name}: its rounds left no snapshot at decision {', '.join(map(str, absent))}", file=sys.stderr)
+    return names
+
+
+def lacking() -> list[TeacherConfig]:
+    """The zoo's teachers that are not shipped, or were shipped before their training was over."""
+    configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in ZOO]
+    return [config for config in configs if not _finished(config)]
+
+
+def _finished(config: TeacherConfig) -> bool:
+    weights = paths.TEACHERS / f"{config.name}.safetensors"
+    if not weights.is_file() or not weights.with_suffix(".json").is_file():
+        return False
+    card, bar = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")), config.stop_return
+    early = bool(card.get("stopped_early")) and bar is not None and card["return_mean"] >= bar
+    return early or card["decisions"] >= config.decisions
+
+
+def zoo(ranks: Ranks) -> None:
+    """Train and ship what the zoo lacks, one teacher after the other, saying what is left.
+
+    The few episodes of two evaluations may flatter a teacher. One that stopped early, and whose card is below the bar,
+    is trained to its end.
+    """
+    left = ranks.from_main(lacking)
+    while left:
+        if ranks.main:
+            print(f"the zoo lacks {len(left)} of {len(ZOO)}: {', '.join(c.name for c in left)}", flush=True)
+        config, *left = left
+        whole = dataclasses.replace(config, stop_return=None)
+        for run in (whole,) if ranks.from_main(functools.partial(_below, config)) else (config, whole):
+            TrainingRun(run, ranks=ranks).train()
+            if ranks.from_main(functools.partial(_shipped, config, run)):
+                break
+    if ranks.main:
+        print("the zoo lacks nothing")
+
+
+def _below(config: TeacherConfig) -> bool:
+    """Whether the teacher that is shipped stopped early and missed the bar: a killed run must not stop there again."""
+    path, bar = paths.TEACHERS / f"{config.name}.json", config.stop_return
+    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return bool(card.get("stopped_early")) and bar is not None and card["return_mean"] < bar
+
+
+def _shipped(config: TeacherConfig, run: TeacherConfig) -> bool:
+    """Ship a run of the zoo's `config`; whether the zoo wants no more of it."""
+    _report(config, ship(run))
+    return _finished(config)
+
+
+def _report(config: TeacherConfig, card: dict) -> None:
+    mean, bar = card["return_mean"], config.stop_return
+    below = f", below its bar of {bar:g}" if bar is not None and mean < bar else ""
+    print(f"{config.name}: {mean:.1f} over {len(card['returns'])} episodes{below}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    defaults = TeacherConfig()
+    parser = argparse.ArgumentParser(prog="python -m lib.teachers.cli", description="Train a TD-MPC2 teacher.")
+    parser.add_argument("action", nargs="?", default="train", choices=("train", "ship", "zoo"))
+    settings = {  # names of TeacherConfig, with a dash for each underscore
+        "task": "DMControl task",
+        "size": "1m, 5m, 19m, 48m or 317m",
+        "seed": "training seed, 0 to 99",
+        "decisions": "of all processes and environments, inherited ones of an offline start included",
+        "stop_return": "stop once this return is met at two evaluations in a row",
+        "stop_from": "but not before this decision",
+        "batch_size": "sequences in a batch of each process",
+        "envs": "environments of each process, planned for as one batch",
+        "sync_freq": "batches of each process in one optimiser step",
+    }
+    for name, what in settings.items():
+        default = getattr(defaults, name)
+        kind = float if default is None else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{what} ({default})")
+    parser.add_argument("--env-processes", action="store_true", help="a process for each environment")
+    parser.add_argument("--offline", type=Path, nargs="+", metavar="FILE", help="train on these episodes, collect none")
+    parser.add_argument("--updates", type=int, help="optimiser steps with --offline")
+    parser.add_argument("--replace", action="store_true", help="also where another run's teacher is shipped")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda[:N] or auto: a GPU for each process, if there is one"
+    )
+    parser.add_argument("--timeout", type=float, default=30, help="minutes that a process waits for another (30)")
+    given = parser.parse_args(arguments)
+    if (given.offline is None) != (given.updates is None):
+        parser.error("--offline and --updates go together")
+    of_a_run = (*settings, "env_processes", "offline", "replace")
+    changed = [name for name in of_a_run if getattr(given, name) != parser.get_default(name)]
+    if given.action == "zoo" and changed:
+        parser.error(f"zoo takes no --{changed[0].replace('_', '-')}: its teachers have settings of their own")
+    ranks = None
+    try:
+        chosen = {name: getattr(given, name) for name in (*settings, "env_processes")}
+        with started(given.device, given.timeout) as ranks:
+            _run(TeacherConfig(**chosen), given, ranks)
+    except (ConfigError, CheckpointError, EpisodeFileError) as error:
+        print(f"teacher: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("teacher: interrupted; the same command goes on from the last saved episode.", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if ranks is None or ranks.world == 1:
+            raise
+        traceback.print_exc()
+        print(
+            f"teacher: rank {ranks.rank} of {ranks.world} stopped: {str(error).strip().splitlines()[0]} If it only "
+            "lost another rank, that one's message says why. The same command, with any number of processes, goes on "
+            "from the last saved episode.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 1
+    return 0
+
+
+def _run(config: TeacherConfig, given: argparse.Namespace, ranks: Ranks) -> None:
+    if given.action == "zoo":
+        return zoo(ranks)
+    run = TrainingRun(config, ranks=ranks)
+    if given.action == "ship" and not run.updates:
+        raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
+    may_not = functools.partial(replaced, config, given.replace)
+    if refusal := ranks.from_main(may_not):
+        raise ConfigError(refusal)  # before hours of training, and again after them
+    if given.action == "ship":
+        run.snapshot()
+    elif given.offline:
+        run.train_offline(given.offline, given.updates)
+    else:
+        run.train()
+    if ranks.main:
+        if refusal := may_not():
+            raise ConfigError(refusal)
+        _report(config, ship(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The settings of a teacher's training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib.config import ConfigError
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Training a teacher; constants are the official ones unless a comment says otherwise. Counts are decisions."""
+
+    task: str = "walker-walk"
+    size: str = "1m"
+    seed: int = 1
+    decisions: int = 50_000
+    episode_decisions: int = 500
+    seed_decisions: int = 2_500  # random actions first, then as many updates as decisions
+    batch_size: int = 256
+    horizon: int = 3
+    rho: float = 0.5
+    consistency_coef: float = 20.0
+    reward_coef: float = 0.1
+    value_coef: float = 0.1
+    entropy_coef: float = 1e-4
+    lr: float = 3e-4
+    encoder_lr_scale: float = 0.3
+    grad_clip: float = 20.0
+    tau: float = 0.01
+    # Data is collected with a right-sized planner; the official code uses 512 × 6 here; the card says so.
+    collect_samples: int = 128
+    collect_iterations: int = 2
+    eval_every: int = 2_500
+    eval_episodes: int = 3
+    eval_samples: int = 128
+    eval_iterations: int = 2
+    card_episodes: int = 10  # at the standard budget, on fresh seeds
+    save_every: int = 500
+    snapshots: tuple[int, ...] = (2_500, 5_000, 7_500, 10_000, 15_000, 20_000, 35_000, 50_000)
+    compile: bool = True
+    stop_return: float | None = None  # stop once this return is met at two evaluations in a row
+    stop_from: int = 0  # but not before this decision
+    envs: int = 1  # of each process, stepped together with one batched plan
+    env_processes: bool = False  # a process for each environment: for physics that takes as long as an update
+    sync_freq: int = 1  # micro-batches of each process in one optimiser step
+
+    def __post_init__(self):
+        for name in ("envs", "sync_freq", "batch_size", "decisions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"TeacherConfig.{name}={getattr(self, name)} must be at least 1.")
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.size}-{self.seed}"
+
+
+# A training run of seconds that exercises every step; for tests.
+SMOKE_TRAINING = dict(
+    episode_decisions=12,
+    seed_decisions=24,
+    batch_size=16,
+    collect_samples=16,
+    eval_every=24,
+    eval_episodes=2,
+    eval_samples=16,
+    save_every=12,
+    snapshots=(24,),
+    card_episodes=2,
+    compile=False,
+)

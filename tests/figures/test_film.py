@@ -1,0 +1,198 @@
+"""The film: frames and counts of the episodes it shows, a file that is small enough, and a line where nothing draws."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops, ImageSequence
+from test_evaluation import CELL, FIRST, commit, env, home  # noqa: F401 - fixtures
+
+from figures import film
+from figures.film import COLOURS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
+from lib.records import paths
+from lib.records.store import intact, read_sidecar
+from tests.tiny import fresh_env
+
+ARMS = ["policy", "open-loop-3", "two-tower-3"]
+FRAME = (3 * SIZE + 8, SIZE + STRIP)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    monkeypatch.setenv("CXX", "no-compiler")  # compiling the policy prior would take longer than all tests here
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Environments that draw themselves: a grey that changes at every decision. Words are noted in `drawn.words`."""
+    made = fresh_env()
+
+    class Drawn(made):
+        dt = 0.025
+        unwrapped = property(lambda self: self)
+        words = []
+
+        def render(self):
+            assert (self.render_mode, self.render_kwargs["width"]) == ("rgb_array", SIZE)
+            return np.full((SIZE, SIZE, 3), 10 * self.decision, np.uint8)
+
+        def close(self):
+            pass
+
+    def noted(picture, *words):
+        Drawn.words.append((int(picture[0, 0, 0]) // 10, *words))
+        return captioned(picture, *words)
+
+    monkeypatch.setattr(film, "make_env", Drawn)
+    monkeypatch.setattr(film, "captioned", noted)
+    monkeypatch.setattr(film, "gl_backend", lambda: "egl")
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "disable"))  # main sets it
+    return Drawn
+
+
+def shoot(tmp_path, arms=ARMS, decisions=9):
+    """The film of a smoke cell, and the exit status."""
+    out = tmp_path / "film.gif"
+    options = ["--cell", str(CELL), "--profile", "smoke", "--decisions", str(decisions), "--out", str(out)]
+    return out, main([*options, "--arms", *arms])
+
+
+def test_the_film_shows_what_the_arms_do(home, drawn, tmp_path):
+    commit(["teacher", *ARMS], 1)
+    out, status = shoot(tmp_path)
+    assert status == 0 and intact(out)
+    with Image.open(out) as film_file:
+        pictures = [picture.convert("RGB") for picture in ImageSequence.Iterator(film_file)]
+        assert film_file.info["loop"] == 0 and film_file.info["duration"] == 100  # 2 decisions of 2 × 0.025 s
+    assert len(pictures) == 5 and {p.size for p in pictures} == {FRAME}  # decisions 1, 3, 5, 7 and 9
+    assert drawn.starts == [drawn.starts[0]] * 3 and drawn.starts[0][0] == FIRST  # a trial seed, not a reported one
+    rewards = {name: replayed(drawn, number) for number, name in enumerate(ARMS)}
+    calls = {"policy": [0] * 9, "open-loop-3": [1, 1, 1, 2, 2, 2, 3, 3, 3], "two-tower-3": [1, 1, 1, 2, 2, 2, 3, 3, 3]}
+    expected = [(d + 1, name, calls[name][d], pytest.approx(sum(rewards[name][: d + 1])))
+                for name in ARMS for d in range(0, 9, 2)]  # fmt: skip
+    assert drawn.words == expected
+    about = read_sidecar(out)
+    assert about["arms"] == {
+        name: {"planner_calls": calls[name][-1], "return": pytest.approx(sum(rewards[name])), "length": 9}
+        for name in ARMS
+    }
+    assert (about["cell"], about["episode_seed"], about["decisions"]) == (str(CELL), FIRST, 9)
+
+
+def replayed(environment, number: int) -> list[float]:
+    """The rewards of the actions that the arm of that number executed, in an environment of their own."""
+    actions = [action for _, _, action in environment.steps[9 * number : 9 * (number + 1)]]
+    world = fresh_env()("tiny")
+    world.reset(seed=FIRST)
+    return [world.step(action)[1] for action in actions]
+
+
+def test_an_episode_that_ends_early_keeps_its_last_picture(home, drawn, tmp_path):
+    commit(["teacher", *ARMS], 1)
+    drawn.ends[FIRST] = 4
+    out, status = shoot(tmp_path)
+    with Image.open(out) as film_file:
+        assert status == 0 and film_file.n_frames == 2
+    assert all(arm["length"] == 4 for arm in read_sidecar(out)["arms"].values())
+    short, long = [captioned(grey(1), "a", 0, 0)], [captioned(grey(n), "b", n, n) for n in range(3)]
+    frames = beside([short, long])
+    assert len(frames) == 3
+    for frame, picture in zip(frames, long, strict=True):
+        assert not ImageChops.difference(frame.crop((0, 0, *short[0].size)), short[0]).getbbox()
+        right = frame.crop((SIZE + 4, 0, 2 * SIZE + 4, SIZE + STRIP))
+        assert not ImageChops.difference(right, picture).getbbox()
+
+
+def grey(level: int) -> np.ndarray:
+    return np.full((SIZE, SIZE, 3), 20 * level, np.uint8)
+
+
+def test_every_word_is_on_the_picture():
+    plain = captioned(grey(3), "", 1, 0.0)
+    assert plain.size == (SIZE, SIZE + STRIP)
+    assert np.array_equal(np.asarray(plain)[STRIP:], grey(3))
+    for changed in (captioned(grey(3), "a", 1, 0.0), captioned(grey(3), "", 2, 0.0), captioned(grey(3), "", 1, 10.0)):
+        left, top, right, bottom = ImageChops.difference(plain, changed).getbbox()
+        assert bottom <= STRIP and right <= SIZE
+    words = captioned(grey(3), "64×2+value-checked-6", 500, 1000.0)  # the widest there are
+    dark = np.asarray(words.convert("L"))[: STRIP // 2] < 128
+    assert dark.any() and not dark[:, -20:].any()
+    plain_words = captioned(grey(3), "64x2+value-checked-6", 500, 1000.0)  # the font has no ×, and draws a box for it
+    assert not ImageChops.difference(words, plain_words).getbbox()
+
+
+def test_colours_go_down_until_the_film_is_small_enough(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 255, (60, 60, 3), np.uint8)) for _ in range(4)]
+    sizes = []
+    for limit in (10**6, None, 10):
+        monkeypatch.setattr(film, "LIMIT", sizes[0] - 1 if limit is None else limit)
+        if limit == 10:
+            with pytest.raises(film.ConfigError, match="larger than .* with 16 colours; give fewer --decisions"):
+                save_gif(frames, tmp_path / "film.gif", 0.1)
+            return
+        save_gif(frames, tmp_path / "film.gif", 0.1)
+        sizes.append((tmp_path / "film.gif").stat().st_size)
+        with Image.open(tmp_path / "film.gif") as made:
+            assert len(made.getcolors()) <= COLOURS[len(sizes) - 1]
+    assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize("optional", [True, False])
+def test_without_a_gl_library_one_line_says_so(monkeypatch, capsys, tmp_path, optional):
+    monkeypatch.setattr(film, "gl_backend", lambda: None)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    out = tmp_path / "film.gif"
+    status = main(["--cell", "walker-walk-1m-1", "--out", str(out), *(["--optional"] if optional else [])])
+    said = capsys.readouterr()
+    assert status == (0 if optional else 1) and not out.exists() and not said.out
+    assert said.err.count("\n") == 1 and "no GL library draws here (tried egl, osmesa, glfw)" in said.err
+
+
+def test_what_draws_is_tried_in_turn(monkeypatch):
+    tried = []
+
+    def run(command, env, **options):
+        tried.append(env["MUJOCO_GL"])
+        if tried[-1] == "egl":
+            raise film.subprocess.TimeoutExpired(command, 1)
+        return film.subprocess.CompletedProcess(command, int(tried[-1] != "glfw"))
+
+    monkeypatch.setattr(film.subprocess, "run", run)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    assert gl_backend() == "glfw" and tried == ["egl", "osmesa", "glfw"]
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    assert gl_backend() is None and tried[3:] == ["osmesa"]
+
+
+def test_a_machine_that_may_not_draw_does_not(monkeypatch):
+    """The real probe, where dm_control is told to draw nothing."""
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    assert gl_backend() is None
+
+
+def test_bad_input_is_a_sentence(home, drawn, tmp_path, capsys):
+    assert shoot(tmp_path)[1] == 2  # nothing was evaluated
+    commit(["teacher", "policy"], 1)
+    for arms, decisions, words in (
+        (["policy", "open-loop-6"], 9, "arm='open-loop-6' is not known; use one of: teacher, policy"),
+        (["policy"], 0, "decisions=0 must be between 1 and 500"),
+    ):
+        capsys.readouterr()
+        out, status = shoot(tmp_path, arms, decisions)
+        said = capsys.readouterr().err
+        assert status == 2 and words in said and said.startswith("film: ") and not out.exists()
+
+
+@pytest.mark.slow
+def test_a_real_film(tmp_path):
+    """The shipped teacher of the quickest task, where a GL library draws."""
+    if not (paths.results("paper") / "horizon" / "walker-walk-1m-1.csv").is_file() or gl_backend() is None:
+        pytest.skip("no committed arms, or nothing draws here")
+    command = [film.sys.executable, "-m", "figures.film", "--cell", "walker-walk-1m-1", "--profile", "paper"]
+    command += ["--arms", "policy", "--decisions", "8", "--out", str(tmp_path / "film.gif")]
+    done = film.subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "film.gif") as made:
+        picture = np.asarray(made.convert("RGB"))[STRIP:]
+        assert made.n_frames == 4 and picture.std() > 10  # not one colour

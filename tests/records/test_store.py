@@ -1,0 +1,130 @@
+"""Result files are whole or absent, say how they came about, and read back exactly."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.records import keys
+from lib.records import store as results
+from lib.records.keys import ResultError
+from lib.records.paths import ROOT
+
+
+def test_a_table_reads_back_exactly_and_missing_stays_missing(tmp_path):
+    path = tmp_path / "deep" / "table.csv"
+    values = [0.1 + 0.2, 1e-300, np.float32(0.1), math.nan, None, math.inf]
+    results.write_table(path, [{"arm": "None", "x": value, "n": 3} for value in values] + [{"arm": "NA", "flag": True}])
+    table = results.read_table(path)
+    assert table["x"].tolist()[:3] == [0.1 + 0.2, 1e-300, float(np.float32(0.1))]
+    assert table["x"].isna().tolist() == [False] * 3 + [True, True, False, True]
+    assert table["arm"].tolist() == ["None"] * 6 + ["NA"]
+    assert path.read_text().splitlines()[4] == "None,,3,"
+    assert path.read_text().splitlines()[-1] == "NA,,,True"
+
+
+def test_a_data_frame_is_written_like_rows(tmp_path):
+    frame = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [0.1, float("nan")]})
+    results.write_table(tmp_path / "a.csv", frame)
+    assert (tmp_path / "a.csv").read_text() == "a,b\n1,0.1\n,\n"
+
+
+def test_the_sidecar_holds_provenance_and_the_hash(tmp_path):
+    @dataclass
+    class Budget:
+        samples: int = 512
+
+    path = results.write_table(tmp_path / "a.csv", [{"a": 1}], seed=3, planner=Budget(), at=ROOT / "lib", n=np.int64(4))
+    facts = results.read_sidecar(path)
+    assert (facts["seed"], facts["planner"], facts["at"], facts["n"]) == (3, {"samples": 512}, "lib", 4)
+    assert facts["sha256"] == keys.file_hash(path) and results.intact(path)
+    assert facts["versions"]["python"].startswith("3.") and facts["machine"] and facts["written"].endswith("Z")
+    path.write_text("a\n2\n")
+    assert not results.intact(path)
+
+
+def test_errors_name_the_file_and_the_way_out(tmp_path):
+    missing = ROOT / "data" / "results" / "quick" / "horizon" / "no-such-1m-1.csv"
+    with pytest.raises(
+        ResultError, match=r"horizon/no-such-1m-1.csv does not exist.*make all PROFILE=quick.*04_horizon"
+    ):
+        results.read_table(missing)
+    with pytest.raises(ResultError, match="meta.json"):
+        results.read_sidecar(missing)
+    with pytest.raises(ResultError, match="No rows"):
+        results.write_table(tmp_path / "a.csv", [])
+    with pytest.raises(ResultError, match=r"'x' .*list"):
+        results.write_table(tmp_path / "a.csv", [{"x": [1]}])
+    with pytest.raises(ResultError, match="Nothing was written"):
+        results.write_artefact(tmp_path / "a.bin", lambda path: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.bin"
+    results.write_artefact(path, lambda temporary: temporary.write_bytes(b"old"), seed=1)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def fail(temporary: Path):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        results.write_artefact(path, fail, seed=2)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_reader_keeps_the_whole_old_file_while_it_is_replaced(tmp_path):
+    path = tmp_path / "a.csv"
+    results.write_table(path, [{"a": 1}])
+    with path.open() as reader:
+        results.write_table(path, [{"a": 2}])
+        assert reader.read() == "a\n1\n"
+    assert path.read_text() == "a\n2\n"
+
+
+def test_a_writer_killed_half_way_leaves_the_old_file_and_does_not_stop_the_next(tmp_path):
+    path = tmp_path / "a.csv"
+    results.write_table(path, [{"a": 1}])
+    old = path.read_bytes()
+    script = (
+        "import sys, time\nfrom lib.records.store import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as path, path.open('w') as file:\n"
+        "    file.write('a\\n'); file.flush(); print('half', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"half\n"
+        os.kill(process.pid, signal.SIGKILL)
+    assert path.read_bytes() == old and results.intact(path)
+    results.write_table(path, [{"a": 2}])
+    assert results.read_table(path)["a"].tolist() == [2]
+
+
+def test_cached_makes_once_per_key_and_again_when_damaged(tmp_path, capsys):
+    path, made = tmp_path / "set.bin", []
+
+    def make(temporary: Path):
+        made.append(1)
+        temporary.write_bytes(b"content")
+
+    for key in ("one", "one", "two"):
+        assert results.cached(path, key, make, "a test set", episodes=3) == path
+    assert len(made) == 2 and results.read_sidecar(path)["episodes"] == 3
+    path.write_bytes(b"by hand")
+    results.cached(path, "two", make, "a test set")
+    assert len(made) == 3 and path.read_bytes() == b"content"
+    assert capsys.readouterr().err.count("making a test set") == 3
+
+
+def test_the_runner_starts_without_heavy_imports():
+    heavy = "{'numpy', 'pandas', 'torch', 'papermill'} & set(sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", f"import sys, lib.records.run; sys.exit(bool({heavy}))"], cwd=ROOT, check=True
+    )

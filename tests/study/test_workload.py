@@ -1,0 +1,60 @@
+"""How many episodes the arms play, cell by cell, as notebook 04 looks them up."""
+
+import json
+from fnmatch import fnmatchcase
+from types import SimpleNamespace
+
+import pytest
+
+from lib.records.paths import NOTEBOOKS
+from lib.study.arms import arm_name
+from lib.study.cells import Cell
+from lib.study.workload import PAPER_ARMS, PAPER_SIDE_ARMS, PROFILES
+
+NAMES = {"fnmatchcase": fnmatchcase, "arm_name": arm_name}
+
+
+def counts(cell, profile="paper", arms="", execution_horizon=0, episodes=0) -> dict[str, int]:
+    """Episodes of each arm by the lines of notebook 04 that say so, with these parameters."""
+    cells = json.loads((NOTEBOOKS / "04_horizon_evaluation.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = ("".join(c["source"]) for c in cells if c["cell_type"] == "code" and "settings.profile.episodes" in
+                 "".join(c["source"]))  # fmt: skip
+    given = {"settings": SimpleNamespace(profile=PROFILES[profile]), "cell": cell, "arms": arms}
+    given |= {"execution_horizon": execution_horizon, "episodes": episodes} | NAMES
+    exec(source.split("correctors = ")[0], given)
+    return given["counts"]
+
+
+def each(arms, count: int) -> dict[str, int]:
+    return {arm_name(arm): count for arm in arms}
+
+
+def test_the_paper_plays_most_episodes_where_arms_are_told_apart():
+    for cell in ("walker-walk-1m-1", "cartpole-swingup-1m-1"):
+        assert counts(Cell.parse(cell)) == each(PAPER_ARMS, 50) | each(PAPER_SIDE_ARMS, 20)
+    for cell in ("reacher-easy-1m-1", "walker-walk-1m-11"):
+        assert counts(Cell.parse(cell)) == each(PAPER_ARMS, 20)
+    for cell in (Cell.parse("walker-walk-5m-1"), Cell("walker-walk", "?", 1, "official-[x]")):
+        assert counts(cell) == each(PAPER_ARMS, 10)
+
+
+def test_the_first_pattern_counts_and_its_place_is_part_of_a_notebooks_key():
+    patterns = [pattern for pattern, _ in PROFILES["paper"].episodes]
+    assert patterns.index("walker-walk-1m-1") < patterns.index("*-1m-*") < patterns.index("*") == len(patterns) - 1
+    assert isinstance(PROFILES["paper"].episodes, list)  # keys sort what is in a dictionary
+
+
+@pytest.mark.parametrize("profile", ["smoke", "quick"])
+def test_other_profiles_play_as_many_everywhere(profile):
+    own = PROFILES[profile]
+    assert counts("any", profile) == each(own.arms, own.eval_episodes)
+
+
+def test_arms_that_are_asked_for_play_as_many_as_the_teacher_unless_the_profile_says_less():
+    cell = Cell.parse("walker-walk-1m-1")
+    assert counts(cell, arms="64×2+two-tower-3, 64x2+two-tower-4,hold-last-6") == {
+        "teacher": 50, "64×2+two-tower-3": 50, "64×2+two-tower-4": 50, "hold-last-6": 20,
+    }  # fmt: skip
+    assert counts(cell, execution_horizon=4) == each(("teacher", "policy", "open-loop-4", "two-tower-4"), 50)
+    assert counts(cell, arms="open-loop-3", episodes=7) == each(("teacher", "open-loop-3"), 7)
+    assert counts(Cell.parse("reacher-easy-1m-1"), arms="hold-last-6") == each(("teacher", "hold-last-6"), 20)

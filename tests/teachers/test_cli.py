@@ -1,0 +1,563 @@
+"""Training end to end at the smallest size: resume, kill, evaluation, shipping."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.config import MODEL_SIZES, ConfigError, PlannerConfig
+from lib.environments import make_env
+from lib.planner import MPPI
+from lib.records import paths
+from lib.records.keys import file_hash
+from lib.records.paths import ROOT
+from lib.records.seeds import SEED_BLOCKS, episode_seeds
+from lib.records.store import read_table
+from lib.study.workload import SNAPSHOTS
+from lib.teachers import cli as teacher
+from lib.teachers import training
+from lib.teachers.cli import TrainingRun, ship
+from lib.teachers.config import TeacherConfig
+from lib.teachers.distributed import ALONE
+from lib.teachers.playing import play
+from lib.teachers.replay import EpisodeFileError, load_episodes
+from lib.weights import names as registry
+from lib.weights.native import load_world_model, size_of
+from tests.tiny import Shorter
+
+SETTINGS = dict(
+    task="cartpole-swingup",
+    decisions=60,
+    episode_decisions=10,
+    seed_decisions=20,
+    batch_size=4,
+    eval_every=20,
+    save_every=10,
+    snapshots=(30,),
+    collect_samples=8,
+    collect_iterations=1,
+    eval_samples=8,
+    eval_iterations=1,
+    eval_episodes=2,
+    card_episodes=2,
+    compile=False,
+)
+CONFIG = TeacherConfig(**SETTINGS)
+TINY = dataclasses.replace(CONFIG, size="tiny")
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run: its folder, its object and its final world model."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = TrainingRun(CONFIG, folder)
+    return folder, run, run.train()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """`TINY`, a model whose updates take milliseconds."""
+    widths = dict(enc_dim=16, mlp_dim=16, latent_dim=16, num_enc_layers=2, num_q=3)
+    monkeypatch.setitem(MODEL_SIZES, "tiny", widths)
+    return TINY
+
+
+@pytest.fixture
+def small_standard(monkeypatch):
+    """The standard budget is what a card is measured with; here it is a tiny one."""
+    monkeypatch.setattr(PlannerConfig, "standard", classmethod(lambda cls, action_dim, **_: cls.budget(16, 2)))
+
+
+def test_a_run_counts_decisions_episodes_and_updates(whole):
+    folder, run, wm = whole
+    assert (run.decisions, run.episodes) == (60, 6)
+    assert run.updates == 20 + 40  # as many as the seed phase has decisions, then one for each
+    assert [int(p.stem) for p in sorted(folder.glob("snapshots/*"), key=lambda p: int(p.stem))] == [30, 60]
+    episodes = load_episodes(folder / "train_buffer.safetensors")
+    assert [len(e) for e in episodes] == [10] * 6
+    assert all(np.abs(e.actions).max() <= 1 for e in episodes)
+    starts = np.array([e.obs[0] for e in episodes])
+    assert len(np.unique(starts, axis=0)) == 6
+    assert wm.q_heads.layers[-1].weight.abs().max() > 0
+
+
+def test_every_plan_of_a_run_is_made_in_eval_mode(monkeypatch, tmp_path):
+    modes, solve = [], MPPI.__call__
+    monkeypatch.setattr(MPPI, "__call__", lambda self, *a, **k: modes.append(self.wm.training) or solve(self, *a, **k))
+    run = TrainingRun(CONFIG, tmp_path)
+    run.train()
+    assert len(modes) >= 40 and not any(modes)
+    assert run.learner.wm.training  # and every update in train mode
+
+
+def test_the_learning_curve(whole):
+    folder, run, _ = whole
+    table = read_table(folder / "curve.csv")
+    assert list(table) == ["decision", "frames", "return", "episodes", "minutes"]
+    assert table["decision"].tolist() == [20, 40, 60] and table["frames"].tolist() == [40, 80, 120]
+    assert table["return"].tolist() == [r["return"] for r in run.curve] and table["episodes"].tolist() == [2, 2, 2]
+    minutes = [r["minutes"] for r in run.curve]
+    assert minutes == sorted(minutes) and minutes[0] > 0
+
+
+def test_resume_equals_an_uninterrupted_run(whole, tmp_path):
+    TrainingRun(dataclasses.replace(CONFIG, decisions=30), tmp_path).train()
+    run = TrainingRun(CONFIG, tmp_path)
+    assert (run.decisions, run.episodes, run.updates) == (30, 3, 30)
+    assert equal(run.train(), whole[2])
+    # With two Q heads every pair is the same, so that the weights do not show whether this stream was restored.
+    assert torch.equal(run.planner.head_stream.get_state(), whole[1].planner.head_stream.get_state())
+    assert [r["return"] for r in run.curve] == [r["return"] for r in whole[1].curve]
+    again = TrainingRun(CONFIG, tmp_path)  # a finished run stays as it is
+    assert equal(again.train(), whole[2]) and again.updates == 60
+
+
+def test_a_killed_run_resumes_to_the_same_weights(whole, tmp_path):
+    code = (
+        "import sys, pathlib; from lib.config import TeacherConfig; from lib.teachers.cli import TrainingRun;"
+        "import json; s = json.loads(sys.argv[1]); s['snapshots'] = tuple(s['snapshots']);"
+        "TrainingRun(TeacherConfig(**s), pathlib.Path(sys.argv[2])).train()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(SETTINGS), str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # into the middle of something
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run = TrainingRun(CONFIG, tmp_path)
+    assert 10 <= run.decisions <= 60 and run.decisions % 10 == 0
+    assert equal(run.train(), whole[2])
+
+
+def test_a_kill_between_buffer_and_state_loses_nothing(whole, tmp_path):
+    TrainingRun(dataclasses.replace(CONFIG, decisions=10), tmp_path).train()
+    newer = (whole[0] / "train_buffer.safetensors").read_bytes()
+    (tmp_path / "train_buffer.safetensors").write_bytes(newer)  # the buffer of later was written, the state was not
+    run = TrainingRun(CONFIG, tmp_path)
+    assert len(run.buffer) == run.decisions == 10 and equal(run.train(), whole[2])
+
+
+CHANGES = [dict(lr=1e-3), dict(batch_size=5), dict(eval_every=5), dict(task="cartpole-balance")]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_settings_are_refused(whole, change):
+    with pytest.raises(ConfigError, match=f"trained with another .*{next(iter(change))}.*remove that folder"):
+        TrainingRun(dataclasses.replace(CONFIG, **change), whole[0])
+
+
+def test_evaluation_and_saving_do_not_disturb_training(whole, tmp_path):
+    quiet = dataclasses.replace(CONFIG, eval_every=10**6, save_every=10**6, snapshots=())
+    run = TrainingRun(quiet, tmp_path)
+    assert equal(run.train(), whole[2]) and run.curve == []
+
+
+def test_a_state_of_before_ranks_and_environments_resumes(whole, tmp_path):
+    TrainingRun(dataclasses.replace(CONFIG, decisions=30), tmp_path).train()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert {"owners", "ranks", "offline"} < state.keys()
+    old = {name: part for name, part in state.items() if name not in ("owners", "ranks", "offline")}
+    del old["counters"]["owed"]
+    config = json.loads(old["config"])
+    for name in ("stop_return", "stop_from", "envs", "env_processes", "sync_freq"):
+        del config[name]
+    torch.save(old | {"config": json.dumps(config)}, tmp_path / "state.pt")
+    assert equal(TrainingRun(CONFIG, tmp_path).train(), whole[2])
+
+
+def test_one_folder_trains_once_at_a_time(tmp_path):
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    lock = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match="another process is training in"):
+            TrainingRun(CONFIG, tmp_path).train()
+        other.stdin.close()
+    assert not (tmp_path / "state.pt").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- environments
+
+
+def test_environments_share_a_plan_and_every_decision_has_its_update(whole, tmp_path, monkeypatch, tiny):
+    rows, solve = [], MPPI.__call__
+    monkeypatch.setattr(MPPI, "__call__", lambda self, z, *a, **k: rows.append(len(z)) or solve(self, z, *a, **k))
+    run = TrainingRun(dataclasses.replace(tiny, envs=3, eval_every=1000), tmp_path)
+    run.train()
+    assert rows == 10 * [3] and (run.decisions, run.episodes) == (60, 6)
+    assert run.updates == 30 + 30  # the first round ends after the seed phase, at 30, and is random to its end
+    starts, single = ([e.obs[0].tolist() for e in each.buffer.episodes()] for each in (run, whole[1]))
+    assert starts == single  # the same seeds in the same order
+    assert len({tuple(e.actions[:, 0]) for e in run.buffer.episodes()}) == 6
+
+
+def test_an_environment_that_ends_early_waits_for_the_others(tmp_path, monkeypatch, tiny):
+    monkeypatch.setattr(training, "make_env", lambda task, seed: Shorter(make_env(task, seed)))
+    run = TrainingRun(dataclasses.replace(tiny, envs=3, decisions=48, eval_every=1000), tmp_path)
+    run.train()
+    assert [len(e) for e in run.buffer.episodes()] == [4, 10, 10, 4, 10, 10]
+    assert (run.decisions, run.updates) == (48, 24 + 24)
+
+
+@pytest.mark.slow
+def test_environments_in_processes_of_their_own(tmp_path, tiny):
+    config = dataclasses.replace(tiny, envs=2, decisions=40, eval_every=1000)
+    wm = TrainingRun(config, tmp_path / "here").train()
+    there = TrainingRun(dataclasses.replace(config, env_processes=True), tmp_path / "there")
+    assert equal(there.train(), wm)
+    there.envs.close()
+
+
+@pytest.mark.parametrize("name", ["envs", "sync_freq", "batch_size", "decisions"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ConfigError, match=f"TeacherConfig.{name}=0 must be at least 1"):
+        TeacherConfig(**{name: 0})
+
+
+def test_micro_batches_make_one_step_for_so_many_decisions(tmp_path, tiny):
+    run = TrainingRun(dataclasses.replace(tiny, sync_freq=4, decisions=50, eval_every=1000), tmp_path)
+    run.train()
+    assert run.updates == 20 // 4 + 30 // 4 and run.owed == 2
+    assert TrainingRun(dataclasses.replace(run.config, sync_freq=1), tmp_path).owed == 2
+
+
+# -------------------------------------------------------------------------------------------------------- early stop
+
+
+def test_training_stops_at_a_return_met_twice_in_a_row(tmp_path, monkeypatch, tiny):
+    returns = iter([5, 10, 9, 10, 11, 3])
+    monkeypatch.setattr(
+        TrainingRun, "_evaluate", lambda self: self.curve.append({"decision": self.decisions, "return": next(returns)})
+    )
+    short = dict(episode_decisions=5, seed_decisions=5, eval_every=5, decisions=30)
+    config = dataclasses.replace(tiny, **short, stop_return=10)
+    run = TrainingRun(config, tmp_path)
+    run.train()
+    assert [row["return"] for row in run.curve] == [5, 10, 9, 10, 11] and run.decisions == 25
+    again = TrainingRun(config, tmp_path)
+    again.train()
+    assert again.decisions == 25  # it stays stopped
+    later = TrainingRun(dataclasses.replace(config, stop_from=26), tmp_path)
+    assert run.stopped_early and not later.stopped_early
+    further = TrainingRun(dataclasses.replace(config, stop_return=None), tmp_path)
+    further.train()
+    assert further.decisions == 30
+
+
+# ----------------------------------------------------------------------------------------------------------- offline
+
+
+def test_offline_training_learns_from_a_replay_and_resumes(whole, tmp_path, tiny):
+    files, folders = [whole[0] / "train_buffer.safetensors"], [tmp_path / "once", tmp_path / "twice"]
+    run = TrainingRun(tiny, folders[0])
+    wm = run.train_offline(files, 12)
+    assert (run.updates, run.decisions, run.episodes, len(run.buffer)) == (12, 60, 6, 60)
+    assert run.curve[-1]["updates"] == 12 and run.curve[-1]["decision"] == 60
+    TrainingRun(tiny, folders[1]).train_offline(files, 5)
+    again = TrainingRun(tiny, folders[1])
+    assert again.updates == 5 and equal(again.train_offline(files, 12), wm)
+
+    online = TrainingRun(dataclasses.replace(tiny, decisions=70), folders[1])  # and goes on by itself
+    online.train()
+    assert (online.decisions, online.episodes, online.updates) == (70, 7, 22)
+    starts = {tuple(e.obs[0]) for e in online.buffer.episodes()}
+    assert len(starts) == 7
+    with pytest.raises(ConfigError, match="began with the replay .*train_buffer"):
+        TrainingRun(tiny, folders[0]).train_offline([folders[1] / "train_buffer.safetensors"], 20)
+
+
+def test_a_killed_offline_run_says_how_far_it_got(whole, tmp_path, tiny, monkeypatch):
+    update, made = TrainingRun._update, []
+
+    def killed(self):
+        made.append(update(self))
+        if len(made) == 25:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "_update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        TrainingRun(dataclasses.replace(tiny, eval_every=1000), tmp_path).train_offline(
+            [whole[0] / "train_buffer.safetensors"], 40
+        )
+    again = TrainingRun(dataclasses.replace(tiny, eval_every=1000), tmp_path)
+    assert again.updates == again.offline["updates"] == 20  # saved at every tenth
+
+
+def test_a_replay_that_does_not_fit_is_refused(whole, tmp_path):
+    files = [whole[0] / "train_buffer.safetensors"]
+    with pytest.raises(ConfigError, match="began with its own episodes"):
+        TrainingRun(CONFIG, whole[0]).train_offline(files, 70)
+    other = TrainingRun(dataclasses.replace(CONFIG, task="pendulum-swingup"), tmp_path)
+    with pytest.raises(ConfigError, match=r"\[\(5, 1\)\] wide, but pendulum-swingup has \(3, 1\)"):
+        other.train_offline(files, 5)
+    with pytest.raises(EpisodeFileError, match="nothing is not a file; give the train_buffer"):
+        other.train_offline([tmp_path / "nothing"], 5)
+    alike = TrainingRun(dataclasses.replace(CONFIG, task="cartpole-balance"), tmp_path)  # of the same widths
+    with pytest.raises(ConfigError, match="holds rewards of cartpole-swingup, not of cartpole-balance"):
+        alike.train_offline(files, 5)
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_offline_from_the_command_line_says_so_on_the_card(whole, tmp_path, monkeypatch, small_standard, capsys):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
+    monkeypatch.setattr(teacher, "TeacherConfig", lambda **given: TeacherConfig(**{**SETTINGS, **given}))
+    file = str(whole[0] / "train_buffer.safetensors")
+    command = ["--task", "cartpole-swingup", "--seed", "3", "--batch-size", "4", "--device", "cpu"]
+    assert teacher.main([*command, "--offline", file, "--updates", "4"]) == 0
+    card = json.loads((tmp_path / "teachers" / "cartpole-swingup-1m-3.json").read_text())
+    assert card["offline"]["files"] == [file] and card["offline"]["updates"] == card["updates"] == 4
+    assert card["offline"]["decisions"] == card["decisions"] == 60 and not card["stopped_early"]
+    assert "cartpole-swingup-1m-3: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        teacher.main([*command, "--updates", "4"])
+    assert "--offline and --updates go together" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------- zoo
+
+
+def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    rows = (("a", 50_000, False, None), ("b", 20_000, False, None), ("c", 17_500, True, 700), ("d", 17_500, False, 700))
+    rows += (("e", 17_500, True, None), ("g", 17_500, True, 800), ("f", 0, False, 700))
+    monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, stop, 0) for name, *_, stop in rows))
+    for name, decisions, stopped, _ in rows[:-1]:
+        (tmp_path / f"{name}-1m-1.safetensors").touch()
+        (tmp_path / f"{name}-1m-1.json").write_text(
+            json.dumps({"decisions": decisions, "stopped_early": stopped, "return_mean": 750.0})
+        )
+    lacking = [("b", None), ("d", 700), ("e", None), ("g", 800), ("f", 700)]
+    assert [(c.task, c.stop_return) for c in teacher.lacking()] == lacking
+
+    class Run:
+        def __init__(self, config, ranks):
+            self.config = config
+
+        def train(self):
+            print(f"trained {self.config.name}{'' if self.config.stop_return is None else ' until its bar'}")
+
+    def ship(config):
+        """All stop early below 700, unless they are trained to the end."""
+        early = config.stop_return is not None
+        card = {
+            "decisions": 20_000 if early else 50_000,
+            "stopped_early": early,
+            "return_mean": 690.0,
+            "returns": [690],
+        }
+        (tmp_path / f"{config.name}.safetensors").touch()
+        (tmp_path / f"{config.name}.json").write_text(json.dumps(card))
+        return card
+
+    monkeypatch.setattr(teacher, "TrainingRun", Run)
+    monkeypatch.setattr(teacher, "ship", ship)
+    teacher.zoo(ALONE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "the zoo lacks 5 of 7: b-1m-1, d-1m-1, e-1m-1, g-1m-1, f-1m-1",
+        "trained b-1m-1",
+        "b-1m-1: 690.0 over 1 episodes",
+        "the zoo lacks 4 of 7: d-1m-1, e-1m-1, g-1m-1, f-1m-1",
+    ]
+    below = "d-1m-1: 690.0 over 1 episodes, below its bar of 700"
+    assert lines[4:8] == ["trained d-1m-1 until its bar", below, "trained d-1m-1", below]
+    assert (
+        "trained g-1m-1" in lines and "trained g-1m-1 until its bar" not in lines
+    )  # its card was below the bar before
+    assert lines[-1] == "the zoo lacks nothing" and not teacher.lacking()
+
+
+def test_the_table_of_the_zoo():
+    configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in teacher.ZOO]
+    assert len({c.name for c in configs}) == len(configs) == 10
+    assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
+    assert all(0 < c.stop_return < 1000 for c in configs[1:])
+    studied = [c for c in configs if c.task in SNAPSHOTS]
+    assert all({s for s in SNAPSHOTS[c.task] if s <= max(c.stop_from, 20_000)} <= {*c.snapshots} for c in studied)
+
+
+def tracked() -> list[Path]:
+    """The weights that are shipped, in data/teachers/: those trained here do not count, and git knows which."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("only git knows which teachers are shipped")
+    command = ["git", "ls-files", "*.safetensors"]
+    names = subprocess.run(command, cwd=paths.TEACHERS, check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name in names.split()]
+
+
+def test_what_is_shipped_is_listed_and_small_enough():
+    files = tracked()
+    assert {*files} <= {Path(entry.file) for entry in registry.entries().values() if entry.file}
+    assert sum((paths.TEACHERS / file).stat().st_size for file in files) < 60 * 2**20
+    for (task, size, seed), decisions in teacher.STUDIED.items():
+        cell = f"{task}-{size}-{seed}"
+        early = {int(file.stem) for file in files if file.parts[0] == cell}
+        end = json.loads((paths.TEACHERS / f"{cell}.json").read_text())["decisions"]
+        assert early | {end} == {*decisions, end}
+
+
+def test_shipped_teachers_meet_their_bars_and_load():
+    bars = {f"{task}-{size}-{seed}": bar for task, size, seed, bar, _ in teacher.ZOO} | {"walker-walk-1m-1": 866}
+    shipped = [file.stem for file in tracked() if len(file.parts) == 1]
+    assert {*shipped} >= {"walker-walk-5m-1", *(name for name in bars if name.endswith("-1"))}
+    for name in shipped:
+        card = json.loads((paths.TEACHERS / f"{name}.json").read_text())
+        wm = load_world_model(name)
+        assert (wm.task, size_of(wm.config)) == (card["task"], card["size"]) and name.startswith(card["task"])
+        assert len(card["returns"]) == 10 and card["return_mean"] == pytest.approx(np.mean(card["returns"]))
+        assert card["return_mean"] >= bars.get(name, 866)
+        assert (card["planner"]["samples"], card["planner"]["iterations"]) == (512, 6)
+        curve = read_table(paths.TEACHERS / f"{name}.csv")
+        assert curve["decision"].iloc[-1] <= card["decisions"] and (card["offline"] is not None) == (
+            name[-4:-2] == "5m"
+        )
+
+
+def test_the_official_constants(tmp_path):
+    c = TeacherConfig()
+    assert (c.batch_size, c.horizon, c.rho, c.grad_clip, c.tau, c.entropy_coef) == (256, 3, 0.5, 20, 0.01, 1e-4)
+    assert (c.seed_decisions, c.decisions, c.episode_decisions, c.envs, c.sync_freq) == (2_500, 50_000, 500, 1, 1)
+    assert TrainingRun(CONFIG, tmp_path).learner.wm.config.discount == pytest.approx(0.99)
+
+
+def test_seeds_of_runs_differ(whole, tmp_path):
+    other = TrainingRun(dataclasses.replace(CONFIG, seed=2, decisions=10), tmp_path)
+    other.train()
+    assert not np.array_equal(other.buffer.episodes()[0].obs, whole[1].buffer.episodes()[0].obs)
+    assert not equal(other.learner.wm, TrainingRun(CONFIG, tmp_path / "third").learner.wm)
+
+
+# ------------------------------------------------------------------------------------------------------------ shipping
+
+
+def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch, small_standard, capsys):
+    folder, run, wm = whole
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    monkeypatch.setattr(teacher, "STUDIED", {})
+    ship(CONFIG, folder)
+    assert not (tmp_path / CONFIG.name).exists()
+    cell = (CONFIG.task, CONFIG.size, CONFIG.seed)
+    monkeypatch.setattr(teacher, "STUDIED", {cell: (20, 60)})
+    ship(CONFIG, folder)
+    assert not (tmp_path / CONFIG.name).exists()
+    monkeypatch.setattr(teacher, "STUDIED", {cell: (20, 30, 60)})
+    ship(CONFIG, folder)
+    assert f"{CONFIG.name}: its rounds left no snapshot at decision 20\n" in capsys.readouterr().err
+    files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.safetensors")]
+    assert files == [f"{CONFIG.name}/30.safetensors"]  # that of decision 60 is the teacher
+    early = load_world_model(f"{CONFIG.name}/30")
+    assert equal(early, load_world_model(folder / "snapshots" / "30.safetensors"))
+    assert not equal(early, load_world_model(CONFIG.name))
+    entry = registry.find(f"{CONFIG.name}/30")
+    assert (entry.path, entry.sha256, entry.task) == (tmp_path / files[0], file_hash(tmp_path / files[0]), CONFIG.task)
+
+
+def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_standard):
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    folder, run, wm = whole
+    card = ship(CONFIG, folder)
+    name = "cartpole-swingup-1m-1"
+    assert json.loads((tmp_path / f"{name}.json").read_text()).items() >= card.items()
+    assert {"task", "size", "seed", "decisions", "return_mean", "returns", "episode_seeds", "planner"} <= card.keys()
+    assert (card["decisions"], card["frames"]) == (60, 120) and card["return_mean"] == np.mean(card["returns"])
+    assert read_table(tmp_path / f"{name}.csv")["decision"].tolist() == [20, 40, 60]
+
+    assert registry.find(name).sha256 == file_hash(tmp_path / f"{name}.safetensors")
+    shipped = load_world_model(name)
+    for key, value in shipped.state_dict().items():
+        if not key.startswith("target"):
+            assert torch.equal(value, wm.state_dict()[key].half().float()), key
+    # The card's returns belong to exactly these weights.
+    seeds = episode_seeds("card", 2, CONFIG.seed)
+    episodes = play(MPPI(shipped, PlannerConfig.budget(16, 2)), CONFIG.task, seeds, CONFIG.episode_decisions)
+    assert card["episode_seeds"] == seeds
+    assert [float(e.rewards.sum()) for e in episodes] == pytest.approx(card["returns"], rel=1e-5)
+
+
+def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypatch, small_standard, capsys):
+    for name in ("CACHE", "TEACHERS"):
+        monkeypatch.setattr(paths, name, tmp_path / name)
+    monkeypatch.setattr(teacher, "TeacherConfig", lambda **given: TeacherConfig(**SETTINGS | given))
+    command = ["--task", CONFIG.task, "--batch-size", "4", "--device", "cpu", "--decisions"]
+    ship(CONFIG, whole[0])
+    other = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
+    assert teacher.main([*command, "20"]) == 2
+    error = capsys.readouterr().err
+    assert f"{CONFIG.name}.safetensors is a teacher that this run did not train; give another --seed" in error
+    assert not (tmp_path / "CACHE").exists()  # nothing was trained in vain
+    assert teacher.main([*command, "20", "--replace"]) == 0
+    own = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
+    assert teacher.main([*command, "30"]) == 0  # goes on with what is its own
+    assert len({other, own, file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")}) == 3
+    ship(CONFIG, whole[0])
+    (tmp_path / "TEACHERS" / CONFIG.name).mkdir()
+    (tmp_path / "TEACHERS" / CONFIG.name / "30.safetensors").touch()
+    assert teacher.main([*command, "30", "--replace"]) == 2
+    assert f"{CONFIG.name} has snapshots of the run that is shipped; remove that folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        teacher.main(["zoo", "--envs", "4"])
+    assert "zoo takes no --envs" in capsys.readouterr().err
+
+
+def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    with pytest.raises(ConfigError, match="has no snapshot to ship; train first"):
+        ship(CONFIG, tmp_path / "nothing")
+    assert teacher.main(["ship", "--task", "pendulum-swingup", "--seed", "77"]) == 2
+    assert "holds no trained state to ship; train first" in capsys.readouterr().err
+    assert teacher.main(["--task", "walker-wakl"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_play_gives_each_seed_its_own_episode(whole):
+    wm = copy.deepcopy(whole[2]).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():  # after so little training all plans are worth about the same, and rounding decides
+        for p in wm.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    c = PlannerConfig.budget(8, 1)
+    together = play(MPPI(wm, c), CONFIG.task, [5, 6, 7], 10)
+    assert [len(e) for e in together] == [10] * 3 and together[0].obs.shape == (11, 5)
+    (alone,) = play(MPPI(wm, c), CONFIG.task, [6], 10)
+    np.testing.assert_allclose(alone.obs, together[1].obs, rtol=1e-3, atol=1e-4)
+    assert not np.array_equal(together[0].obs[0], together[1].obs[0])
+
+
+# --------------------------------------------------------------------------------------------------------------- seeds
+
+
+def test_seeds_of_purposes_are_disjoint():
+    blocks = {(p, s): set(episode_seeds(p, 500, s)) for p in SEED_BLOCKS for s in (0, 1, 2, 99)}
+    for (a, seeds), (b, others) in itertools.combinations(blocks.items(), 2):
+        assert not seeds & others, (a, b)
+    assert episode_seeds("report", 3, 1, first=2) == episode_seeds("report", 5, 1)[2:]
+
+
+def test_seeds_outside_their_block_are_refused():
+    for purpose, count, seed, first in (("train", 1, 100, 0), ("card", 2, 0, 999_999), ("card", 1, -1, 0)):
+        with pytest.raises(ConfigError, match="seed"):
+            episode_seeds(purpose, count, seed, first)
+    with pytest.raises(ConfigError, match="purpose='reports' is not known.*Did you mean report"):
+        episode_seeds("reports", 1)

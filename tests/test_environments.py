@@ -1,0 +1,143 @@
+"""DMControl tasks against dm_control itself: observation order, action repeat, episode length, seeding, errors."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from lib.config import ConfigError
+from lib.environments import DOMAIN_ALIASES, EPISODE_DECISIONS, make_env, task_names
+from lib.records.paths import ROOT
+
+
+def twin(task, seed):
+    """dm_control's own environment at the same start."""
+    make_env(task)  # chooses the rendering backend before dm_control is imported
+    from dm_control import suite
+
+    domain, name = task.split("-", 1)
+    return suite.load(DOMAIN_ALIASES.get(domain, domain), name.replace("-", "_"), task_kwargs={"random": seed})
+
+
+def flat(time_step, spec):
+    return np.concatenate([np.ravel(time_step.observation[key]) for key in spec]).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", ["walker-walk", "reacher-easy", "cup-catch"])
+def test_observations_and_rewards_are_those_of_dm_control(task):
+    env, native = make_env(task, seed=7), twin(task, seed=7)
+    spec = native.observation_spec()
+    obs, _ = env.reset()  # the first reset keeps the seed given to make_env
+    np.testing.assert_array_equal(obs, flat(native.reset(), spec))
+    assert obs.dtype == np.float32 and env.observation_space.contains(obs)
+    rng, total = np.random.default_rng(0), 0.0
+    for _ in range(30):
+        action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        frames = [native.step(action) for _ in range(2)]
+        np.testing.assert_allclose(obs, flat(frames[-1], spec), rtol=1e-6)
+        assert reward == pytest.approx(sum(frame.reward for frame in frames))
+        assert not terminated and not truncated
+        total += reward
+    assert total > 0 or task != "walker-walk"
+
+
+def test_the_official_order_is_not_alphabetical():
+    spec = list(twin("walker-walk", 0).observation_spec())
+    assert spec == ["orientations", "height", "velocity"] != sorted(spec)
+    obs, _ = make_env("walker-walk").reset(seed=0)
+    assert obs[14] > 1.0  # the torso's height, behind 14 orientations
+
+
+def test_an_episode_is_500_decisions_and_is_truncated_not_terminated():
+    env = make_env("cartpole-swingup", seed=0)
+    for _ in range(2):  # the second episode counts from zero
+        env.reset()
+        for decision in range(1, EPISODE_DECISIONS + 1):
+            *_, terminated, truncated, _ = env.step(np.zeros(1))
+            assert not terminated and truncated == (decision == 500), decision
+
+
+def test_actions_are_clipped():
+    far, edge, inside = (make_env("cartpole-swingup") for _ in range(3))
+    obs = []
+    for env, action in ((far, 5.0), (edge, 1.0), (inside, 0.9)):
+        env.reset(seed=1)
+        obs.append(env.step([action])[0])
+    assert np.array_equal(obs[0], obs[1]) and not np.array_equal(obs[1], obs[2])
+
+
+def test_seeds_fix_the_start_and_differ():
+    env = make_env("reacher-easy", seed=3)
+    first, second = env.reset()[0], env.reset()[0]
+    assert not np.array_equal(first, second)  # the episodes of one environment follow each other
+    np.testing.assert_array_equal(env.reset(seed=11)[0], make_env("reacher-easy", seed=5).reset(seed=11)[0])
+    np.testing.assert_array_equal(make_env("reacher-easy", seed=3).reset()[0], first)
+    starts = np.array([env.reset(seed=seed)[0] for seed in range(5)])
+    assert len(np.unique(starts, axis=0)) == 5
+    for _ in range(3):  # a used environment, too, plays the same episode again
+        env.step(np.ones(2))
+    np.testing.assert_array_equal(env.reset(seed=0)[0], starts[0])
+
+
+def test_two_runs_with_the_same_seed_are_identical():
+    episodes = []
+    for _ in range(2):
+        env, rng = make_env("hopper-stand"), np.random.default_rng(1)
+        env.reset(seed=2)
+        episodes.append([env.step(rng.uniform(-1, 1, 4))[0] for _ in range(20)])
+    np.testing.assert_array_equal(*episodes)
+
+
+def test_unknown_tasks_suggest_near_names():
+    with pytest.raises(ConfigError, match="Did you mean .*walker-walk"):
+        make_env("walker-wakl")
+    with pytest.raises(ConfigError, match="cup-catch"):
+        make_env("ball_in_cup-catch")
+    with pytest.raises(ConfigError, match="must be a name"):
+        make_env(3)
+
+
+@pytest.mark.parametrize("action", [np.zeros(5), np.zeros((1, 6)), 0.0, [np.nan] * 6, [np.inf] * 6])
+def test_wrong_actions_are_refused(action):
+    env = make_env("walker-walk", seed=0)
+    env.reset()
+    with pytest.raises(ValueError, match=r"walker-walk takes finite actions of shape \(6,\)"):
+        env.step(action)
+
+
+def test_every_name_maps_back_to_a_suite_task():
+    names = task_names()
+    from dm_control import suite
+
+    from lib.environments import _domain_and_task
+
+    assert len(names) == len(set(names)) == len(suite.ALL_TASKS)
+    assert {_domain_and_task(name) for name in names} == set(suite.ALL_TASKS)
+    assert {"walker-walk", "cup-catch", "pointmass-easy", "humanoid-run"} <= set(names)
+
+
+def test_headless_and_without_warnings():
+    """A machine with no display and no rendering settings: nothing may be printed to stderr."""
+    bare = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY", "PYOPENGL_PLATFORM")}
+    code = (
+        "from lib.environments import make_env; env = make_env('walker-walk', 0); env.reset();"
+        "print(env.step(env.action_space.sample())[0].shape)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0 and run.stdout.strip() == "(24,)", run.stderr
+    assert not [line for line in run.stderr.splitlines() if "lib/" in line and "site-packages" not in line], run.stderr
+    assert "GLFWError" not in run.stderr and "DISPLAY" not in run.stderr
+
+
+def test_gymnasium_accepts_the_environment():
+    from gymnasium.utils.env_checker import check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it dislikes unbounded observations, which are what the tasks have
+        check_env(make_env("pendulum-swingup", seed=0), skip_render_check=True)
