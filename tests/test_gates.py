@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from test_speculation import NotingPlanner, PushCorrector, observations, play
 
 from lib.config import ConfigError, PlannerConfig
 from lib.gates import GATES, DriftGate, Gate, LadderGate, Look, SensitivityGate, ValueGate, make_gate
@@ -12,6 +11,7 @@ from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
 from lib.world_model import total_variation
+from tests.test_speculation import NotingPlanner, PushCorrector, observations, play
 from tests.tiny import ACTIONS, BUDGET, LATENT, LatentModel, latents, streams, tiny_model
 
 ROWS = 40

@@ -5,12 +5,12 @@ import os
 import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageSequence
-from test_evaluation import CELL, FIRST, commit, env, home  # noqa: F401 - fixtures
 
 from figures import film
 from figures.film import COLOURS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
 from lib.records import paths
 from lib.records.store import intact, read_sidecar
+from tests.study.test_evaluate import CELL, FIRST, commit, env, home  # noqa: F401 - fixtures
 from tests.tiny import fresh_env
 
 ARMS = ["policy", "open-loop-3", "two-tower-3"]

@@ -3,11 +3,11 @@
 import struct
 
 import pytest
-from test_charts import load_figure, pdf_text
 
 from figures import charts
 from lib.records import paths
 from lib.records.store import write_table
+from tests.figures.test_charts import load_figure, pdf_text
 
 horizon = load_figure("horizon")
 ARMS = {"teacher": 1, "policy": 1, "budget-64×2": 1, "budget-128×2": 1, "open-loop-2": 2, "open-loop-6": 6}

@@ -1,11 +1,11 @@
 """The figure of return and step time against the model's size: which rows are drawn, and that they are."""
 
 import pytest
-from test_charts import load_figure, pdf_text
 
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
+from tests.figures.test_charts import load_figure, pdf_text
 
 model_size = load_figure("model_size")
 ARMS = ("teacher", "policy", "64×2+two-tower-6")

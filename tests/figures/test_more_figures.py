@@ -5,7 +5,6 @@ import struct
 import numpy as np
 import pandas as pd
 import pytest
-from test_charts import load_figure, pdf_text
 
 from figures import charts
 from figures.pages import fitting
@@ -15,6 +14,7 @@ from lib.records.store import write_table
 from lib.study.arms import has_gate
 from lib.study.stats.aggregates import performance_profiles
 from lib.study.stats.intervals import bootstrap_ci
+from tests.figures.test_charts import load_figure, pdf_text
 
 depth, replans, returns, profiles = map(load_figure, ("depth", "replans", "returns", "profiles"))
 GATED = {"gated-6": 0.22, "64×2+gated-6": 0.25, "64×2+ladder-6": 0.2, "64×2+gate-only-6": 0.3}  # arm → calls a decision

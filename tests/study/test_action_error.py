@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_evaluation import CELL, FIRST, code_key, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 
 from lib.config import ConfigError, PlannerConfig
 from lib.planner import MPPI
@@ -15,6 +14,7 @@ from lib.study import action_error
 from lib.study.action_error import COLUMNS, measure, stream, teacher_actions, visit, write_action_errors
 from lib.study.arms import make_arm, make_controller
 from lib.study.evaluate import Stage, rollout, run_episodes
+from tests.study.test_evaluate import CELL, FIRST, code_key, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 from tests.tiny import BUDGET, tiny_model
 
 GATES = {"gated-4": {"threshold": 0.55}}  # of the mismatches of the random model, about half are above

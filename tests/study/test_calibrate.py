@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_evaluation import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
-from test_gates import look_of
 
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import TwoTowerCorrector
@@ -16,6 +14,8 @@ from lib.study import calibrate as calibration
 from lib.study.calibrate import calibrate, calibrate_ladder, calls_per_decision, ensure_calibration, judged
 from lib.study.evaluate import Stage, Tables
 from lib.world_model import total_variation
+from tests.study.test_evaluate import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
+from tests.test_gates import look_of
 from tests.tiny import ACTIONS, BUDGET, LATENT, tiny_model
 
 HORIZON = 4  # steps that a plan of the set is executed

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_evaluation import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
 
 from lib.config import PlannerConfig
 from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
@@ -18,6 +17,7 @@ from lib.study.arms import make_arm
 from lib.study.evaluate import Stage
 from lib.study.steps import WARM_UP, alone, measure, step_times, turn_error
 from lib.world_model import total_variation
+from tests.study.test_evaluate import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
 from tests.tiny import BUDGET
 
 

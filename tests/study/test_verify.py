@@ -1,11 +1,11 @@
 """Committed episodes are run again and compared."""
 
 import pytest
-from test_evaluation import ARMS, CELL, FIRST, commit, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 
 from lib.records import paths
 from lib.records.store import describe, read_sidecar, read_table
 from lib.study.verify import main, verify
+from tests.study.test_evaluate import ARMS, CELL, FIRST, commit, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 
 
 def falsify(arm, change, signed=True):

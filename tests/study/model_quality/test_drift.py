@@ -12,8 +12,6 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from scipy import stats
-from test_charts import load_figure, pdf_text
-from test_notebooks import execute_here, ship
 
 from figures import charts
 from lib.config import ConfigError
@@ -36,6 +34,8 @@ from lib.teachers.playing import play
 from lib.teachers.replay import Episode, EpisodeFileError, save_episodes
 from lib.weights.native import save_world_model
 from tests import tiny
+from tests.figures.test_charts import load_figure, pdf_text
+from tests.test_notebooks import execute_here, ship
 from tests.tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, tiny_model
 
 CELL = "tiny-task-1m-7"

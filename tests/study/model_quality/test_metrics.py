@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from test_charts import load_figure, pdf_text
 
 from lib.config import ConfigError, WorldModelConfig
 from lib.records import paths
@@ -56,6 +55,7 @@ from lib.study.model_quality.tables import (
 from lib.study.workload import PROFILES, OfflineStudy
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
+from tests.figures.test_charts import load_figure, pdf_text
 from tests.tiny import tiny_model
 
 SEARCH = Search(samples=6, horizon=3)

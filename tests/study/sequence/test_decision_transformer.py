@@ -10,9 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_charts import load_figure, pareto, pdf_text, summary
-from test_offline_datasets import SpacedEnv, flat, trajectories, write
-from test_paper import paper as build
 
 from lib.config import ConfigError, WorldModelConfig
 from lib.records import paths
@@ -48,6 +45,9 @@ from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectoryS
 from lib.study.workload import PROFILES, SequenceStudy
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
+from tests.figures.test_charts import load_figure, pareto, pdf_text, summary
+from tests.study.sequence.test_datasets import SpacedEnv, flat, trajectories, write
+from tests.test_paper import paper as build
 from tests.tiny import ACTIONS, OBS, fresh_env
 
 SMALL = dict(context=4, width=16, layers=2, return_scale=10.0)
