@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import math
 import os
 import sys
@@ -24,63 +23,41 @@ class RunError(RuntimeError):
         self.code = code
 
 
-def read_notebook(path: Path, given: dict[str, str]) -> tuple[dict, dict, dict[str, str]]:
-    """All parameters, the given ones (both as typed values) and the code cells of a notebook.
+def read_parameters(path: Path, given: dict[str, str]) -> tuple[dict, dict]:
+    """All parameters of a notebook, defaults included, and the given ones, as typed values.
 
     Raises `RunError` with exit status 2 for a parameter that the notebook does not have or a value of the wrong type.
     """
+    from papermill import inspect_notebook
+
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError):
+        declared = inspect_notebook(str(path))
+    except Exception:  # of nbformat, json or papermill, for one meaning
         raise RunError(f"{shown(path)} is not a notebook; restore it from git.", 2) from None
-    cells = [cell for cell in cells if cell["cell_type"] == "code"]
-    tags = [cell.get("metadata", {}).get("tags", []) for cell in cells]
-    code, declared = {}, {}
-    for number, (cell, tag) in enumerate(zip(cells, tags, strict=True), start=1):
-        text = "".join(cell["source"])
-        if "parameters" in tag:
-            declared, text = split_parameters(text, shown(path))
-        if text.strip() and "injected-parameters" not in tag:
-            code[f"code cell {number}"] = text
-    valid = ", ".join(f"{name} ({kind})" for name, (kind, _) in declared.items()) or "none"
-    for name in given:
-        if name not in declared:
-            raise RunError(f"{shown(path)} has no parameter {name!r}; its parameters are: {valid}.", 2)
+    kinds, defaults = {}, {}
+    for name, about in declared.items():
+        try:
+            defaults[name] = ast.literal_eval(about["default"])
+        except (ValueError, SyntaxError):  # computed from something: its text stands for it
+            defaults[name] = about["default"]
+        kinds[name] = about["inferred_type_name"].strip("'\"")
+        if kinds[name] in ("", "None"):
+            kinds[name] = type(defaults[name]).__name__
+        if kinds[name] == "float" and type(defaults[name]) is int:
+            defaults[name] = float(defaults[name])
+    valid = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
     values = {}
     for name, text in given.items():
-        kind = declared[name][0]
+        if name not in declared:
+            raise RunError(f"{shown(path)} has no parameter {name!r}; its parameters are: {valid}.", 2)
         try:
-            values[name] = typed(text, kind)
+            values[name] = typed(text, kinds[name])
         except ValueError:
-            message = f"Parameter {name} of {shown(path)} must be {kind}, not {text!r}; its parameters are: {valid}."
+            message = (
+                f"Parameter {name} of {shown(path)} must be {kinds[name]}, not {text!r}; its parameters are: {valid}."
+            )
             raise RunError(message, 2) from None
-    return {name: values.get(name, default) for name, (_, default) in declared.items()}, values, code
-
-
-def split_parameters(source: str, where: str) -> tuple[dict[str, tuple[str, object]], str]:
-    """Parameters of a parameters cell as name -> (type, default), and whatever else the cell does."""
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise RunError(f"The parameters cell of {where} is not Python (line {error.lineno}); correct it.", 2) from None
-    declared, rest = {}, []
-    for statement in statements:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                annotation = ""
-            case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=ast.expr() as value):
-                annotation = ast.get_source_segment(source, kind).strip("'\"")
-            case _:
-                rest.append(ast.get_source_segment(source, statement))
-                continue
-        try:
-            default = ast.literal_eval(value)
-        except ValueError:  # computed from something: its code stands for it in the key
-            default = ast.get_source_segment(source, value)
-        if annotation == "float" and type(default) is int:
-            default = float(default)
-        declared[name] = (annotation or type(default).__name__, default)
-    return declared, "\n".join(rest)
+    return defaults | values, values
 
 
 def typed(text: str, kind: str):

@@ -1,106 +1,89 @@
-"""Run a notebook or a figure script if, and only if, its results are not up to date.
+"""Run what is stale, or say what is: the verbs of the Makefile.
 
-    python -m lib.records.run notebooks/01_teacher.ipynb --cell walker-walk-1m-1 -p profile quick \
-        --out data/results/quick/teacher/walker-walk-1m-1.csv --needs data/teachers/walker-walk-1m-1.safetensors
-    python -m lib.records.run … --mode status     # say "fresh" or "stale" and why; run nothing
+    python -m lib.records.run run --profile quick            # make all, without the PDF
+    python -m lib.records.run status --profile paper         # "fresh" or "stale" and why; runs nothing
+    python -m lib.records.run run --profile paper --only horizon --cells walker-walk-1m-1
 
-A result is up to date when its key is: the sha256 over the code cells, the parameters, the content of the needed files,
-the `lib` files that the code imports (without `APART`), and what these read of the profile. The key and its components
-are kept in the result's sidecar, so results that come with a clone are not made again. A failed or interrupted run
-leaves the earlier results as they were; the executed notebook, traceback included, is kept in `build/<profile>/`.
+A result is fresh when its key is the one that it would get now, or differs in code alone that an audit has shown to do
+the same (`lib.records.ledger`). The key is of the definitions that its stage reaches, the parameters, the fields of the
+profile that the stage reads, and the content of its inputs; it stands in the result's sidecar with its components, so
+results that come with a clone are not made again. A failed or interrupted run leaves the earlier results as they were;
+the executed notebook, traceback included, is kept in `build/<profile>/`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
+import pkgutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import tyro
 
 from lib.config import ConfigError
-from lib.records import keys
-from lib.records import store as results
-from lib.records.keys import ResultError, shown
-from lib.records.notebook import RunError, execute, python_path, read_notebook
-from lib.records.paths import ROOT, executed
-from lib.study.cells import Cell
-from lib.study.workload import PROFILES
+from lib.records import ledger, paths, store
+from lib.records.fingerprint import FingerprintError, fingerprint
+from lib.records.jobs import Job, Scope, profile
+from lib.records.keys import ResultError, combine, content_hash, shown
+from lib.records.notebook import RunError, execute, python_path, read_parameters
+from lib.records.pipeline import jobs
 
-
-@dataclass
-class Job:
-    """One source, its parameters, and the files it makes and needs."""
-
-    source: Path
-    outs: list[Path]
-    needs: list[Path]
-    parameters: dict  # all of them for a notebook (defaults included), the given ones for a script
-    given: dict  # those that were set on the command line
-    code: dict[str, str]  # part of the source -> its text
-
-    @property
-    def name(self) -> str:
-        return shown(self.source)
-
-    @property
-    def evidence(self) -> Path:
-        """Where what was run can be read: the executed notebook, or the script itself."""
-        if self.source.suffix == ".py":
-            return self.source
-        return executed(self.parameters.get("profile", "quick")) / f"{self.source.stem}-{self.outs[0].stem}.ipynb"
+LABELS = {"parameters": "parameter ", "settings": "the profile's ", "inputs": "input "}
 
 
 # ------------------------------------------------------------------------------------------------ keys and reasons
 
-# Modules that count otherwise: of the profiles the values that are read; of weights their files, which are needed ones,
-# and not how they are found, read and checked.
-APART = ("study/workload", "weights/native", "weights/names", "weights/official")
 
-LABELS = {"code": "", "parameters": "parameter ", "profile": "the profile's ", "needs": "input ", "lib": ""}
-
-
-def components(job: Job) -> dict[str, dict]:
-    """What the key is made of; kept beside each result so that a later change can be named. A missing need is None."""
-    files = {file for text in job.code.values() for file in keys.import_closure(text)}
-    files -= {ROOT / "lib" / f"{name}.py" for name in APART}
-    texts = [*job.code.values(), *(file.read_text(encoding="utf-8") for file in files)]
+def components(job: Job) -> dict:
+    """What the key of a job's results is made of; kept beside each, so that a later change can be named."""
+    given = dict(job.parameters)
+    if job.source.suffix == ".ipynb":
+        given = read_parameters(job.source, given)[0]
+    values = profile(job.profile)
     return {
-        "code": {part: keys.code_hash(text) for part, text in job.code.items()},
-        "parameters": job.parameters,
-        "profile": profile_values(texts, job.parameters.get("profile")),
-        "needs": {shown(need): keys.content_hash(need) if need.is_file() else None for need in job.needs},
-        "lib": keys.code_hashes(sorted(files)),
+        "code": fingerprint(shown(job.source), *job.roots),
+        "parameters": given,
+        "settings": {name: combine(getattr(values, name)) for name in job.settings},
+        "inputs": {shown(need): content_hash(need) if need.is_file() else None for need in job.needs},
     }
 
 
-def profile_values(texts: list[str], profile: str | None) -> dict[str, str]:
-    """Hash of each value of the profile that the code reads, which is always written `profile.<name>`."""
-    read = {name for text in texts for name in re.findall(r"\bprofile\.([a-z_]+)", text)}
-    values = PROFILES.get(profile)
-    return {name: keys.combine(getattr(values, name)) for name in sorted(read) if hasattr(values, name)}
+def key_of_parts(parts: dict) -> str:
+    """The key that these components make."""
+    return f"{parts['code']}-{combine([parts[name] for name in LABELS])}"
+
+
+def kept_run(out: Path) -> dict | None:
+    """The record of the run that made a result: its sidecar's, else what the ledger adopted it with."""
+    try:
+        run = store.read_sidecar(out).get("run", {})
+    except ResultError:
+        return None
+    if "stage" in run:
+        return run
+    entry = ledger.adopted(out)
+    return entry["run"] | {"minutes": run.get("minutes")} if entry and entry["content"] == content_hash(out) else None
 
 
 def stale_reason(out: Path, parts: dict) -> tuple[str, float | None]:
     """Why `out` is not up to date ("" if it is), and the minutes its last run took, if known."""
     if not out.is_file():
         return "never built", None
-    try:
-        run = results.read_sidecar(out).get("run")
-    except ResultError:
-        run = None
-    if not run:
+    if not (run := kept_run(out)):
         return "made by hand or by a run that did not finish", None
     minutes = run.get("minutes")
-    if run.get("key") != keys.combine(parts):
-        return ", ".join(changes(run.get("components", {}), parts)) or "the record beside it is damaged", minutes
-    return ("" if results.intact(out) else "file changed by hand or half-written"), minutes
+    if not ledger.same(run["key"], key_of_parts(parts)):
+        return changes(run["components"], parts) or "the record beside it is damaged", minutes
+    return ("" if store.intact(out) else "file changed by hand or half-written"), minutes
 
 
-def changes(old: dict, new: dict) -> list[str]:
+def changes(old: dict, new: dict) -> str:
     """The differences between two sets of components, in words."""
     words = []
     for group, label in LABELS.items():
@@ -113,61 +96,90 @@ def changes(old: dict, new: dict) -> list[str]:
             elif before[name] != after[name]:
                 words.append(f"{label}{name} {before[name]} → {after[name]}" if group == "parameters" else
                              f"{label}{name} {'is missing' if after[name] is None else 'changed'}")  # fmt: skip
-    return words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more changes"]
+    if new["code"] not in ledger.equals(old.get("code", "")):
+        words.append("code changed")
+    return ", ".join(words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more changes"])
 
 
-def report(job: Job, parts: dict, mode: str, stale_list: Path | None) -> None:
-    """Print "fresh" (mode "status" only) or "stale" and why for each result; stale ones also go to `stale_list`."""
-    known = stale_list.read_text(encoding="utf-8").splitlines() if stale_list and stale_list.is_file() else []
-    names = [line.split(" (")[0] for line in known]
-    waiting = [f"input {name} is stale" for name in parts["needs"] if name in names]
-    lines = []
-    for out in job.outs:
-        reason, minutes = stale_reason(out, parts)
-        reason = reason or ", ".join(waiting)
-        if reason:
+def stale_rows(job: Job) -> list[str]:
+    """Why rows of a job's table are not up to date; rows that are asked for no more do not matter."""
+    if not job.rows or not job.outs[0].is_file():
+        return []
+    try:
+        return pkgutil.resolve_name(job.rows)(job.profile, job.cell)
+    except (ResultError, ConfigError) as error:
+        return [str(error)]
+
+
+def reasons(job: Job, parts: dict) -> dict[Path, tuple[str, float | None]]:
+    """Each result of a job → why it is stale ("" if it is fresh) and the minutes that its last run took."""
+    found = {out: stale_reason(out, parts) for out in job.outs}
+    found |= {out: ("" if out.is_file() else "never built", None) for out in job.keeps}
+    if not found[job.outs[0]][0] and (rows := stale_rows(job)):
+        more = f", and {len(rows) - 3} more" if len(rows) > 4 else ""
+        found[job.outs[0]] = ", ".join(rows[:3] if more else rows) + more, found[job.outs[0]][1]
+    if job.timing:  # measured when somebody asks for it: what code would measure today is another question
+        found = {out: (why if why in ("", "never built") else "", minutes) for out, (why, minutes) in found.items()}
+    return found
+
+
+def report(job: Job, parts: dict, fresh_too: bool, stale: list[str]) -> None:
+    """Print "stale" and why, or "fresh", for each result; lines of stale ones are added to `stale`."""
+    names = [line.split(" (")[0] for line in stale]
+    waiting = [f"input {name} is stale" for name in parts["inputs"] if name in names]
+    for out, (why, minutes) in reasons(job, parts).items():
+        if why := why or ", ".join(waiting):
             about = "" if minutes is None else "; under 1 min" if minutes < 1 else f"; about {minutes:.0f} min"
-            lines.append(f"{shown(out)} ({reason}{about})")
-            print(f"stale: {lines[-1]}")
-        elif mode == "status":
-            print(f"fresh: {shown(out)}")
-    if stale_list and lines:
-        results.write_text(stale_list, "\n".join([*known, *lines]) + "\n")
+            stale.append(f"{shown(out)} ({why}{about})")
+            print(f"stale: {stale[-1]}", flush=True)
+        elif fresh_too:
+            print(f"fresh: {shown(out)}{age(job, out)}", flush=True)
+
+
+def age(job: Job, out: Path) -> str:
+    """How old timings are: they are of the code and the machine of their day, whatever code says now."""
+    if not job.timing and "/latency/" not in shown(out):
+        return ""
+    about = store.read_sidecar(out)
+    return f" (timed {about['written'][:10]}, {about.get('commit', '')[:8] or 'before commits were kept'})"
 
 
 # -------------------------------------------------------------------------------------------------------- running
 
 
 def run(job: Job, parts: dict) -> None:
-    """Run the source, check that it wrote every result, and record the key beside each, last."""
+    """Run the source; every result must be written anew, with the key in its sidecar."""
     for need in job.needs:
         if not need.is_file():
-            raise RunError(f"{shown(need)}, which {job.name} needs, is missing; {results.how_to_make(need)}.")
+            raise RunError(f"{shown(need)}, which {shown(job.source)} needs, is missing; {store.how_to_make(need)}.")
     before = {out: stamp(out) for out in job.outs}
     kept = {file: file.read_bytes() if file.is_file() else None
-            for out in job.outs for file in (out, results.sidecar(out))}  # fmt: skip
-    print(f"running {job.name} for {', '.join(shown(out) for out in job.outs)}", file=sys.stderr, flush=True)
-    start = time.monotonic()
-    try:
-        if job.source.suffix == ".ipynb":
-            execute(job.source, job.evidence, job.given)
-        else:
-            run_script(job)
-        for out in job.outs:
-            if stamp(out) == before[out]:
-                raise RunError(
-                    f"{job.name} ran but did not write {shown(out)}; {shown(job.evidence)} shows what it did."
-                )
-    except BaseException:
-        restore(kept)
-        raise
-    minutes = round((time.monotonic() - start) / 60, 3)
-    record = {"key": keys.combine(parts), "components": parts, "minutes": minutes, "source": job.name}
+            for out in job.outs for file in (out, store.sidecar(out))}  # fmt: skip
+    print(f"running {shown(job.source)} for {', '.join(map(shown, job.outs))}", file=sys.stderr, flush=True)
+    record = {"stage": job.stage, "source": shown(job.source), "key": key_of_parts(parts), "components": parts}
+    with tempfile.TemporaryDirectory(prefix="lib-record-") as folder:
+        place = Path(folder) / "run.json"
+        text = {"outs": list(map(shown, job.outs)), "record": record, "started": time.time()}
+        store.write_json(place, text)
+        os.environ[store.RUN] = str(place)
+        try:
+            execute(job.source, job.evidence, read_parameters(job.source, job.parameters)[1]) if (
+                job.source.suffix == ".ipynb"
+            ) else run_script(job)
+            for out in job.outs:
+                if stamp(out) == before[out]:
+                    raise RunError(
+                        f"{shown(job.source)} ran but did not write {shown(out)}; see {shown(job.evidence)}."
+                    )
+                if not store.intact(out):  # the source wrote no sidecar of its own, as figure scripts may
+                    store.describe(out)
+        except BaseException:
+            restore(kept)
+            raise
+        finally:
+            del os.environ[store.RUN]
     for out in job.outs:
-        if not results.intact(out):  # the source wrote no sidecar of its own, as figure scripts may
-            results.describe(out)
-        results.write_json(results.sidecar(out), {**results.read_sidecar(out), "run": record})
-        print(f"wrote {shown(out)}")
+        print(f"wrote {shown(out)}", flush=True)
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
@@ -179,70 +191,74 @@ def restore(kept: dict[Path, bytes | None]) -> None:
     """Put results back as they were before a failed run, except artefacts with a finished key of their own."""
     for file, content in kept.items():
         out = Path(str(file).removesuffix(".meta.json"))
-        if results.intact(out) and "key" in results.read_sidecar(out):
+        if store.intact(out) and "key" in store.read_sidecar(out):
             continue
         if content is None:
             file.unlink(missing_ok=True)
         elif not file.is_file() or file.read_bytes() != content:
-            results.write_bytes(file, content)
+            store.write_bytes(file, content)
 
 
 def run_script(job: Job) -> None:
     """Run a script from the repository root with its parameters as `--name value`."""
-    options = [text for name, value in job.given.items() for text in (f"--{name}", str(value))]
+    options = [text for name, value in job.parameters.items() for text in (f"--{name}", str(value))]
     environment = {**os.environ, "PYTHONPATH": python_path()}
-    status = subprocess.run([sys.executable, str(job.source), *options], cwd=ROOT, env=environment).returncode
+    status = subprocess.run([sys.executable, str(job.source), *options], cwd=paths.ROOT, env=environment).returncode
     if status:
-        raise RunError(f"script failed: {job.name} ended with exit status {status}; its error is above.")
+        raise RunError(f"script failed: {shown(job.source)} ended with exit status {status}; its error is above.")
 
 
 # --------------------------------------------------------------------------------------------------- command line
 
 
-def parse(argv: list[str] | None) -> tuple[Job, argparse.Namespace]:
-    """The command line as a `Job`. Raises `RunError` with exit status 2 for what is not allowed."""
-    parser = argparse.ArgumentParser(prog="python -m lib.records.run", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="a notebook, or a script that takes its parameters as --name value")
-    parser.add_argument("--out", type=Path, action="append", required=True, help="a result file it writes; repeatable")
-    parser.add_argument("--needs", type=Path, nargs="*", default=[], help="result and data files it reads")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    parser.add_argument("--cell", help="<task>-<size>-<seed>: sets the parameters task, model_size and seed")
-    parser.add_argument("--mode", choices=("run", "status", "warn"), default="run", help="warn: only say what is stale")
-    parser.add_argument("--stale-list", type=Path, help="with status or warn: also append stale lines to this file")
-    options = parser.parse_args(argv)
-    given = dict(options.p)
-    if options.cell:
-        cell = Cell.parse(options.cell)
-        given = {"task": cell.task, "model_size": cell.size, "seed": str(cell.seed), **given}
-    source = options.source.resolve()
-    if not source.is_file() or source.suffix not in (".ipynb", ".py"):
-        raise RunError(f"{options.source} is not a notebook or a script; give one that exists.", 2)
-    if source.suffix == ".ipynb":
-        parameters, given, code = read_notebook(source, given)
-    else:
-        parameters, code = given, {"the script": source.read_text(encoding="utf-8")}
-    outs, needs = ([path.resolve() for path in paths] for paths in (options.out, options.needs))
-    return Job(source, outs, needs, parameters, given, code), options
+@dataclass(frozen=True)
+class Command:
+    """Run what is stale in a profile, or say what is."""
+
+    verb: tyro.conf.Positional[
+        Literal["run", "status", "warn"]
+    ]  # warn: as status, but draw figures, and keep what is stale for the paper
+    profile: str = "quick"  # smoke, quick or paper
+    cells: str = ""  # <task>-<size>-<seed> and more of them; empty: the profile's
+    only: str = ""  # some stages by name; empty: all
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
-    try:
-        job, options = parse(argv)
+def carry_out(command: Command) -> None:
+    """Go through the jobs, each when those before it are done."""
+    scope = Scope.of(profile(command.profile), tuple(command.cells.split()))
+    listed = paths.executed(command.profile) / ("status.txt" if command.verb == "status" else "stale.txt")
+    stale: list[str] = []
+    for job in jobs(scope, tuple(command.only.split())):
         parts = components(job)
-        if options.mode != "run":
-            report(job, parts, options.mode, options.stale_list)
-        elif any(stale_reason(out, parts)[0] for out in job.outs):
+        draws = job.stage.endswith("-figure") and command.verb == "warn" and all(n.is_file() for n in job.needs)
+        if command.verb != "run" and not draws:
+            report(job, parts, command.verb == "status", stale)
+        elif any(why for why, _ in reasons(job, parts).values()):
             run(job, parts)
         else:
-            print("\n".join(f"unchanged {shown(out)}" for out in job.outs))
-    except (RunError, ResultError, ConfigError) as error:
+            print("\n".join(f"unchanged {shown(out)}" for out in job.outs), flush=True)
+    if command.verb == "run":
+        listed.unlink(missing_ok=True)
+    else:
+        store.write_text(listed, "".join(f"{line}\n" for line in stale))
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Do what a command line says; one sentence and an exit status for what goes wrong."""
+    try:
+        work()
+    except (RunError, ResultError, FingerprintError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code if isinstance(error, RunError) else 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("\nstopped; the earlier results are as they were.", file=sys.stderr)
         return 130
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    command = tyro.cli(Command, prog="python -m lib.records.run", args=arguments)
+    return guarded(lambda: carry_out(command))
 
 
 if __name__ == "__main__":

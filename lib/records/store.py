@@ -2,8 +2,10 @@
 
     write_table(results("quick") / "horizon" / "walker-walk-1m-1.csv", rows, seed=1, episodes=50)
     table = read_table(results("quick") / "horizon" / "walker-walk-1m-1.csv")
-    key = combine(module_key("lib.study.distillation"), settings, content_hash(teacher))
+    key = key_of([collect], settings, content_hash(teacher))
     path = cached(CACHE / "pairs.safetensors", key, lambda path: save_file(collect(), path), "distillation set")
+
+A sidecar is written once, by the process that has just written the result, and never edited.
 
 Only the standard library is imported here, so that `python -m lib.records.run` starts at once.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import re
@@ -21,24 +24,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lib.records.keys import (
-    ResultError,
-    file_hash,
-    plain,
-    shown,
-)
+from lib.records import ledger
+from lib.records.keys import ResultError, file_hash, plain, shown
+from lib.records.paths import ROOT
 
-MADE_BY = {  # folder under data/results/<profile>/ -> the notebook that writes it, for error messages only
-    "teacher": "01_teacher",
-    "distillation": "02_collect_data",
-    "corrector": "03_train_corrector",
-    "horizon": "04_horizon_evaluation",
-    "latency": "04_horizon_evaluation",
-    "model_error": "05_model_error",
-    "offline": "06_offline_vs_downstream",
-    "decision_transformer": "07_decision_transformer",
-    "planner": "08_planner_benchmark",
-}
+RUN = "SPECULATIVE_TDMPC2_RUN"  # environment variable: a JSON file with the record of the run that is going on
 
 
 def how_to_make(path: str | Path) -> str:
@@ -48,10 +38,12 @@ def how_to_make(path: str | Path) -> str:
         return "run `make teachers` to train it"
     if parts[:2] != ("data", "results") or len(parts) < 5:
         return "run `make all`"
-    profile, folder = parts[2:4]
-    command = f"run `make all PROFILE={profile}`"
-    if folder in MADE_BY:
-        command += f" or `papermill notebooks/{MADE_BY[folder]}.ipynb build/out.ipynb -p profile {profile}`"
+    from lib.records.pipeline import made_by
+
+    command = f"run `make all PROFILE={parts[2]}`"
+    source = made_by("/".join(parts[3:]))
+    if source.endswith(".ipynb"):
+        command += f" or `papermill {source} build/out.ipynb -p profile {parts[2]}`"
     return command
 
 
@@ -155,15 +147,49 @@ def read_sidecar(path: str | Path) -> dict:
 
 
 def describe(path: str | Path, **provenance) -> Path:
-    """Write the sidecar of the finished file `path`: `provenance`, its sha256, versions, machine and UTC time."""
+    """Write the sidecar of the file `path`, which must just have been written: `provenance`, its sha256, git commit,
+    versions, machine, UTC time, and, where the runner (`lib.records.run`) asked for the file, the run's own record.
+
+    Raises `ResultError` when the sidecar there is as new as the file: it is of that file, and sidecars are not edited.
+    """
+    beside = sidecar(path)
+    if beside.is_file() and beside.stat().st_mtime_ns >= Path(path).stat().st_mtime_ns:
+        raise ResultError(f"{shown(beside)} was written with its result and is not edited; write the result anew.")
     facts = {
         "sha256": file_hash(path),
+        "commit": commit(),
         "versions": versions(),
         "machine": machine(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(sidecar(path), {**provenance, **facts})
+    write_json(beside, {**provenance, **_run_of(path), **facts})
     return Path(path)
+
+
+def _run_of(path: str | Path) -> dict:
+    """The record of the run that is going on, if `path` is one of its results."""
+    if not (place := os.environ.get(RUN)) or not Path(place).is_file():
+        return {}
+    run = json.loads(Path(place).read_text(encoding="utf-8"))
+    if shown(path) not in run["outs"]:
+        return {}
+    return {"run": run["record"] | {"minutes": round((time.time() - run["started"]) / 60, 3)}}
+
+
+@functools.cache
+def commit() -> str:
+    """The git commit of the code that runs, with "+" where its files differ from it; "" without git."""
+    import subprocess
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return head + ("+" if head and git("status", "--porcelain", "--", "lib", "notebooks", "paper") else "")
+    except OSError:
+        return ""
 
 
 def versions() -> dict[str, str]:
@@ -191,9 +217,9 @@ def machine() -> str:
 
 
 def cached(path: str | Path, key: str, make: Callable[[Path], object], what: str, **provenance) -> Path:
-    """Return `path` if it is intact and was made with `key`; else say so and let `make(temporary_path)` make it."""
+    """Return `path` if it is intact and its key is the same; else say so and let `make(temporary_path)` make it."""
     path = Path(path)
-    if intact(path) and read_sidecar(path).get("key") == key:
+    if intact(path) and ledger.same(read_sidecar(path).get("key"), key):
         with contextlib.suppress(
             OSError
         ):  # tells lib.records.run that this run vouches for the file; keys ignore times

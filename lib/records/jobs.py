@@ -1,0 +1,150 @@
+"""Stages and jobs: a stage says what is made of what; for the cells of a scope it gives jobs, which can be run.
+
+for job in STAGE.jobs(Scope.of(profile("quick"))): ...
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.config import ConfigError, one_of
+from lib.records import paths
+
+PROFILES = "lib.study.profiles:PROFILES"
+SIZES = ("1m", "5m", "19m", "48m", "317m")
+
+
+def profile(name: str):
+    """The profile of a name, as the study has it; `ConfigError` for an unknown one."""
+    profiles = pkgutil.resolve_name(PROFILES)
+    return profiles[one_of("profile", name, profiles)]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A profile, the cells that are asked for, and what follows from them."""
+
+    profile: object
+    cells: tuple[str, ...]
+
+    @classmethod
+    def of(cls, profile, cells: tuple[str, ...] = ()) -> Scope:
+        """With the profile's cells unless some are given."""
+        return cls(profile, tuple(cells) or profile.cells)
+
+    @property
+    def study_cells(self) -> tuple[str, ...]:
+        """The cells where arms are told apart, unless none of them is asked for."""
+        return tuple(cell for cell in self.cells if cell in self.profile.study_cells) or self.cells
+
+    @property
+    def teacher_cells(self) -> tuple[str, ...]:
+        shipped = (
+            {file.stem for file in files(paths.TEACHERS, "*.safetensors")} if self.profile.every_teacher else set()
+        )
+        return tuple(sorted({*self.cells} | shipped))
+
+    @property
+    def results(self) -> Path:
+        return paths.results(self.profile.name)
+
+    def result(self, *names: str) -> list[Path]:
+        return [self.results / name for name in names]
+
+    def there(self, *names: str) -> list[Path]:
+        """Of these results the ones that are there, or all of them if none is."""
+        wanted = self.result(*names)
+        return [path for path in wanted if path.is_file()] or wanted
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match, sorted; what begins with a dot is a half-written file of somebody's, and no file
+    of ours."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage for one cell or for all: the source, its parameters, and the files that it makes and needs.
+
+    `keeps` are results with keys of their own: made where they lack, and judged by nobody else. `rows` names a function
+    of the study, (profile, cell) → name of a row → its key today, for results whose rows have keys of their own.
+    """
+
+    stage: str
+    source: Path
+    outs: list[Path]
+    needs: list[Path]
+    parameters: dict[str, str]
+    settings: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
+    keeps: list[Path] = field(default_factory=list)
+    rows: str = ""
+    timing: bool = False
+    cell: str = ""
+    profile: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}-{self.cell}" if self.cell else self.stage
+
+    @property
+    def evidence(self) -> Path:
+        """Where what was run can be read: the executed notebook, or the script itself."""
+        if self.source.suffix == ".py":
+            return self.source
+        return paths.executed(self.profile) / f"{self.source.stem}-{self.outs[0].stem}.ipynb"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How the jobs of one kind are made of a scope. Functions take the scope, and the cell where there is one."""
+
+    name: str
+    source: str
+    folders: tuple[str, ...]  # under the profile's results, that it writes into
+    outs: Callable
+    needs: Callable = lambda scope, cell: []
+    each: Callable[[Scope], tuple[str, ...]] | None = None  # the cells that it has a job for; None: one for all
+    settings: tuple[str, ...] = ()
+    roots: Callable = lambda scope: ()
+    parameters: Callable = lambda scope, cell: {}
+    keeps: Callable = lambda scope, cell: []
+    rows: str = ""
+    timing: bool = False
+    wanted: Callable[[Scope], bool] = lambda scope: True
+
+    def jobs(self, scope: Scope) -> list[Job]:
+        found = []
+        for cell in self.each(scope) if self.each else ("",) if self.wanted(scope) else ():
+            given = {"profile": scope.profile.name} | (cell_parameters(self.source, cell) if cell else {})
+            found.append(
+                Job(
+                    stage=self.name,
+                    source=paths.ROOT / self.source,
+                    outs=self.outs(scope, cell),
+                    needs=self.needs(scope, cell),
+                    parameters=given | self.parameters(scope, cell),
+                    settings=self.settings,
+                    roots=self.roots(scope),
+                    keeps=self.keeps(scope, cell),
+                    rows=self.rows,
+                    timing=self.timing,
+                    cell=cell,
+                    profile=scope.profile.name,
+                )
+            )
+        return found
+
+
+def cell_parameters(source: str, cell: str) -> dict[str, str]:
+    """`<task>-<size>-<seed>` as the parameters task, model_size and seed of a notebook, or cell of a script."""
+    if source.endswith(".py"):
+        return {"cell": cell}
+    parts = cell.rsplit("-", 2)
+    if len(parts) != 3 or parts[1] not in SIZES or not parts[2].isdigit():
+        raise ConfigError(f"{cell!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
+    return dict(zip(("task", "model_size", "seed"), parts, strict=True))

@@ -1,0 +1,257 @@
+"""The stages of the study, declared once: what makes which results of what. Who runs, judges or audits reads it here.
+
+    for job in jobs(Scope.of(profile("quick"))):       # in the order in which they can run
+        print(job.source, job.outs, job.needs)
+
+Settings are the fields of the profile (`lib/study/profiles.toml`) that a stage reads, roots the objects whose code
+counts beside that of the source, because they are found by name at run time. The study is named and not imported: this
+package is below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lib.config import one_of
+from lib.records import paths
+from lib.records.jobs import Job, Scope, Stage, files
+
+ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
+CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
+COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
+
+
+# --------------------------------------------------------------------------------------------------------- the stages
+
+
+def weights(*names: str) -> list[Path]:
+    """The weights of shipped teachers."""
+    return [paths.TEACHERS / f"{name}.safetensors" for name in names]
+
+
+def corrector_files(scope: Scope, cell: str) -> list[Path]:
+    return scope.result(*(f"corrector/{cell}-{arch}.safetensors" for arch in scope.profile.correctors))
+
+
+def offline_weights(scope: Scope) -> list[Path]:
+    patterns = scope.profile.offline_weights
+    return [file for pattern in patterns for file in files(paths.TEACHERS, f"{pattern}.safetensors")]
+
+
+def correctors(scope: Scope) -> tuple[str, ...]:
+    return tuple({ACTING: None} | dict.fromkeys(CORRECTORS[arch] for arch in scope.profile.correctors))
+
+
+def learnt(scope: Scope, cell: str, *parts: str) -> list[Path]:
+    """The results of the sequence models of a cell."""
+    return scope.result(*(f"decision_transformer/{cell}-expert-{part}.csv" for part in parts))
+
+
+def seeds(scope: Scope) -> list[str]:
+    return [str(seed) for seed in range(1, scope.profile.sequence.seeds + 1)]
+
+
+def sizes(scope: Scope) -> set[str]:
+    return {cell.rsplit("-", 2)[1] for cell in scope.cells if cell.count("-") > 1}
+
+
+def tables(scope: Scope, folder: str, end: str = "") -> list[str]:
+    return [f"{folder}/{cell}{end}.csv" for cell in scope.cells]
+
+
+def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
+    """The stage of a figure; `more` is a second one, drawn of cells for which the first has no room."""
+    names = [name, *([more] if more else [])]
+    return Stage(
+        f"{name}-figure",
+        f"figures/{name}.py",
+        (),
+        lambda scope, _: [
+            paths.figures(scope.profile.name) / f"{n}.svg" for n in names if n == name or further(scope, n)
+        ],
+        lambda scope, _: needs(scope),
+        **options,
+    )
+
+
+MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0}  # that the first figure has room for
+
+
+def further(scope: Scope, figure: str) -> bool:
+    return len(scope.cells) > MOST_CELLS[figure]
+
+
+OFFICIAL = paths.DATA / "official_returns.csv"
+STAGES = (
+    Stage(
+        "teacher",
+        "notebooks/01_teacher.ipynb",
+        ("teacher",),
+        lambda scope, cell: scope.result(f"teacher/{cell}.csv", f"teacher/{cell}-card.csv"),
+        lambda scope, cell: [
+            *weights(cell),
+            *(weights(cell)[0].with_suffix(suffix) for suffix in (".json", ".csv")),
+            OFFICIAL,
+        ],
+        each=lambda scope: scope.teacher_cells,
+        settings=("decisions", "planner"),
+    ),
+    Stage(
+        "distillation",
+        "notebooks/02_collect_data.ipynb",
+        ("distillation",),
+        lambda scope, cell: scope.result(f"distillation/{cell}.csv"),
+        lambda scope, cell: weights(cell),
+        each=lambda scope: scope.cells,
+        settings=COLLECTED,
+        roots=lambda scope: (ACTING,),
+    ),
+    Stage(
+        "corrector",
+        "notebooks/03_train_corrector.ipynb",
+        ("corrector",),
+        lambda scope, cell: scope.result(
+            *(f"corrector/{cell}-{a}{end}" for a in scope.profile.correctors for end in (".csv", "-depth.csv", ".safetensors"))
+        ),
+        lambda scope, cell: [*scope.result(f"distillation/{cell}.csv"), *weights(cell)],
+        each=lambda scope: scope.cells,
+        settings=COLLECTED,
+        roots=correctors,
+        parameters=lambda scope, cell: {
+            "corrector_type": "both" if "temporal" in scope.profile.correctors else "two_tower"
+        },
+    ),
+    Stage(
+        "horizon",
+        "notebooks/04_horizon_evaluation.ipynb",
+        ("horizon", "latency"),
+        lambda scope, cell: scope.result(
+            *(f"horizon/{cell}{end}.csv" for end in ("", "-depth", "-phase")), f"corrector/{cell}-candidates.csv"
+        ),
+        lambda scope, cell: [*corrector_files(scope, cell), *weights(cell)],
+        each=lambda scope: scope.cells,
+        settings=(*COLLECTED, "calibrate_episodes", "candidates", "trials"),
+        keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),
+        rows="lib.study.evaluate:todays_keys",
+    ),
+    drawn("teachers", lambda scope: [*scope.there(*(f"teacher/{c}{e}.csv" for c in scope.teacher_cells for e in ("", "-card"))), OFFICIAL]),
+    Stage(
+        "summary",
+        "paper/summary.py",
+        ("statistics",),
+        lambda scope, _: scope.result(
+            "horizon/summary.csv",
+            "horizon/arms.json",
+            "statistics/claims.json",
+            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables),
+        ),
+        # Of the timings the sidecars: that a column of times has changed is otherwise no reason to do anything again.
+        lambda scope, _: [
+            *scope.there(*tables(scope, "horizon"), *tables(scope, "corrector", "-candidates")),
+            *(p for p in scope.result(*(f"{name}.meta.json" for name in tables(scope, "latency"))) if p.is_file()),
+        ],
+        settings=("headline", "earlier"),
+    ),
+    Stage(
+        "sequence",
+        "notebooks/07_decision_transformer.ipynb",
+        ("decision_transformer",),
+        lambda scope, cell: learnt(scope, cell, *seeds(scope), "latency", "episodes", "summary"),
+        lambda scope, cell: weights(cell),
+        each=lambda scope: scope.study_cells,
+        settings=("sequence", "eval_episodes", "decisions", "planner"),
+    ),
+    drawn(
+        "pareto",
+        lambda scope: [
+            *scope.result("horizon/summary.csv"),
+            *(p for p in scope.result("statistics/aggregate.csv") if p.is_file()),
+            *(p for cell in scope.study_cells for p in learnt(scope, cell, "summary") if p.is_file()),
+        ],
+        "pareto-cells",
+    ),
+    drawn("horizon", lambda scope: scope.result("horizon/summary.csv"), "horizon-cells"),
+    Stage(
+        "action_error",
+        "paper/action_errors.py",
+        ("horizon",),
+        lambda scope, cell: scope.result(f"horizon/{cell}-action-error.csv"),
+        lambda scope, cell: [*corrector_files(scope, cell), *weights(cell)],
+        each=lambda scope: scope.study_cells,
+        settings=("error_arms", "error_states", *COLLECTED),
+        roots=correctors,
+    ),
+    drawn(
+        "depth",
+        lambda scope: scope.there(
+            *tables(scope, "horizon", "-depth"), *(f"horizon/{cell}-action-error.csv" for cell in scope.study_cells)
+        ),
+    ),
+    drawn("replans", lambda scope: scope.there(*tables(scope, "horizon", "-phase"), *tables(scope, "horizon"))),
+    drawn("returns", lambda scope: scope.there(*tables(scope, "horizon"))),
+    drawn(
+        "profiles",
+        lambda scope: [
+            *scope.result("statistics/profiles.csv"),
+            *(p for p in scope.result("statistics/headline.csv") if p.is_file()),
+        ],
+    ),
+    Stage(
+        "model_error",
+        "notebooks/05_model_error.ipynb",
+        ("model_error",),
+        lambda scope, cell: scope.result(f"model_error/{cell}.csv", f"model_error/{cell}_model_error.txt"),
+        lambda scope, cell: [
+            *weights(cell),
+            weights(cell)[0].with_suffix(".json"),
+            *files(paths.TEACHERS / cell, "*.safetensors"),
+        ],
+        each=lambda scope: scope.teacher_cells,
+        settings=("errors", "decisions", "planner"),
+    ),
+    drawn("model_error", lambda scope: scope.there(*(f"model_error/{cell}.csv" for cell in scope.teacher_cells))),
+    Stage(
+        "offline",
+        "notebooks/06_offline_vs_downstream.ipynb",
+        ("offline",),
+        lambda scope, _: scope.result(
+            *(f"offline/{table}.csv" for table in ("cells", "gaps", "correlations", "differences", "skipped"))
+        ),
+        lambda scope, _: offline_weights(scope),
+        settings=("offline",),
+    ),
+    drawn("offline", lambda scope: scope.result("offline/cells.csv", "offline/correlations.csv"), "offline-cells"),
+    drawn(
+        "decision_transformer",
+        lambda scope: [p for part in ("summary", *seeds(scope)) for c in scope.study_cells for p in learnt(scope, c, part)],
+    ),
+    Stage(
+        "planner",
+        "notebooks/08_planner_benchmark.ipynb",
+        ("planner",),
+        lambda scope, _: scope.result(*(f"planner/{table}.csv" for table in scope.profile.planner_tables)),
+        lambda scope, _: weights("walker-walk-1m-1") if "bfloat16" in scope.profile.planner_tables else [],
+        parameters=lambda scope, _: {name: str(value) for name, value in scope.profile.planner_options.items()},
+        timing=True,
+    ),
+    drawn("planner", lambda scope: scope.result("planner/cpu.csv")),
+    drawn("model_size", lambda scope: scope.result("horizon/summary.csv"), wanted=lambda scope: len(sizes(scope)) > 1),
+)  # fmt: skip
+
+
+def jobs(scope: Scope, only: tuple[str, ...] = ()) -> Iterator[Job]:
+    """The jobs of a scope, each after those whose results it needs; `only` some stages, by name.
+
+    One by one, as what a stage needs may depend on what those before it have made.
+    """
+    for name in only:
+        one_of("stage", name, [stage.name for stage in STAGES])
+    for stage in STAGES:
+        if not only or stage.name in only:
+            yield from stage.jobs(scope)
+
+
+def made_by(result: str) -> str:
+    """The source of the first stage that writes into the folder of a result, named as under the profile's results."""
+    return next((stage.source for stage in STAGES if result.split("/")[0] in stage.folders), "")
