@@ -1,0 +1,237 @@
+"""Proof that code which reads otherwise does the same: `make audit`.
+
+    python -m lib.records.audit --profile paper                    # one row of each kind of stage whose code differs
+    python -m lib.records.audit --stages horizon --rows 3          # more cells of one stage
+
+A result whose parameters and inputs are today's, and whose code is not, is either stale or made by code that does the
+same. Its source is run at audit size (`[audit]` in `lib/study/profiles.toml`) in a temporary worktree of the commit that
+its sidecar names and in one of today's, on this machine in one run: the same planners, correctors and gates, fewer
+episodes and decisions, and the first updates of what is trained. All actions, rewards and results are compared bit for
+bit. One line for each pair of fingerprints goes to the ledger: equal, or unequal with the first difference, which then
+stays stale. Timings are not audited: they are measured again when somebody asks. An audit can be interrupted: what is
+in the ledger stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import pkgutil
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from lib.records import ledger, paths, store
+from lib.records.fingerprint import Code
+from lib.records.jobs import Job, Scope, profile
+from lib.records.keys import TIMING, ResultError, shown
+from lib.records.pipeline import jobs
+from lib.records.run import components, guarded, kept_run, key_of_parts
+
+AUDITED = ("distillation", "corrector", "horizon", "sequence", "action_error", "model_error", "offline")
+MINUTES = {"horizon": 4.0}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
+REPLAY = Path(__file__).with_name("replay.py")
+
+
+@dataclass
+class Doubt:
+    """Results of one stage that were made at one commit, by other code than today's: jobs that show the difference, and
+    the pairs of fingerprints, old and new, that would have to be equal, with the rows that have them."""
+
+    stage: str
+    commit: str
+    jobs: list[Job] = field(default_factory=list)
+    pairs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+
+def doubts(scope: Scope, stages: tuple[str, ...] = AUDITED) -> list[Doubt]:
+    """What there is to audit: parameters, settings and inputs agree, code does not, and no audit has looked at it."""
+    found: dict[tuple[str, str], Doubt] = {}
+    looked = {(e["old"], e["new"]) for e in ledger.entries() if e["kind"] == "audit"}
+    for job in jobs(scope, tuple(stage for stage in AUDITED if stage in stages)):
+        for name, commit, kept, now in [*of_outs(job), *of_rows(job)]:
+            pair = kept.split("-")[0], now.split("-")[0]
+            if kept.split("-")[1] != now.split("-")[1] or pair[1] in ledger.equals(pair[0]) or pair in looked:
+                continue
+            doubt = found.setdefault((job.stage, commit), Doubt(job.stage, commit))
+            doubt.pairs.setdefault(pair, []).append(f"{job.cell} {name}".strip())
+            if job not in doubt.jobs:
+                doubt.jobs.append(job)
+    return list(found.values())
+
+
+def of_outs(job: Job) -> Iterator[tuple[str, str, str, str]]:
+    """(name, commit, kept key, today's key) of a job's results."""
+    now = key_of_parts(components(job))
+    for out in job.outs:
+        if out.is_file() and (run := kept_run(out)):
+            yield out.name, commit_of(out), run["key"], now
+
+
+def of_rows(job: Job) -> Iterator[tuple[str, str, str, str]]:
+    """The same of rows that have keys of their own."""
+    if job.rows and job.outs[0].is_file():
+        for row in pkgutil.resolve_name(job.rows)(job.profile, job.cell):
+            if row.kept:
+                yield row.name, commit_of(row.file), ledger.renamed(row.kept), row.now
+
+
+def commit_of(out: Path) -> str:
+    """The commit whose code made a result."""
+    entry = ledger.adopted(out)
+    return entry["commit"] if entry else store.read_sidecar(out).get("commit", "")
+
+
+def audit(doubt: Doubt, rows: int, trees: Trees, bar: tqdm) -> bool:
+    """Replay `rows` of the doubt's jobs, drawn with a fixed seed, there and here; add what came of it to the ledger."""
+    if not doubt.commit or doubt.commit.endswith("+"):
+        raise ResultError(f"{doubt.jobs[0].name} was made by code that was not committed; it cannot be audited: run it.")
+    drawn = random.Random(doubt.stage).sample(doubt.jobs, min(rows, len(doubt.jobs)))
+    sources = [[shown(job.source), job.parameters | {"profile": "audit"}] for job in drawn]
+    started, head = time.monotonic(), store.commit()
+    answers = [replayed(trees.of(commit), sources) for commit in (doubt.commit, head)]
+    bar.update(1)
+    difference = compared(*answers)
+    for (old, new), names in doubt.pairs.items():
+        ledger.append(
+            {
+                "kind": "audit",
+                "stage": doubt.stage,
+                "old": old,
+                "new": new,
+                "equal": not difference,
+                "difference": difference,
+                "rows": [job.name for job in drawn],
+                "stands_for": sorted(names)[:4] + ([f"and {len(names) - 4} more"] if len(names) > 4 else []),
+                "episodes": len(answers[0][0]),
+                "commit": doubt.commit,
+                "head": head,
+                "machine": store.machine(),
+                "minutes": round((time.monotonic() - started) / 60, 2),
+                "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+        )
+    return not difference
+
+
+class Trees(contextlib.ExitStack):
+    """Worktrees of commits, made when they are first asked for and gone at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="audit-")))
+
+    def of(self, commit: str) -> Path:
+        tree = self.folder / commit[:12]
+        if not tree.exists():
+            git("worktree", "add", "--detach", "--quiet", str(tree), commit)
+            self.callback(git, "worktree", "remove", "--force", str(tree))
+        return tree
+
+
+def git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True)
+    if done.returncode:
+        raise ResultError(f"git {' '.join(words)} failed: {done.stderr.strip()}; an audit needs the history of git.")
+    return done.stdout.strip()
+
+
+def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
+    """What simulators were told in a tree, and what its results are: file → rows, timings left out."""
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+        store.write_json(request, {"profile": AUDIT_FIELDS(), "sources": sources})
+        environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(paths.CACHE / "inductor")
+        command = [sys.executable, str(REPLAY), str(tree), str(request), str(answer)]
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no error was printed"])[-1]
+            return [f"it failed: {last}"], {}
+        results = tree / "data" / "results" / "audit"
+        return json.loads(answer.read_text(encoding="utf-8")), {
+            str(file.relative_to(results)): contents(file)
+            for file in sorted(results.rglob("*"))
+            if file.is_file() and not file.name.endswith(".meta.json") and "latency" not in file.parts
+        }
+
+
+def contents(file: Path) -> list:
+    """The rows of a table without its timings; other files as one row of bytes."""
+    if file.suffix == ".json":
+        return [json.dumps(without_keys(json.loads(file.read_text(encoding="utf-8"))), sort_keys=True)]
+    if file.suffix != ".csv":
+        return [file.read_bytes()]
+    with file.open(newline="", encoding="utf-8") as opened:
+        return [{k: v for k, v in row.items() if not TIMING.fullmatch(k)} for row in csv.DictReader(opened)]
+
+
+def without_keys(value):
+    """JSON without its keys, which name code."""
+    if isinstance(value, dict):
+        return {k: without_keys(v) for k, v in value.items() if k != "key"}
+    return value
+
+
+def compared(old: tuple[list, dict], new: tuple[list, dict]) -> str:
+    """The first difference between two answers, "" if there is none. New columns of a table are none."""
+    for which, (told, _) in (("there", old), ("here", new)):
+        if told and isinstance(told[0], str):
+            return f"{which} {told[0]}"
+    if old[0] != new[0]:
+        first = next((a for a, b in zip(old[0], new[0]) if a != b), None)
+        where = f"the episode that begins in {first[0][:8]}" if first else f"{len(old[0])} and {len(new[0])} episodes"
+        return f"actions or rewards: {where}"
+    for name, rows in old[1].items():
+        others = new[1].get(name)
+        if others is None or len(others) != len(rows):
+            return f"{name}: {'missing' if others is None else f'{len(rows)} and {len(others)} rows'}"
+        for number, (row, other) in enumerate(zip(rows, others, strict=True), start=1):
+            if isinstance(row, dict):
+                if differ := [k for k in row if row[k] != other.get(k)]:
+                    return f"{name}, row {number}, {differ[0]}: {row[differ[0]]} and {other.get(differ[0])}"
+            elif row != other:
+                return f"{name}: other content"
+    return ""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Show by replay which results today's code would make again, bit for bit."""
+
+    profile: str = "paper"
+    stages: str = ""  # by name; empty: all that play or train
+    rows: int = 1  # jobs replayed of each kind
+
+
+def carry_out(command: Command) -> None:
+    if store.commit().endswith("+"):
+        raise ResultError("lib, notebooks or paper differ from the last commit; commit first: an audit is of commits.")
+    found = doubts(Scope.of(profile(command.profile)), tuple(command.stages.split()) or AUDITED)
+    about = sum(MINUTES.get(doubt.stage, 1.0) * command.rows for doubt in found)
+    print(f"{len(found)} kinds of results to replay, about {about:.0f} minutes" if found else "nothing to audit")
+    with Trees() as trees, tqdm(total=len(found), desc="audit", unit="kind") as bar:
+        for doubt in found:
+            bar.set_postfix_str(f"{doubt.stage} of {doubt.commit[:8]}")
+            equal = audit(doubt, command.rows, trees, bar)
+            names = sum(map(len, doubt.pairs.values()))
+            tqdm.write(f"{'equal' if equal else 'NOT equal'}: {doubt.stage} of {doubt.commit[:8]}, {names} results")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    command = tyro.cli(Command, prog="python -m lib.records.audit", args=arguments)
+    return guarded(lambda: carry_out(command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

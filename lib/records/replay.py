@@ -1,0 +1,92 @@
+"""Run sources at audit size in a source tree, and say what its simulators were told: `lib.records.audit` runs this file,
+as it is today, in the tree of an old commit and in today's.
+
+    python replay.py TREE REQUEST.json ANSWER.json
+
+The request has the fields of a profile, which is added to the tree's own as "audit", and sources with parameters. What
+they write lies in the tree under `data/results/audit/`. The answer has, for every episode of every environment, hashes
+of the state that it began in, of all actions and of all rewards.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+
+def main(tree: str, request: str, answer: str) -> None:
+    wanted = json.loads(Path(request).read_text(encoding="utf-8"))
+    sys.path.insert(0, tree)
+    episodes = listen()
+    add_profile(wanted["profile"])
+    for source, parameters in wanted["sources"]:
+        run(Path(tree) / source, parameters)
+    said = [[start, h.hexdigest(), r.hexdigest(), n] for start, h, r, n in episodes if n]
+    Path(answer).write_text(json.dumps(sorted(said)), encoding="utf-8")
+
+
+def add_profile(fields: dict) -> None:
+    """The tree's smoke profile with other fields, as far as the tree has them, under the name "audit"."""
+    try:
+        profiles = importlib.import_module("lib.study.profiles").PROFILES
+    except ModuleNotFoundError:  # a commit of the first edition
+        profiles = importlib.import_module("lib.workload").PROFILES
+    smoke = profiles["smoke"]
+    known = {field.name for field in dataclasses.fields(smoke)}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
+    profiles["audit"] = dataclasses.replace(smoke, name="audit", **fields)
+
+
+def listen() -> list[list]:
+    """Every episode of dm_control's environments from now on: start state, actions, rewards, steps."""
+    os.environ.setdefault("MUJOCO_GL", "disable")
+    import numpy as np
+    from dm_control.rl.control import Environment
+
+    episodes: list[list] = []
+    reset, step = Environment.reset, Environment.step
+
+    def heard_reset(self):
+        first = reset(self)
+        state = self.physics.get_state().tobytes()
+        self.heard = [hashlib.sha256(state).hexdigest(), hashlib.sha256(), hashlib.sha256(), 0]
+        episodes.append(self.heard)
+        return first
+
+    def heard_step(self, action):
+        done = step(self, action)
+        self.heard[1].update(np.asarray(action, dtype=np.float64).tobytes())
+        self.heard[2].update(np.float64(done.reward or 0.0).tobytes())
+        self.heard[3] += 1
+        return done
+
+    Environment.reset, Environment.step = heard_reset, heard_step
+    return episodes
+
+
+def run(source: Path, parameters: dict) -> None:
+    """A notebook's code cells, or a script, in this process."""
+    if source.suffix == ".py":
+        sys.argv = [str(source), *(word for name, value in parameters.items() for word in (f"--{name}", str(value)))]
+        runpy.run_path(str(source), run_name="__main__")
+        return
+    os.chdir(source.parent)
+    names = {"display": lambda *shown: None, "__name__": "__main__"}
+    for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        text = "".join(cell["source"])
+        exec(compile(ast.parse(text), str(source), "exec"), names)
+        if "parameters" in cell.get("metadata", {}).get("tags", []):
+            names |= {name: type(names[name])(value) for name, value in parameters.items()}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
