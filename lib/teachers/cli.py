@@ -1,14 +1,15 @@
 """Teachers from the command line: train, resume, ship with a card, and keep the zoo complete.
 
-    python -m lib.teachers.cli --task walker-walk --size 1m --seed 2        # trains, or resumes where a killed run stopped
+    python -m lib.teachers.cli --task walker-walk --size 1m --seed 2        # trains, or resumes a killed run
     python -m lib.teachers.cli ship --task walker-walk --size 1m --seed 2   # ships the run as far as it has got
     python -m lib.teachers.cli zoo                                          # trains and ships what `ZOO` lacks
     python -m lib.teachers.cli --size 5m --seed 2 --offline train_buffer.safetensors --updates 10000   # collects none
-    torchrun --nproc-per-node 8 -m lib.teachers.cli --task walker-walk --size 5m --seed 2        # the same on eight GPUs
+    torchrun --nproc-per-node 8 -m lib.teachers.cli --task walker-walk --size 5m --seed 2  # the same on eight GPUs
 
-`lib.teachers.training` has the loop, and `lib.teachers.training_state` says what a run keeps and where. Shipping writes `data/teachers/`:
-float16 weights, the learning curve, and a card whose returns were measured with exactly those weights; the card's
-episodes are kept in the run's folder as `test_buffer.safetensors`, held-out data for the study of model error.
+`lib.teachers.training` has the loop, and `lib.teachers.training_state` says what a run keeps and where. Shipping writes
+`data/teachers/`: float16 weights, the learning curve, and a card whose returns were measured with exactly those
+weights; the card's episodes are kept in the run's folder as `test_buffer.safetensors`, held-out data for the study of
+model error.
 """
 
 from __future__ import annotations

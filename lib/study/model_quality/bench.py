@@ -3,8 +3,8 @@
     bench = Bench(snapshot, "quick", study.sizes)
     row, gaps = bench.rows()
 
-`lib.study.model_quality.kept` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a killed
-run goes on where it was, and a change in one part leaves the others.
+`lib.study.model_quality.kept` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a
+killed run goes on where it was, and a change in one part leaves the others.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """What `notebooks/08_planner_benchmark.ipynb` measures; runs where only torch, numpy and safetensors are installed.
 
-    python -m lib.study.speed.benchmark --device cuda --out data/results/paper/planner/nvidia-h200.csv      # the paper profile's
-    python -m lib.study.speed.benchmark --device cpu --out planner.csv --profile quick                      # minutes
+    python -m lib.study.speed.benchmark --device cuda --out data/results/paper/planner/h200.csv  # the paper profile's
+    python -m lib.study.speed.benchmark --device cpu --out planner.csv --profile quick              # minutes
     python -m lib.study.speed.benchmark --device cpu --out planner.csv --sizes 1m 5m --batches 1 8 --parts solves
-    python -m lib.study.speed.benchmark --device cpu --out planner.csv --parts memory                       # planner-memory.csv
+    python -m lib.study.speed.benchmark --device cpu --out planner.csv --parts memory               # planner-memory.csv
 
-A solve is timed in the same rounds as three yardsticks: the twin (`lib.study.speed.official_manner`: the same plan in the manner of
-the official code, float32 and eager), the matrix floor (only the products that a solve needs, in the solve's dtype) and
-the ceiling (large plain products in that dtype). Every `ratio_to_…` is the solve's median time divided by the
-yardstick's: small is good. `gflops` are the floor's operations by the solve's time, whatever work the solve really did;
-only the twin, eager or compiled, is credited with the operations of its own manner.
+A solve is timed in the same rounds as three yardsticks: the twin (`lib.study.speed.official_manner`: the same plan in
+the manner of the official code, float32 and eager), the matrix floor (only the products that a solve needs, in the
+solve's dtype) and the ceiling (large plain products in that dtype). Every `ratio_to_…` is the solve's median time
+divided by the yardstick's: small is good. `gflops` are the floor's operations by the solve's time, whatever work the
+solve really did; only the twin, eager or compiled, is credited with the operations of its own manner.
 """
 
 from __future__ import annotations
