@@ -25,7 +25,7 @@ TIMING = re.compile(r"minutes|seconds|.*(_ms|_minutes|_seconds|_per_s)")  # colu
 SETTINGS_MODULES = tuple(
     f"lib.{name}"
     for name in (
-        "config", "study.cells", "study.workload", "records.paths", "records.keys", "records.store", "records.seeds",
+        "config", "study.cells", "study.profiles", "records.paths", "records.keys", "records.store", "records.seeds",
         "weights.native", "weights.names", "weights.official", "teachers.config",
     )
 )  # fmt: skip

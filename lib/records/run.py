@@ -28,7 +28,7 @@ from lib.records.keys import ResultError, shown
 from lib.records.notebook import RunError, execute, python_path, read_notebook
 from lib.records.paths import ROOT, executed
 from lib.study.cells import Cell
-from lib.study.workload import PROFILES
+from lib.study.profiles import PROFILES
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Job:
 
 # Modules that count otherwise: of the profiles the values that are read; of weights their files, which are needed ones,
 # and not how they are found, read and checked.
-APART = ("study/workload", "weights/native", "weights/names", "weights/official")
+APART = ("study/profiles", "weights/native", "weights/names", "weights/official")
 
 LABELS = {"code": "", "parameters": "parameter ", "profile": "the profile's ", "needs": "input ", "lib": ""}
 

@@ -32,8 +32,7 @@ from lib.records import paths
 from lib.records.keys import file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
-from lib.study.workload import SNAPSHOTS
-from lib.teachers.config import TeacherConfig
+from lib.teachers.config import SNAPSHOTS, TeacherConfig
 from lib.teachers.distributed import Ranks, started
 from lib.teachers.playing import play
 from lib.teachers.replay import EpisodeFileError, save_episodes

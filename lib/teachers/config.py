@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from lib.config import ConfigError
 
+# Decisions of training at which a run's snapshots are studied, and those of the runs with seed 1 shipped, beside its
+# teacher. All shipped weights together stay under 60 MiB.
+SNAPSHOTS = {
+    "cartpole-swingup": (2_500, 5_000, 10_000, 15_000, 20_000),
+    "reacher-easy": (2_500, 5_000, 10_000, 15_000, 20_000),
+    "walker-walk": (2_500, 5_000, 10_000, 20_000, 35_000, 50_000),
+}
+
 
 @dataclass(frozen=True)
 class TeacherConfig:

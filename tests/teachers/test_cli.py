@@ -23,11 +23,10 @@ from lib.records.keys import file_hash
 from lib.records.paths import ROOT
 from lib.records.seeds import SEED_BLOCKS, episode_seeds
 from lib.records.store import read_table
-from lib.study.workload import SNAPSHOTS
 from lib.teachers import cli as teacher
 from lib.teachers import training
 from lib.teachers.cli import TrainingRun, ship
-from lib.teachers.config import TeacherConfig
+from lib.teachers.config import SNAPSHOTS, TeacherConfig
 from lib.teachers.distributed import ALONE
 from lib.teachers.playing import play
 from lib.teachers.replay import EpisodeFileError, load_episodes
@@ -128,7 +127,7 @@ def test_resume_equals_an_uninterrupted_run(whole, tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_weights(whole, tmp_path):
     code = (
-        "import sys, pathlib; from lib.config import TeacherConfig; from lib.teachers.cli import TrainingRun;"
+        "import sys, pathlib; from lib.teachers.config import TeacherConfig; from lib.teachers.cli import TrainingRun;"
         "import json; s = json.loads(sys.argv[1]); s['snapshots'] = tuple(s['snapshots']);"
         "TrainingRun(TeacherConfig(**s), pathlib.Path(sys.argv[2])).train()"
     )

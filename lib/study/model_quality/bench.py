@@ -30,8 +30,8 @@ from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, ban
 from lib.study.model_quality.oracle import Oracle
 from lib.study.model_quality.search import MppiPlanner, Search
 from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, study_seeds
+from lib.study.profiles import OfflineStudy
 from lib.study.stats.intervals import bootstrap_ci, kept_return
-from lib.study.workload import OfflineStudy
 from lib.weights.native import load_world_model, resolve_device, size_of, teacher_key
 
 KEPT_AT = (3, 6)  # execution horizons

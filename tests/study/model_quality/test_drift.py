@@ -27,8 +27,8 @@ from lib.study.model_quality import drift_study as model_error_study
 from lib.study.model_quality.buffers import GENERATED, Player, check, generate, read
 from lib.study.model_quality.drift import BATCH, TAIL, Flat, error_rows, growth_exponent, predictions
 from lib.study.model_quality.drift_study import models_of, study, summary, write_results
+from lib.study.profiles import ErrorStudy
 from lib.study.stats.intervals import bootstrap_ci
-from lib.study.workload import ErrorStudy
 from lib.teachers import playing
 from lib.teachers.playing import play
 from lib.teachers.replay import Episode, EpisodeFileError, save_episodes

@@ -52,7 +52,7 @@ from lib.study.model_quality.tables import (
     differences,
     write_results,
 )
-from lib.study.workload import PROFILES, OfflineStudy
+from lib.study.profiles import PROFILES, OfflineStudy
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
 from tests.figures.test_charts import load_figure, pdf_text
