@@ -191,7 +191,9 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
 # -------------------------------------------------------------------------------------------------------- whole tables
 
 
-def measure(part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high") -> Path:
+def measure_part(
+    part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high"
+) -> Path:
     """Measure one of `PARTS` and return its table: solves go to `out`, others beside it, as in `…-step.csv`.
 
     A table that the same code made at the same scope on such a device is kept; delete it to measure anew. The official
@@ -266,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     scope = dataclasses.replace(scope, **changes)
     parts = given.parts or [part for part in PARTS if part != "memory" or (scope.memory and device == "cpu")]
     for part in [one_of("part", part, PARTS) for part in parts]:
-        print(measure(part, given.out, device, scope, given.precision))
+        print(measure_part(part, given.out, device, scope, given.precision))
 
 
 if __name__ == "__main__":

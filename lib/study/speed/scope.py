@@ -1,6 +1,6 @@
 """How much the benchmark measures, on which device, and under which name.
 
-scope = SCOPES["quick"].narrowed("1m")         # what `lib.study.speed.benchmark.measure` is given
+scope = SCOPES["quick"].narrowed("1m")         # what `lib.study.speed.benchmark.measure_part` is given
 slug("cuda")                                   # nvidia-h200, the stem of the device's tables
 """
 
