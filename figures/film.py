@@ -10,12 +10,13 @@ them works, one line says so and nothing is written: exit status 1, or 0 with `-
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -140,15 +141,20 @@ def save_gif(frames: list[Image.Image], path: Path, seconds: float) -> None:
     raise ConfigError(f"the film is larger than {LIMIT / 1e6:g} MB with {colours} colours; give fewer --decisions.")
 
 
+@dataclass(frozen=True)
+class Film:
+    """Arms side by side from one start state."""
+
+    cell: str  # as its results are named
+    profile: str = "quick"
+    arms: tuple[str, ...] = ARMS  # panels from left to right
+    decisions: int = 200
+    out: Path | None = None  # figures/<profile>/film.gif unless given
+    optional: bool = False  # exit status 0 where nothing can draw
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m figures.film", description=__doc__.splitlines()[0])
-    parser.add_argument("--cell", required=True, help="the cell, as its results are named")
-    parser.add_argument("--profile", default="quick")
-    parser.add_argument("--arms", nargs="+", default=ARMS, metavar="ARM", help="panels from left to right")
-    parser.add_argument("--decisions", type=int, default=200)
-    parser.add_argument("--out", type=Path, help="figures/<profile>/film.gif unless given")
-    parser.add_argument("--optional", action="store_true", help="exit status 0 where nothing can draw")
-    given = parser.parse_args(arguments)
+    given = tyro.cli(Film, prog="python -m figures.film", args=arguments)
     backend = gl_backend()
     if backend is None:
         tried = os.environ.get("MUJOCO_GL") or ", ".join(BACKENDS)

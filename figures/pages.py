@@ -11,7 +11,7 @@ import pandas as pd
 
 from figures import charts
 from lib.records import paths
-from lib.study.cells import CELL
+from lib.study.cells import CELL_NAME
 
 
 def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]], arguments: list[str] | None) -> None:
@@ -28,10 +28,10 @@ def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]]
 def cell_title(cell: str, cells: Iterable[str]) -> str:
     """A cell as the paper calls it: task and size, its seed where that tells it from others of `cells`, and the name of
     a cell whose teacher is from elsewhere."""
-    if not CELL.fullmatch(cell):
+    if not CELL_NAME.fullmatch(cell):
         return cell
     task, size, seed = cell.rsplit("-", 2)
-    seeds = {other for other in cells if CELL.fullmatch(other) and other.rsplit("-", 1)[0] == f"{task}-{size}"}
+    seeds = {other for other in cells if CELL_NAME.fullmatch(other) and other.rsplit("-", 1)[0] == f"{task}-{size}"}
     return f"{task} ({size}, seed {seed})" if len(seeds) > 1 else f"{task} ({size})"
 
 

@@ -13,7 +13,7 @@ from lib.study.arms import correctors_of
 from lib.study.cells import Cell, resolve
 from lib.study.distillation import ensure_corrector
 from lib.study.evaluate import Stage
-from lib.study.workload import PROFILES
+from lib.study.profiles import PROFILES
 
 
 def main() -> None:

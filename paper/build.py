@@ -25,7 +25,7 @@ from lib.records.store import write_bytes
 from lib.study.arms import SCHEMES
 from lib.study.calibrate import CALLS_PER_PLAN, WANTED
 from lib.study.distillation import RIGHT_SIZED
-from lib.study.workload import PROFILES
+from lib.study.profiles import PROFILES
 
 # Typst 0.15 cannot write some documents whose floats and page breaks coincide (typst/typst#8776, "internal error"): the
 # page is then made shorter by so many points, in this order, until it can.

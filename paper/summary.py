@@ -18,15 +18,15 @@ import pandas as pd
 from lib.records import paths
 from lib.records.keys import module_key
 from lib.records.store import cached, read_sidecar, read_table, write_json, write_table
-from lib.study.cells import CELL
+from lib.study.cells import CELL_NAME
 from lib.study.evaluate import evaluated_cells
+from lib.study.profiles import PROFILES
 from lib.study.selection import pick
 from lib.study.stats.aggregates import aggregate, performance_profiles
 from lib.study.stats.comparisons import compare, cost_ends
 from lib.study.stats.coverage import coverage_table, power_table
 from lib.study.stats.intervals import summarise
 from lib.study.stats.step_time import step_time
-from lib.study.workload import PROFILES
 
 
 def latency(profile: str, cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def main() -> None:
     write("horizon/summary.csv", each(rows, arms))
     write("statistics/comparisons.csv", each(rows, lambda cell, rows: compare(rows, steps[cell]["step_ms"].to_dict())))
     write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
-    own = {cell: table for cell, table in rows.items() if CELL.fullmatch(cell)}
+    own = {cell: table for cell, table in rows.items() if CELL_NAME.fullmatch(cell)}
     if own:
         write("statistics/aggregate.csv", aggregate(own))
         write("statistics/profiles.csv", performance_profiles(own))

@@ -21,7 +21,7 @@ from lib.records.notebook import read_notebook
 from lib.records.paths import NOTEBOOKS, ROOT
 from lib.records.seeds import SEED_BLOCKS
 from lib.study.cells import Cell
-from lib.study.workload import PROFILES
+from lib.study.profiles import PROFILES
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
 from tests.bare import run_bare

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, one_of
 from lib.records.keys import file_hash
-from lib.study.workload import PROFILES, Profile
+from lib.study.profiles import PROFILES, Profile
 
-CELL = re.compile(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)")
+CELL_NAME = re.compile(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cell:
 
     @classmethod
     def parse(cls, text: str) -> Cell:
-        match = CELL.fullmatch(text)
+        match = CELL_NAME.fullmatch(text)
         if not match:
             raise ConfigError(f"{text!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
         return cls(match[1], match[2], int(match[3]))
@@ -45,7 +45,7 @@ class Cell:
         not in the name already, as in official-walker-walk-1 and official-mt30-5m-reacher-easy. A file has its stem and
         the first eight digits of its sha256, as in weights-1a2b3c4d-reacher-easy: many files have the same stem.
         """
-        match = CELL.fullmatch(teacher)
+        match = CELL_NAME.fullmatch(teacher)
         if match and match[1] == task:
             return cls.parse(teacher)
         path = Path(teacher)
@@ -54,7 +54,7 @@ class Cell:
         name = "-".join(re.sub("[^A-Za-z0-9_]+", "-", word).strip("-") for word in words)
         if f"-{task}-" not in f"-{name}-":
             name = f"{name}-{task}".strip("-")
-        if CELL.fullmatch(name):
+        if CELL_NAME.fullmatch(name):
             name += "-elsewhere"  # a/walker-walk-1m-1, say, which must not be read as a cell
         sizes = [word for word in name.split("-") if word in MODEL_SIZES]
         return cls(task, sizes[0] if len(sizes) == 1 else "?", seed, name)

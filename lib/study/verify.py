@@ -5,10 +5,10 @@ python -m lib.study.verify --profile paper
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 import numpy as np
+import tyro
 
 from lib.config import ConfigError
 from lib.correctors import CorrectorError, load_corrector
@@ -20,8 +20,8 @@ from lib.study.evaluate import evaluated_cells, run_episodes
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 
-def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
-    """Re-run `sample` seeded episodes of every committed arm and compare.
+def verify(profile: str = "paper", sample: int = 1, seed: int = 0) -> list[str]:
+    """Re-run `sample` seeded episodes of every committed arm of a profile and compare.
 
     Floating point differs between machines and episodes are chaotic, so a return need not be equal: it must lie within
     six standard deviations (of the arm's other episodes) of the committed one. A table that is not what its sidecar
@@ -58,11 +58,8 @@ def verify(profile: str, sample: int = 1, seed: int = 0) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lib.study.verify", description="Check committed episodes.")
-    parser.add_argument("--profile", default="paper")
-    given = parser.parse_args(arguments)
     try:
-        wrong = verify(given.profile)
+        wrong = tyro.cli(verify, prog="python -m lib.study.verify", args=arguments)
     except (ConfigError, CheckpointError, CorrectorError, ResultError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2

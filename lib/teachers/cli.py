@@ -1,28 +1,32 @@
 """Teachers from the command line: train, resume, ship with a card, and keep the zoo complete.
 
-    python -m lib.teachers.cli --task walker-walk --size 1m --seed 2        # trains, or resumes where a killed run stopped
-    python -m lib.teachers.cli ship --task walker-walk --size 1m --seed 2   # ships the run as far as it has got
-    python -m lib.teachers.cli zoo                                          # trains and ships what `ZOO` lacks
-    python -m lib.teachers.cli --size 5m --seed 2 --offline train_buffer.safetensors --updates 10000   # collects none
-    torchrun --nproc-per-node 8 -m lib.teachers.cli --task walker-walk --size 5m --seed 2        # the same on eight GPUs
+    python -m lib.teachers.cli train --task walker-walk --size 1m --seed 2   # or resumes a killed run
+    python -m lib.teachers.cli ship --task walker-walk --size 1m --seed 2    # ships the run as far as it has got
+    python -m lib.teachers.cli zoo                                           # trains and ships what `ZOO` lacks
+    python -m lib.teachers.cli train --size 5m --seed 2 --offline train_buffer.safetensors --updates 10000
+    torchrun --nproc-per-node 8 -m lib.teachers.cli train --task walker-walk --size 5m --seed 2   # on eight GPUs
 
-`lib.teachers.training` has the loop, and `lib.teachers.training_state` says what a run keeps and where. Shipping writes `data/teachers/`:
-float16 weights, the learning curve, and a card whose returns were measured with exactly those weights; the card's
-episodes are kept in the run's folder as `test_buffer.safetensors`, held-out data for the study of model error.
+Every field of `TeacherConfig` is an option. `lib.teachers.training` has the loop, and `lib.teachers.training_state`
+says what a run keeps and where. Shipping writes `data/teachers/`: float16 weights, the learning curve, and a card whose
+returns were measured with exactly those weights; the card's episodes are kept in the run's folder as
+`test_buffer.safetensors`, held-out data for the study of model error.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
+from tyro.conf import OmitArgPrefixes
 
 from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.environments import ACTION_REPEAT
@@ -31,9 +35,8 @@ from lib.records import paths
 from lib.records.keys import file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
-from lib.study.workload import SNAPSHOTS
-from lib.teachers.config import TeacherConfig
-from lib.teachers.distributed import Ranks, started
+from lib.teachers.config import SNAPSHOTS, TeacherConfig
+from lib.teachers.distributed import TIMEOUT, Ranks, started
 from lib.teachers.playing import play
 from lib.teachers.replay import EpisodeFileError, save_episodes
 from lib.teachers.training import TrainingRun, met
@@ -216,45 +219,65 @@ def _report(config: TeacherConfig, card: dict) -> None:
     print(f"{config.name}: {mean:.1f} over {len(card['returns'])} episodes{below}", flush=True)
 
 
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Train and ship what the zoo lacks, one teacher after the other."""
+
+    device: str = "auto"  # cpu, cuda[:N], or auto: a GPU for each process, if there is one
+    timeout: float = TIMEOUT  # minutes that a process waits for another
+
+    def run(self, ranks: Ranks) -> None:
+        zoo(ranks)
+
+
+@dataclass(frozen=True)
+class Ship(Zoo):
+    """Ship a run as far as it has got."""
+
+    config: OmitArgPrefixes[TeacherConfig] = TeacherConfig()
+    replace: bool = False  # also where another run's teacher is shipped
+
+    def run(self, ranks: Ranks) -> None:
+        run = TrainingRun(self.config, ranks=ranks)
+        if not run.updates:
+            raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
+        self._and_ship(run.snapshot, ranks)
+
+    def _and_ship(self, work: Callable, ranks: Ranks) -> None:
+        may_not = functools.partial(replaced, self.config, self.replace)
+        if refusal := ranks.from_main(may_not):
+            raise ConfigError(refusal)  # before hours of training, and again after them
+        work()
+        if ranks.main:
+            if refusal := may_not():
+                raise ConfigError(refusal)
+            _report(self.config, ship(self.config))
+
+
+@dataclass(frozen=True)
+class Train(Ship):
+    """Train a teacher, or go on where a killed run stopped, and ship it."""
+
+    offline: tuple[Path, ...] = ()  # train on the episodes of these files, collect none
+    updates: int | None = None  # optimiser steps with --offline
+
+    def run(self, ranks: Ranks) -> None:
+        if bool(self.offline) != (self.updates is not None):
+            raise ConfigError("--offline and --updates go together.")
+        run = TrainingRun(self.config, ranks=ranks)
+        replay = functools.partial(run.train_offline, list(self.offline), self.updates)
+        self._and_ship(replay if self.offline else run.train, ranks)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    defaults = TeacherConfig()
-    parser = argparse.ArgumentParser(prog="python -m lib.teachers.cli", description="Train a TD-MPC2 teacher.")
-    parser.add_argument("action", nargs="?", default="train", choices=("train", "ship", "zoo"))
-    settings = {  # names of TeacherConfig, with a dash for each underscore
-        "task": "DMControl task",
-        "size": "1m, 5m, 19m, 48m or 317m",
-        "seed": "training seed, 0 to 99",
-        "decisions": "of all processes and environments, inherited ones of an offline start included",
-        "stop_return": "stop once this return is met at two evaluations in a row",
-        "stop_from": "but not before this decision",
-        "batch_size": "sequences in a batch of each process",
-        "envs": "environments of each process, planned for as one batch",
-        "sync_freq": "batches of each process in one optimiser step",
-    }
-    for name, what in settings.items():
-        default = getattr(defaults, name)
-        kind = float if default is None else type(default)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{what} ({default})")
-    parser.add_argument("--env-processes", action="store_true", help="a process for each environment")
-    parser.add_argument("--offline", type=Path, nargs="+", metavar="FILE", help="train on these episodes, collect none")
-    parser.add_argument("--updates", type=int, help="optimiser steps with --offline")
-    parser.add_argument("--replace", action="store_true", help="also where another run's teacher is shipped")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda[:N] or auto: a GPU for each process, if there is one"
-    )
-    parser.add_argument("--timeout", type=float, default=30, help="minutes that a process waits for another (30)")
-    given = parser.parse_args(arguments)
-    if (given.offline is None) != (given.updates is None):
-        parser.error("--offline and --updates go together")
-    of_a_run = (*settings, "env_processes", "offline", "replace")
-    changed = [name for name in of_a_run if getattr(given, name) != parser.get_default(name)]
-    if given.action == "zoo" and changed:
-        parser.error(f"zoo takes no --{changed[0].replace('_', '-')}: its teachers have settings of their own")
+    job = tyro.cli(Train | Ship | Zoo, prog="python -m lib.teachers.cli", args=arguments)
     ranks = None
     try:
-        chosen = {name: getattr(given, name) for name in (*settings, "env_processes")}
-        with started(given.device, given.timeout) as ranks:
-            _run(TeacherConfig(**chosen), given, ranks)
+        with started(job.device, job.timeout) as ranks:
+            job.run(ranks)
     except (ConfigError, CheckpointError, EpisodeFileError) as error:
         print(f"teacher: {error}", file=sys.stderr)
         return 2
@@ -274,27 +297,6 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     return 0
-
-
-def _run(config: TeacherConfig, given: argparse.Namespace, ranks: Ranks) -> None:
-    if given.action == "zoo":
-        return zoo(ranks)
-    run = TrainingRun(config, ranks=ranks)
-    if given.action == "ship" and not run.updates:
-        raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
-    may_not = functools.partial(replaced, config, given.replace)
-    if refusal := ranks.from_main(may_not):
-        raise ConfigError(refusal)  # before hours of training, and again after them
-    if given.action == "ship":
-        run.snapshot()
-    elif given.offline:
-        run.train_offline(given.offline, given.updates)
-    else:
-        run.train()
-    if ranks.main:
-        if refusal := may_not():
-            raise ConfigError(refusal)
-        _report(config, ship(config))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Several processes that train one model, as torchrun starts them: who am I, and what the ranks tell each other.
 
-    torchrun --nproc-per-node 8 -m lib.teachers.cli --task walker-walk --size 5m --seed 2   # one process for each GPU
+    torchrun --nproc-per-node 8 -m lib.teachers.cli train --task walker-walk --size 5m --seed 2  # on each GPU
 
     with started("auto") as ranks:               # one process: `ALONE`, and every call below does nothing
         module = ranks.averaged(loss, wm, parameters)

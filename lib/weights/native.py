@@ -79,8 +79,8 @@ def teacher_path(name: str, manifest: str | None = None, verify: bool = False) -
     raise CheckpointError(
         f"there is no teacher {name!r}: no file of that name, and the shipped teachers are {have}. "
         + (f"Did you mean {' or '.join(near)}? " if near else "")
-        + "Train it with `python -m lib.teachers.cli`, or pass one of these, or of `python -m lib.weights.native list`, with "
-        "-p teacher."
+        + "Train it with `python -m lib.teachers.cli`, or pass one of these, or of `python -m lib.weights.native "
+        "list`, with -p teacher."
     )
 
 

@@ -19,7 +19,7 @@ from figures.charts import EVERY_STEP, FAMILIES, family, on_smaller_planner, spr
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
-from lib.study.workload import PROFILES
+from lib.study.profiles import PROFILES
 
 
 def load_figure(name: str):

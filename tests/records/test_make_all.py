@@ -12,7 +12,7 @@ import pytest
 from pypdf import PdfReader
 
 from lib.records.paths import ROOT
-from lib.study.workload import PROFILES
+from lib.study.profiles import PROFILES
 
 CELL = "walker-walk-1m-1"
 RESULTS = "data/results/smoke"

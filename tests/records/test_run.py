@@ -133,8 +133,8 @@ def test_the_record_beside_a_result_says_how_it_was_made(repo):
         ("lib/needed.py", "Old words", "New words"),
         ("lib/needed.py", "# a comment", "# another"),
         ("lib/unneeded.py", "1", "2"),
-        ("lib/study/workload.py", '"teacher", "policy", ', '"policy", "teacher", '),  # it reads no arms
-        ("lib/study/workload.py", "return ", "pass; return "),
+        ("lib/study/profiles.py", '"teacher", "policy", ', '"policy", "teacher", '),  # it reads no arms
+        ("lib/study/profiles.py", "return ", "pass; return "),
         ("lib/weights/native.py", "1", "2"),
     ],
 )
@@ -149,7 +149,7 @@ def test_edits_that_rerun_nothing(repo, file, old, new):
         ("notebooks/one.ipynb", "range(episodes)", "range(episodes + 1)", "code cell 3 changed"),
         ("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 5", "parameter episodes 3 → 5"),
         ("lib/needed.py", "900.5", "900.6", "lib/needed.py changed"),
-        ("lib/study/workload.py", '"smoke", 2, 1, 3, 2,', '"smoke", 2, 1, 3, 4,', "the profile's epochs changed"),
+        ("lib/study/profiles.py", '"smoke", 2, 1, 3, 2,', '"smoke", 2, 1, 3, 4,', "the profile's epochs changed"),
         ("lib/needed.py", "VALUE", "import lib.unneeded\nVALUE", "lib/unneeded.py is new"),
         (Repo.one, "900.5", "900.7", "file changed by hand or half-written"),
     ],

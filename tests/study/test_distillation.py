@@ -22,7 +22,7 @@ from lib.study.distillation import (
     ensure_corrector,
     make_corrector,
 )
-from lib.study.workload import PROFILES, Profile
+from lib.study.profiles import PROFILES, Profile
 from lib.weights.native import CheckpointError, save_world_model, teacher_key
 from tests.tiny import fresh_env, tiny_model
 

@@ -23,11 +23,10 @@ from lib.records.keys import file_hash
 from lib.records.paths import ROOT
 from lib.records.seeds import SEED_BLOCKS, episode_seeds
 from lib.records.store import read_table
-from lib.study.workload import SNAPSHOTS
 from lib.teachers import cli as teacher
 from lib.teachers import training
 from lib.teachers.cli import TrainingRun, ship
-from lib.teachers.config import TeacherConfig
+from lib.teachers.config import SNAPSHOTS, TeacherConfig
 from lib.teachers.distributed import ALONE
 from lib.teachers.playing import play
 from lib.teachers.replay import EpisodeFileError, load_episodes
@@ -54,6 +53,10 @@ SETTINGS = dict(
 )
 CONFIG = TeacherConfig(**SETTINGS)
 TINY = dataclasses.replace(CONFIG, size="tiny")
+OPTIONS = [
+    f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items() if name not in ("snapshots", "compile")
+]
+OPTIONS += ["--no-compile", "--snapshots", "30"]
 
 
 def equal(a, b):
@@ -128,7 +131,7 @@ def test_resume_equals_an_uninterrupted_run(whole, tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_weights(whole, tmp_path):
     code = (
-        "import sys, pathlib; from lib.config import TeacherConfig; from lib.teachers.cli import TrainingRun;"
+        "import sys, pathlib; from lib.teachers.config import TeacherConfig; from lib.teachers.cli import TrainingRun;"
         "import json; s = json.loads(sys.argv[1]); s['snapshots'] = tuple(s['snapshots']);"
         "TrainingRun(TeacherConfig(**s), pathlib.Path(sys.argv[2])).train()"
     )
@@ -321,16 +324,14 @@ def test_a_replay_that_does_not_fit_is_refused(whole, tmp_path):
 def test_offline_from_the_command_line_says_so_on_the_card(whole, tmp_path, monkeypatch, small_standard, capsys):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
-    monkeypatch.setattr(teacher, "TeacherConfig", lambda **given: TeacherConfig(**{**SETTINGS, **given}))
     file = str(whole[0] / "train_buffer.safetensors")
-    command = ["--task", "cartpole-swingup", "--seed", "3", "--batch-size", "4", "--device", "cpu"]
+    command = ["train", *OPTIONS, "--seed", "3", "--device", "cpu"]
     assert teacher.main([*command, "--offline", file, "--updates", "4"]) == 0
     card = json.loads((tmp_path / "teachers" / "cartpole-swingup-1m-3.json").read_text())
     assert card["offline"]["files"] == [file] and card["offline"]["updates"] == card["updates"] == 4
     assert card["offline"]["decisions"] == card["decisions"] == 60 and not card["stopped_early"]
     assert "cartpole-swingup-1m-3: " in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        teacher.main([*command, "--updates", "4"])
+    assert teacher.main([*command, "--updates", "4"]) == 2
     assert "--offline and --updates go together" in capsys.readouterr().err
 
 
@@ -498,8 +499,7 @@ def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_
 def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypatch, small_standard, capsys):
     for name in ("CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name)
-    monkeypatch.setattr(teacher, "TeacherConfig", lambda **given: TeacherConfig(**SETTINGS | given))
-    command = ["--task", CONFIG.task, "--batch-size", "4", "--device", "cpu", "--decisions"]
+    command = ["train", *OPTIONS, "--device", "cpu", "--decisions"]
     ship(CONFIG, whole[0])
     other = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
     assert teacher.main([*command, "20"]) == 2
@@ -515,9 +515,9 @@ def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypat
     (tmp_path / "TEACHERS" / CONFIG.name / "30.safetensors").touch()
     assert teacher.main([*command, "30", "--replace"]) == 2
     assert f"{CONFIG.name} has snapshots of the run that is shipped; remove that folder" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        teacher.main(["zoo", "--envs", "4"])
-    assert "zoo takes no --envs" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        teacher.main(["zoo", "--envs", "4"])  # its teachers have settings of their own
+    assert "--envs (applied to python -m lib.teachers.cli zoo)" in capsys.readouterr().err
 
 
 def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys):
@@ -527,7 +527,7 @@ def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys)
         ship(CONFIG, tmp_path / "nothing")
     assert teacher.main(["ship", "--task", "pendulum-swingup", "--seed", "77"]) == 2
     assert "holds no trained state to ship; train first" in capsys.readouterr().err
-    assert teacher.main(["--task", "walker-wakl"]) == 2
+    assert teacher.main(["train", "--task", "walker-wakl"]) == 2
     assert "Did you mean" in capsys.readouterr().err
 
 

@@ -356,17 +356,17 @@ def test_a_rank_that_lost_another_says_how_to_go_on(monkeypatch, capsys):
     def two_ranks(*_):
         yield Ranks(1, 2)
 
-    def lose(*_):
+    def lose(*_, **__):
         raise RuntimeError("Connection closed by peer [127.0.0.1]\nmore")
 
     monkeypatch.setattr(teacher, "started", two_ranks)
-    monkeypatch.setattr(teacher, "_run", lose)
-    assert teacher.main(["--task", "cartpole-swingup"]) == 1
+    monkeypatch.setattr(teacher, "TrainingRun", lose)
+    assert teacher.main(["train", "--task", "cartpole-swingup"]) == 1
     errors = capsys.readouterr().err
     assert "rank 1 of 2 stopped: Connection closed by peer [127.0.0.1]" in errors and "goes on from the last" in errors
     monkeypatch.setattr(teacher, "started", lambda *_: contextlib.nullcontext(ALONE))
     with pytest.raises(RuntimeError, match="Connection closed"):
-        teacher.main(["--task", "cartpole-swingup"])
+        teacher.main(["train", "--task", "cartpole-swingup"])
 
 
 JOB = """

@@ -3,8 +3,8 @@
     bench = Bench(snapshot, "quick", study.sizes)
     row, gaps = bench.rows()
 
-`lib.study.model_quality.kept` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a killed
-run goes on where it was, and a change in one part leaves the others.
+`lib.study.model_quality.kept` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a
+killed run goes on where it was, and a change in one part leaves the others.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import cached, write_json
 from lib.study.arms import make_arm
 from lib.study.evaluate import Stage
-from lib.study.model_quality.gap import Learner, Matched, episodes, gap
-from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, bank, fit_decoder, measure, visit
+from lib.study.model_quality.gap import LearnedModel, Matched, episodes, gap
+from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, bank, fit_decoder, model_metrics, visit
 from lib.study.model_quality.oracle import Oracle
 from lib.study.model_quality.search import MppiPlanner, Search
 from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, study_seeds
+from lib.study.profiles import OfflineStudy
 from lib.study.stats.intervals import bootstrap_ci, kept_return
-from lib.study.workload import OfflineStudy
 from lib.weights.native import load_world_model, resolve_device, size_of, teacher_key
 
 KEPT_AT = (3, 6)  # execution horizons
@@ -133,7 +133,9 @@ class Bench:
 
         def make(path: Path) -> None:
             banks = {k.replace("-", "_"): bank(v, s.states, s.k) for k, v in self._visits("bank").items()}
-            row = measure(self.wm, self.oracle, self.decoder, banks, s.candidates, s.actions_per_state, self.shooting)
+            row = model_metrics(
+                self.wm, self.oracle, self.decoder, banks, s.candidates, s.actions_per_state, self.shooting
+            )
             write_json(path, row | {"decoder_error": self.decoder.error.item()})
 
         file = cached(self._file("metrics", key, ".json"), key, make, f"the metrics of {self.snapshot.label}")
@@ -150,13 +152,13 @@ class Bench:
 
     def gaps(self) -> list[dict]:
         """The planning gap with each planner: one row each. The oracle's episodes are shared by a task's cells."""
-        learner = Learner(self.wm, self.decoder, combine(self.weights, self._key("decoder")))
+        learned = LearnedModel(self.wm, self.decoder, combine(self.weights, self._key("decoder")))
         rows = []
         for matched, count in self.matched():
             seeds, what = study_seeds("starts", count), str(self.snapshot.label)
             given = self.oracle, seeds, self.sizes.decisions
-            true = episodes(matched, *given, learner if matched.uses_heads else None, True, what)
-            mine = episodes(matched, *given, learner, False, what)
+            true = episodes(matched, *given, learned if matched.uses_heads else None, True, what)
+            mine = episodes(matched, *given, learned, False, what)
             rows.append({"planner": matched.name} | gap(true, mine))
         return rows
 

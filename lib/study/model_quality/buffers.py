@@ -21,7 +21,7 @@ from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, code_hash, combine, file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_sidecar, sidecar
-from lib.study.cells import CELL, Cell, Settings
+from lib.study.cells import CELL_NAME, Cell, Settings
 from lib.teachers.playing import play
 from lib.teachers.replay import Episode, EpisodeFileError, load_episodes, save_episodes
 from lib.weights.native import load_world_model, teacher_key
@@ -138,7 +138,7 @@ def read(cell: Cell, name: str) -> Source:
             raise ConfigError(f"buffer={name!r} is no file, and none of: {', '.join([*GENERATED, *KEPT])}.")
         name = path.stem
     episodes = load_episodes(path)
-    recorded = CELL.fullmatch(path.resolve().parent.name)  # training keeps its episodes in a folder of the cell's name
+    recorded = CELL_NAME.fullmatch(path.resolve().parent.name)  # training's folder has the cell's name
     told = read_sidecar(path).get("task") if sidecar(path).is_file() else None
     task = told or (recorded and recorded[1])
     if task and task != cell.task:

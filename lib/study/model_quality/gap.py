@@ -2,7 +2,7 @@
 
     matched = Matched("shooting", SHOOTING)
     true = episodes(matched, oracle, seeds, 500)
-    mine = episodes(matched, oracle, seeds, 500, learner=Learner(wm, decoder, key))
+    mine = episodes(matched, oracle, seeds, 500, learned=LearnedModel(wm, decoder, key))
     row = gap(true, mine)                    # cpg, its intervals, McNemar's p, a verdict, and returns beside it
 
 CPG is the success rate with the oracle minus that with the learned model: same planner, score, budget, start states and
@@ -35,7 +35,7 @@ from lib.study.model_quality.search import (
     SearchPlanner,
     by_score,
     by_value,
-    play,
+    play_oracle,
 )
 from lib.study.stats.intervals import bootstrap_ci, paired_difference
 from lib.world_model import WorldModel
@@ -50,7 +50,7 @@ PLANNER, AS_GOOD, OPEN = "PLANNER BOTTLENECK", "AS GOOD AS ORACLE", "INCONCLUSIV
 
 
 @dataclass(frozen=True)
-class Learner:
+class LearnedModel:
     """A world model, its decoder, and what stands for both in keys."""
 
     wm: WorldModel
@@ -75,17 +75,17 @@ class Matched:
     def uses_heads(self) -> bool:
         return self.by_value or self.mppi is not None
 
-    def planner(self, oracle: Oracle, learner: Learner | None, true: bool):
+    def planner(self, oracle: Oracle, learned: LearnedModel | None, true: bool):
         """The planner with the simulator (`true`), or with the learned model."""
-        if learner is None and (self.uses_heads or not true):
-            raise ConfigError(f"planner {self.name} needs a world model here; give a learner.")
+        if learned is None and (self.uses_heads or not true):
+            raise ConfigError(f"planner {self.name} needs a world model here; give a learned model.")
         scored = oracle.scored
         if self.mppi:
-            return MppiPlanner(learner.wm, scored, self.mppi, oracle if true else None)
+            return MppiPlanner(learned.wm, scored, self.mppi, oracle if true else None)
         if self.by_value:
-            model = Encoded(learner.wm, oracle) if true else Learned(learner.wm, scored)
-            return SearchPlanner(scored, by_value(learner.wm, model), self.search)
-        model = oracle if true else Learned(learner.wm, scored, learner.decoder)
+            model = Encoded(learned.wm, oracle) if true else Learned(learned.wm, scored)
+            return SearchPlanner(scored, by_value(learned.wm, model), self.search)
+        model = oracle if true else Learned(learned.wm, scored, learned.decoder)
         return SearchPlanner(scored, by_score(scored, model), self.search)
 
 
@@ -94,14 +94,14 @@ def episodes(
     oracle: Oracle,
     seeds: list[int],
     decisions: int,
-    learner: Learner | None = None,
+    learned: LearnedModel | None = None,
     true: bool = False,
     what: str = "",
 ) -> list[dict]:
-    """What `play` says of each seed's episode, with the learned model, or with the simulator where `true` is set or
-    there is no learner. Kept under `data/cache/offline/`."""
-    true = true or learner is None
-    whose = learner.key if learner and (matched.uses_heads or not true) else None
+    """What `play_oracle` says of each seed, with the learned model, or with the simulator where `true` is set or
+    there is no learned model. Kept under `data/cache/offline/`."""
+    true = true or learned is None
+    whose = learned.key if learned and (matched.uses_heads or not true) else None
     planner, rows = None, []
     for first in range(0, len(seeds), BLOCK):
         block = seeds[first : first + BLOCK]
@@ -112,8 +112,8 @@ def episodes(
 
         def make(file: Path, block=block, bar=bar) -> None:
             nonlocal planner
-            planner = planner or matched.planner(oracle, learner, true)
-            write_json(file, play(oracle, planner, block, decisions, bar))
+            planner = planner or matched.planner(oracle, learned, true)
+            write_json(file, play_oracle(oracle, planner, block, decisions, bar))
 
         rows += json.loads(cached(path, key, make, f"{len(block)} episodes of {label}").read_text(encoding="utf-8"))
     return rows
@@ -167,7 +167,7 @@ def _mean(x, axis: int):
 
 
 def gap(true: list[dict], learned: list[dict], level: float = 0.95) -> dict:
-    """CPG from the rows of `play` with the oracle and with the learned model, for the same seeds.
+    """CPG from the rows of `play_oracle` with the oracle and with the learned model, for the same seeds.
 
     `cpg_low`…`cpg_high` is Agresti and Caffo's interval, which the verdict goes by: it has a width also where all
     episodes agree. `paired_low`…`paired_high` is the bootstrap over pairs, `p_mcnemar` the exact test. `return_gap` is

@@ -13,7 +13,7 @@ import pandas as pd
 from lib.records import paths
 from lib.records.keys import shown
 from lib.records.store import intact, read_table
-from lib.study.cells import CELL
+from lib.study.cells import CELL_NAME
 from lib.study.model_quality.bench import Bench, row_key
 from lib.study.model_quality.snapshots import Study, study_cells
 
@@ -59,7 +59,7 @@ def _of_absent(known: dict[str, Record], study: Study, strange: set[str]) -> dic
     """
     kept, dropped = {}, []
     for key, (row, gaps) in known.items():
-        match = CELL.fullmatch(_point(row)[0])
+        match = CELL_NAME.fullmatch(_point(row)[0])
         if not match or match[1] not in study.sizes.tasks or int(match[3]) not in study.sizes.seeds:
             continue  # of a teacher from elsewhere
         weights = row.get("weights")

@@ -2,7 +2,7 @@
 
     seen = visit(oracle, RandomActions(oracle), seeds, 500)
     decoder = fit_decoder(wm, oracle.scored, seen[:-1], held_out=seen[-1:], steps=4000)
-    row = measure(wm, oracle, decoder, {"random": bank(seen, 150, k=10)}, candidates=150)
+    row = model_metrics(wm, oracle, decoder, {"random": bank(seen, 150, k=10)}, candidates=150)
 
 From states of a bank the simulator and the model are given the same actions:
 
@@ -186,7 +186,7 @@ def regret(true, predicted) -> np.ndarray:
     return np.where(varied, (best - chosen) / np.where(varied, best - mean, 1), math.nan)
 
 
-def measure(
+def model_metrics(
     wm: WorldModel,
     oracle: Oracle,
     decoder,

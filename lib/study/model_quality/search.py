@@ -3,7 +3,7 @@
     oracle = Oracle("cartpole-swingup")
     true = SearchPlanner(oracle.scored, by_score(oracle.scored, oracle), SHOOTING)
     learned = SearchPlanner(oracle.scored, by_score(oracle.scored, Learned(wm, oracle.scored, decoder)), SHOOTING)
-    rows = play(oracle, true, seeds, decisions=500)            # one per episode
+    rows = play_oracle(oracle, true, seeds, decisions=500)     # one per episode
 
 Random shooting and the cross-entropy method choose among the task's action set; a sequence is as good as the best state
 that it leads to. A state's score is the task's own (`by_score`, which needs a decoder for the learned model), or the
@@ -260,7 +260,7 @@ def walk(oracle: Oracle, planner, seeds: list[int], decisions: int, what: str = 
         states = after
 
 
-def play(oracle: Oracle, planner, seeds: list[int], decisions: int, what: str = "") -> list[dict]:
+def play_oracle(oracle: Oracle, planner, seeds: list[int], decisions: int, what: str = "") -> list[dict]:
     """One row per episode: `episode_seed`, whether it is `excluded` as its start is a success already, and else whether
     it was a `success`, the frame of its first touch (`touched`, None if never), and its `return`, the mean reward of
     all frames, between 0 and 1."""

@@ -1,4 +1,4 @@
-"""The offline study's cells: snapshots of training runs. `lib.study.workload` says how much work is done on them.
+"""The offline study's cells: snapshots of training runs. `lib.study.profiles` says how much work is done on them.
 
     study = resolve_study("quick", "all", "1m", 0, "", "cpu")
     study.cells, study.skipped      # what can be measured, and the cells whose weights are missing
@@ -21,7 +21,8 @@ from lib.records import paths
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
 from lib.study.cells import Cell, resolve
-from lib.study.workload import SNAPSHOTS, OfflineStudy
+from lib.study.profiles import OfflineStudy
+from lib.teachers.config import SNAPSHOTS
 
 # Tasks whose simulator can be asked anew for each cell: one decision of random shooting takes 16 ms of cartpole's and
 # 5 ms of reacher's, 170 ms of walker's.

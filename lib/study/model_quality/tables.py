@@ -2,7 +2,7 @@
 
     table = correlations(cells)           # task × metric × target
     gains = differences(cells)            # how much better M3–M5 tell a target than M1 and M2 do
-    write_results("quick", rows, gaps, skipped)
+    write_tables("quick", rows, gaps, skipped)
 
 Correlations are within a task, as errors of different tasks have different units. Over all tasks there are those of
 ranks within each task, and, for metrics and targets without a unit, those of the values themselves.
@@ -125,7 +125,7 @@ def _within(cells: pd.DataFrame, values: np.ndarray) -> np.ndarray:
     return placed
 
 
-def write_results(profile: str, rows: list[dict], gaps: list[dict], skipped: list[str], **provenance) -> pd.DataFrame:
+def write_tables(profile: str, rows: list[dict], gaps: list[dict], skipped: list[str], **provenance) -> pd.DataFrame:
     """Write `offline/{cells,gaps,correlations,differences,skipped}.csv` of a profile; the cells as a table.
 
     `skipped` are the files of cells whose weights are missing; the sidecars list them, too.

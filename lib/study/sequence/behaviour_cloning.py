@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.study.sequence.windows import Batch, OfflinePolicy
+from lib.study.sequence.windows import OfflinePolicy, WindowBatch
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BehaviourCloning(OfflinePolicy):
         """Actions (…, A) in [−1, 1] for observations (…, obs_dim)."""
         return self.layers(self.normalised(obs))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: WindowBatch) -> Tensor:
         """Mean squared error to the actions of the decisions that count."""
         return (self(batch.obs[batch.mask]) - batch.actions[batch.mask]).square().mean()
 

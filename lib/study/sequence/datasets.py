@@ -5,8 +5,9 @@
     data = load_dataset("path/to/minari/folder")
     data = load_dataset("hopper_medium-v2.hdf5")                     # D4RL; also .pkl, and our own .safetensors
 
-`lib.study.sequence.teacher_episodes` says what expert, medium, medium-replay and mixed are. The teachers plan with a right-sized
-planner, as the card in each dataset's metadata says. Everything of Minari's is kept in `data/cache/minari/`.
+`lib.study.sequence.teacher_episodes` says what expert, medium, medium-replay and mixed are. The teachers plan with a
+right-sized planner, as the card in each dataset's metadata says. Everything of Minari's is kept in
+`data/cache/minari/`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ UNREACHED = re.compile("Connect|Timeout|Offline|Network|Proxy|LocalEntryNotFound
 
 
 def read_episodes(path: Path) -> list[Trajectory]:
-    """The trajectories of a file that `lib.teachers.replay.save_episodes` wrote, such as the replay of a training run."""
+    """The trajectories of a file that `lib.teachers.replay.save_episodes` wrote, such as the replay of a run."""
     try:
         return [Trajectory(e.obs[:-1], e.actions, e.rewards) for e in load_episodes(path)]
     except EpisodeFileError as error:

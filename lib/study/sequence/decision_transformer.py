@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lib.config import ConfigError
-from lib.study.sequence.windows import Batch, OfflinePolicy
+from lib.study.sequence.windows import OfflinePolicy, WindowBatch
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DecisionTransformer(OfflinePolicy):
             return_dict=True,
         ).action_preds
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: WindowBatch) -> Tensor:
         """Mean squared error to the actions of the decisions that count."""
         predicted = self(batch.obs, batch.actions, batch.returns_to_go, batch.timesteps)
         return (predicted - batch.actions)[batch.mask].square().mean()

@@ -99,7 +99,7 @@ def trained(
     watch: dict | None = None,
     device: str = "cpu",
 ) -> tuple[OfflinePolicy, list[dict]]:
-    """A trained policy and its curve, kept under a key of code, data, settings and seed; see `lib.study.sequence.train`.
+    """A trained policy and its curve, kept under a key of code, data, settings and seed (`lib.study.sequence.train`).
 
     `watch` are the arguments of `curve_returns` for what is shown on the way, the policy left out.
     """
@@ -201,9 +201,9 @@ def step_times(policies: dict[str, OfflinePolicy], env: str, decisions: int) -> 
 def summarise_offline(rows: pd.DataFrame, env: str) -> pd.DataFrame:
     """A row per arm and return that was asked for: what it returns and scores, and what it keeps of the arm `teacher`.
 
-    rows: those of `evaluate_policy` with a column training_seed, and below them those of `lib.study.evaluate`. The interval
-    of the return is over training seeds where there are several, each the mean of its episodes, and else over episodes.
-    Return kept pairs episodes, each the mean over training seeds; it is missing without a teacher.
+    rows: those of `evaluate_policy` with a column training_seed, and below them those of `lib.study.evaluate`. The
+    interval of the return is over training seeds where there are several, each the mean of its episodes, and else over
+    episodes. Return kept pairs episodes, each the mean over training seeds; it is missing without a teacher.
     """
     teacher = rows[rows["arm"] == "teacher"].set_index("episode_seed")["return"]
     table = []

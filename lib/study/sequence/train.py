@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from lib.config import ConfigError
 from lib.records.store import atomic_path, write_table
+from lib.study.profiles import SequenceStudy
 from lib.study.sequence.behaviour_cloning import BehaviourCloning
 from lib.study.sequence.decision_transformer import DecisionTransformer
 from lib.study.sequence.windows import OfflineDataError, OfflinePolicy, TrajectorySet, Windows
-from lib.study.workload import SequenceStudy
 from lib.weights.official import CheckpointError, check_tensors
 
 FORMAT = "offline-policy/1"

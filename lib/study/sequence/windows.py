@@ -121,7 +121,7 @@ class TrajectorySet:
 
 
 @dataclass
-class Batch:
+class WindowBatch:
     """B windows of K decisions: obs (B, K, obs_dim), actions (B, K, A), returns_to_go (B, K), timesteps (B, K) since
     the trajectory's start, mask (B, K), false for padding, which is zero."""
 
@@ -131,8 +131,8 @@ class Batch:
     timesteps: Tensor
     mask: Tensor
 
-    def to(self, device) -> Batch:
-        return Batch(*(x.to(device) for x in vars(self).values()))
+    def to(self, device) -> WindowBatch:
+        return WindowBatch(*(x.to(device) for x in vars(self).values()))
 
 
 class Windows:
@@ -151,7 +151,7 @@ class Windows:
         """Decisions, each of which starts a window."""
         return len(self._end)
 
-    def sample(self, rng: np.random.Generator, batch_size: int) -> Batch:
+    def sample(self, rng: np.random.Generator, batch_size: int) -> WindowBatch:
         """Windows of trajectories that are drawn in proportion to their length, from uniform starts in them (Chen et
         al. 2021, section 4): together, every decision starts a window as often as any other."""
         return self.starting_at(rng.integers(len(self), size=batch_size))
@@ -161,14 +161,14 @@ class Windows:
         rows = np.arange(len(self))
         return rows[(rows - self._first) % self.context == 0]
 
-    def starting_at(self, rows: np.ndarray) -> Batch:
+    def starting_at(self, rows: np.ndarray) -> WindowBatch:
         """The windows that start at `rows` (B,), positions among all decisions."""
         index = rows[:, None] + np.arange(self.context)  # (B, K)
         mask = index < self._end[rows][:, None]
         index = np.where(mask, index, rows[:, None])
         columns = (self._obs[index], self._actions[index], self._to_go[index], index - self._first[index])
         columns = (np.where(mask[..., None] if x.ndim == 3 else mask, x, np.zeros((), x.dtype)) for x in columns)
-        return Batch(*(torch.from_numpy(x) for x in (*columns, mask)))
+        return WindowBatch(*(torch.from_numpy(x) for x in (*columns, mask)))
 
 
 # --------------------------------------------------------------------------------------------------------- policies

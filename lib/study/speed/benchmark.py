@@ -1,15 +1,15 @@
 """What `notebooks/08_planner_benchmark.ipynb` measures; runs where only torch, numpy and safetensors are installed.
 
-    python -m lib.study.speed.benchmark --device cuda --out data/results/paper/planner/nvidia-h200.csv      # the paper profile's
-    python -m lib.study.speed.benchmark --device cpu --out planner.csv --profile quick                      # minutes
+    python -m lib.study.speed.benchmark --device cuda --out data/results/paper/planner/h200.csv  # the paper profile's
+    python -m lib.study.speed.benchmark --device cpu --out planner.csv --profile quick              # minutes
     python -m lib.study.speed.benchmark --device cpu --out planner.csv --sizes 1m 5m --batches 1 8 --parts solves
-    python -m lib.study.speed.benchmark --device cpu --out planner.csv --parts memory                       # planner-memory.csv
+    python -m lib.study.speed.benchmark --device cpu --out planner.csv --parts memory               # planner-memory.csv
 
-A solve is timed in the same rounds as three yardsticks: the twin (`lib.study.speed.official_manner`: the same plan in the manner of
-the official code, float32 and eager), the matrix floor (only the products that a solve needs, in the solve's dtype) and
-the ceiling (large plain products in that dtype). Every `ratio_to_…` is the solve's median time divided by the
-yardstick's: small is good. `gflops` are the floor's operations by the solve's time, whatever work the solve really did;
-only the twin, eager or compiled, is credited with the operations of its own manner.
+A solve is timed in the same rounds as three yardsticks: the twin (`lib.study.speed.official_manner`: the same plan in
+the manner of the official code, float32 and eager), the matrix floor (only the products that a solve needs, in the
+solve's dtype) and the ceiling (large plain products in that dtype). Every `ratio_to_…` is the solve's median time
+divided by the yardstick's: small is good. `gflops` are the floor's operations by the solve's time, whatever work the
+solve really did; only the twin, eager or compiled, is credited with the operations of its own manner.
 """
 
 from __future__ import annotations
@@ -191,7 +191,9 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
 # -------------------------------------------------------------------------------------------------------- whole tables
 
 
-def measure(part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high") -> Path:
+def measure_part(
+    part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high"
+) -> Path:
     """Measure one of `PARTS` and return its table: solves go to `out`, others beside it, as in `…-step.csv`.
 
     A table that the same code made at the same scope on such a device is kept; delete it to measure anew. The official
@@ -266,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     scope = dataclasses.replace(scope, **changes)
     parts = given.parts or [part for part in PARTS if part != "memory" or (scope.memory and device == "cpu")]
     for part in [one_of("part", part, PARTS) for part in parts]:
-        print(measure(part, given.out, device, scope, given.precision))
+        print(measure_part(part, given.out, device, scope, given.precision))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 Written anew after the official code (github.com/nicklashansen/tdmpc2), in its manner: torch's own layers, Mish and
 softmax; a Q ensemble by `vmap` that evaluates all heads and then picks two; every sample rolled from a repeated z_0 in
 every iteration; no compilation unless asked for. The weights are the given model's own tensors. Given the same noise,
-results equal `lib.planner.MPPI`'s and `lib.teachers.learner.Learner`'s (tests), so that a ratio of times compares two ways to
-compute one thing. Multi-task weights arrive bound to a task (see `lib.world_model`): their padding is kept, a batch of
-several tasks is not supported. Only torch is needed.
+results equal `lib.planner.MPPI`'s and `lib.teachers.learner.Learner`'s (tests), so that a ratio of times compares two
+ways to compute one thing. Multi-task weights arrive bound to a task (see `lib.world_model`): their padding is kept, a
+batch of several tasks is not supported. Only torch is needed.
 """
 
 from __future__ import annotations

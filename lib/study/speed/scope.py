@@ -1,6 +1,6 @@
 """How much the benchmark measures, on which device, and under which name.
 
-scope = SCOPES["quick"].narrowed("1m")         # what `lib.study.speed.benchmark.measure` is given
+scope = SCOPES["quick"].narrowed("1m")         # what `lib.study.speed.benchmark.measure_part` is given
 slug("cuda")                                   # nvidia-h200, the stem of the device's tables
 """
 
@@ -80,7 +80,7 @@ SCOPES = {  # by profile; smoke compiles nothing, quick no more than a few minut
 
 
 def chosen_device(device: str) -> str:
-    """ "auto" is the first GPU where there is one, else the CPU. (`lib.weights.native` needs more than is installed.)"""
+    """ "auto" is the first GPU where there is one, else the CPU. (`lib.weights.native` needs more installed.)"""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 

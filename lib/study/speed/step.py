@@ -4,7 +4,8 @@
     benchmark_updates("cpu", ["1m"])     # updates, and decisions of collection with their update
     memory_317m()                        # GiB at the peak of one plan
 
-Everything is timed against the official manner (`lib.study.speed.official_manner`) in the same rounds: see `lib.study.speed.timing.timed`.
+Everything is timed against the official manner (`lib.study.speed.official_manner`) in the same rounds: see
+`lib.study.speed.timing.timed`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which targets of the planner are reached, and what holds a solve back: read from the tables of `lib.study.speed.benchmark`.
+"""Which targets of the planner are reached and what holds a solve back, from `lib.study.speed.benchmark`'s tables.
 
     for target in targets(results("quick") / "planner" / "cpu.csv"):
         print(target)

@@ -1,4 +1,4 @@
-"""Timing functions against each other, on a CPU or a GPU: what `lib.study.speed.benchmark` is built from. Needs torch and numpy.
+"""Timing functions against each other, on a CPU or a GPU, for `lib.study.speed.benchmark`. Needs torch and numpy.
 
 times = timed({"ours": planner, "theirs": twin}, seconds=5)      # name -> milliseconds of every call
 summary(times["ours"])                                           # {"p50_ms": …, "p95_ms": …}

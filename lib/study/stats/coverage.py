@@ -142,7 +142,7 @@ METHODS = {
 
 
 def expanded_iqm(x, teacher, level: float = 0.95, resamples: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
-    """What `lib.study.stats.aggregates` gives for the IQM of one task, for many samples: x, teacher: (repeats, n) → two (repeats,).
+    """What `lib.study.stats.aggregates` gives for the IQM of one task: x, teacher (repeats, n) → two (repeats,).
 
     Pairs are drawn, and returns are parts of the teacher's mean in the same resample.
     """
@@ -223,9 +223,10 @@ def coverage_table(
     `coverage` is the share of intervals that hold the true value, to be compared with `level`; `too_high` the share
     that lies wholly above it, which is also how often a one-sided test at (1 − level)/2 finds an arm non-inferior that
     is exactly at the margin; `too_low` the share below; `width` the median width, in return or parts of the teacher's.
-    "studentised" is what `bootstrap_ci`, `paired_difference` and `kept_return` give, "expanded" what `lib.study.stats.aggregates`
-    does for one task, and "percentile" the plain bootstrap. Where 5 % of the episodes fall, samples without any fall
-    are common, and only "bounded" intervals can hold the mean: they are as wide as that takes.
+    "studentised" is what `bootstrap_ci`, `paired_difference` and `kept_return` give, "expanded" what
+    `lib.study.stats.aggregates` does for one task, and "percentile" the plain bootstrap. Where 5 % of the episodes
+    fall, samples without any fall are common, and only "bounded" intervals can hold the mean: they are as wide as that
+    takes.
     """
     kinds = [(p, n, m, s) for p in POPULATIONS for n in sizes for s, m in INTERVALS]
     return pd.DataFrame([coverage(*kind, level, repeats, resamples) for kind in kinds])

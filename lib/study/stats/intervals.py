@@ -6,9 +6,9 @@
 
 Episodes are drawn with replacement and the statistic is recomputed. All arms of a cell start from the same states, so
 comparisons draw *pairs* of episodes. Returns are skewed, as an episode can fall but not do better than perfect:
-intervals of means are therefore studentised (bootstrap-t), whose error rates `lib.study.stats.coverage` compares with those of
-other methods. With one teacher seed the intervals speak about episodes of that teacher only, not about other training
-runs; `lib.study.stats.aggregates` has the bootstrap over seeds and tasks.
+intervals of means are therefore studentised (bootstrap-t), whose error rates `lib.study.stats.coverage` compares with
+those of other methods. With one teacher seed the intervals speak about episodes of that teacher only, not about other
+training runs; `lib.study.stats.aggregates` has the bootstrap over seeds and tasks.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     table = step_time(steps, episodes)  # one row per arm that was timed
 
-A gate asks for a plan where the episode makes it ask, so the few decisions that `lib.study.steps` times hold more or fewer
-plans than the evaluation. What was timed is therefore how long a step takes that asks for one, and how long any other
-does; how often an arm asks is counted over all of its episodes.
+A gate asks for a plan where the episode makes it ask, so the few decisions that `lib.study.steps` times hold more or
+fewer plans than the evaluation. What was timed is therefore how long a step takes that asks for one, and how long any
+other does; how often an arm asks is counted over all of its episodes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ BASELINE = "teacher"
 def step_time(steps: pd.DataFrame, episodes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Columns arm, step_ms, speedup, `_low` and `_high` of both, step_p95_ms and steps_per_s.
 
-    steps: rows of `lib.study.steps.measure` at one batch; episodes: rows of one cell as `lib.study.stats.intervals.summarise` takes
-    them. step_ms is the mean in milliseconds, speedup the teacher's over the arm's. step_p95_ms is the percentile of
-    the timed steps that plan, the longest that a robot waits for, or of all where none does. A ladder's refinements
-    count as plans, in the mixture that was timed.
+    steps: rows of `lib.study.steps.measure` at one batch; episodes: rows of one cell as
+    `lib.study.stats.intervals.summarise` takes them. step_ms is the mean in milliseconds, speedup the teacher's over
+    the arm's. step_p95_ms is the percentile of the timed steps that plan, the longest that a robot waits for, or of all
+    where none does. A ladder's refinements count as plans, in the mixture that was timed.
 
     Errors are propagated to first order, relative to the mean: those of both kinds of step add up, because a machine
     that slows down slows both; that of how often an arm plans, and those of two arms, are independent. Quantiles are

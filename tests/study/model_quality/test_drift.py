@@ -26,9 +26,9 @@ from lib.study.model_quality import drift as model_error
 from lib.study.model_quality import drift_study as model_error_study
 from lib.study.model_quality.buffers import GENERATED, Player, check, generate, read
 from lib.study.model_quality.drift import BATCH, TAIL, Flat, error_rows, growth_exponent, predictions
-from lib.study.model_quality.drift_study import models_of, study, summary, write_results
+from lib.study.model_quality.drift_study import models_of, study, summary, write_model_error
+from lib.study.profiles import ErrorStudy
 from lib.study.stats.intervals import bootstrap_ci
-from lib.study.workload import ErrorStudy
 from lib.teachers import playing
 from lib.teachers.playing import play
 from lib.teachers.replay import Episode, EpisodeFileError, save_episodes
@@ -490,7 +490,7 @@ def test_an_episode_too_short_for_the_horizon_is_told(env):
 def test_results_are_a_table_and_a_text_that_say_the_same(env, snapshots):
     given = settings()
     rows, about = study(given, given.cell, horizon=HORIZON)
-    write_results(given, given.cell, rows, about)
+    write_model_error(given, given.cell, rows, about)
     folder = paths.results("smoke") / "model_error"
     table, text = read_table(folder / f"{CELL}.csv"), (folder / f"{CELL}_model_error.txt").read_text()
     assert set(COLUMNS.split()) <= set(table) and len(table) == len(rows) == 3 * 4 * HORIZON

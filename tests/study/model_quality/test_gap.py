@@ -11,7 +11,7 @@ from scipy import stats
 from lib.config import ConfigError, PlannerConfig, WorldModelConfig
 from lib.records import paths
 from lib.study.model_quality import gap as planning_gap
-from lib.study.model_quality.gap import Learner, Matched, agresti_caffo, episodes, gap, mcnemar, verdict
+from lib.study.model_quality.gap import LearnedModel, Matched, agresti_caffo, episodes, gap, mcnemar, verdict
 from lib.study.model_quality.oracle import Oracle, Scored, State
 from lib.study.model_quality.search import (
     CEM,
@@ -25,7 +25,7 @@ from lib.study.model_quality.search import (
     by_score,
     by_value,
     encode,
-    play,
+    play_oracle,
     value,
     walk,
 )
@@ -86,18 +86,18 @@ def test_a_search_finds_the_best_action_by_its_model(search):
 
 def test_episodes_in_closed_form():
     """From 1/8 the fourth decision reaches 5/8 ≥ 0.6; a start at 5/8 is a success already."""
-    rows = play(Line(), on_the_line(Line(), Search(samples=60, horizon=2)), [1, 5, 0], decisions=5)
+    rows = play_oracle(Line(), on_the_line(Line(), Search(samples=60, horizon=2)), [1, 5, 0], decisions=5)
     assert rows[1] == {"episode_seed": 5, "excluded": True, "success": None, "touched": None, "return": None}
     assert (rows[0]["success"], rows[0]["touched"]) == (True, 7)  # the second frame of the fourth decision
     path = np.arange(1, 7) / 8  # x before the first decision, …, after the last
     assert rows[0]["return"] == pytest.approx((path[:-1] + path[1:]).mean() / 2)
     assert (rows[2]["success"], rows[2]["touched"]) == (True, 9)
-    never = play(Line(), on_the_line(Line(-1.0), Search(samples=60, horizon=2)), [1, 5], 5)
+    never = play_oracle(Line(), on_the_line(Line(-1.0), Search(samples=60, horizon=2)), [1, 5], 5)
     assert (never[0]["success"], never[0]["touched"]) == (False, None) and never[1]["excluded"]
     found = gap(rows[:2], never)
     assert (found["episodes"], found["excluded"], found["cpg"]) == (1, 1, 1.0)
     assert found["oracle_return"] > found["learned_return"]
-    assert play(Line(), on_the_line(Line(), SMALL), [5, 6], 2)[1]["excluded"]  # all excluded: nothing is played
+    assert play_oracle(Line(), on_the_line(Line(), SMALL), [5, 6], 2)[1]["excluded"]  # all excluded: nothing is played
 
 
 class Sum:
@@ -147,8 +147,8 @@ def test_searches_agree_with_their_slow_twin(search):
 
 
 def test_an_episode_does_not_depend_on_its_neighbours():
-    alone = play(Line(), on_the_line(Line(), SMALL), [2], 3)
-    assert play(Line(), on_the_line(Line(), SMALL), [0, 2, 1], 3)[1] == alone[0]
+    alone = play_oracle(Line(), on_the_line(Line(), SMALL), [2], 3)
+    assert play_oracle(Line(), on_the_line(Line(), SMALL), [0, 2, 1], 3)[1] == alone[0]
 
 
 def test_more_iterations_find_more():
@@ -207,7 +207,7 @@ def test_a_perfect_model_has_no_gap(cartpole):
     rows = []
     for model in (cartpole, Stepped()):
         planner = SearchPlanner(cartpole.scored, by_score(cartpole.scored, model), SMALL_CEM)
-        rows.append(play(cartpole, planner, [0, 1], 4))
+        rows.append(play_oracle(cartpole, planner, [0, 1], 4))
     assert rows[0] == rows[1] and rows[0][0]["return"] > 0
     found = gap(*rows)
     assert (found["cpg"], found["return_gap"], found["p_mcnemar"]) == (0, 0, 1)
@@ -263,7 +263,7 @@ def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(cartpole, w
 
 def test_every_planner_plays_with_either_model(cartpole, wm, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    learner = Learner(wm, torch.nn.Linear(wm.latent_dim, 5), "weights")
+    learned = LearnedModel(wm, torch.nn.Linear(wm.latent_dim, 5), "weights")
     for matched in (
         Matched("shooting", SMALL),
         Matched("cem", SMALL_CEM),
@@ -271,7 +271,7 @@ def test_every_planner_plays_with_either_model(cartpole, wm, monkeypatch, tmp_pa
         Matched("mppi", mppi=PlannerConfig.budget(16, 2, mode="eager")),
     ):
         given = cartpole, [0, 1], 3
-        true, mine = (episodes(matched, *given, learner, which) for which in (True, False))
+        true, mine = (episodes(matched, *given, learned, which) for which in (True, False))
         assert true != mine and all(0 < row["return"] < 0.2 for row in true + mine), matched.name
         assert gap(true, mine)["episodes"] == 2
 
@@ -383,12 +383,12 @@ def played(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return rows([1] * len(seeds), seeds=seeds)
 
-    monkeypatch.setattr(planning_gap, "play", noted)
+    monkeypatch.setattr(planning_gap, "play_oracle", noted)
     return blocks
 
 
-def learner(key="weights"):
-    return Learner(WorldModel(WorldModelConfig(1, 1, 16, 16, 16, 2, 2)), None, key)
+def learned_model(key="weights"):
+    return LearnedModel(WorldModel(WorldModelConfig(1, 1, 16, 16, 16, 2, 2)), None, key)
 
 
 def test_episodes_are_kept_by_block_and_only_missing_ones_are_played(played):
@@ -408,20 +408,22 @@ def test_keys_tell_apart_what_differs_and_nothing_else(played):
         lambda: episodes(matched, line, seeds, 9),
         lambda: episodes(matched, line, seeds, 8),
         lambda: episodes(Matched("shooting", SMALL_CEM), line, seeds, 9),
-        lambda: episodes(matched, line, seeds, 9, learner()),
-        lambda: episodes(matched, line, seeds, 9, learner("other")),
-        lambda: episodes(Matched("shooting", SMALL, by_value=True), line, seeds, 9, learner(), true=True),
-        lambda: episodes(Matched("shooting", SMALL, by_value=True), line, seeds, 9, learner("other"), true=True),
-        lambda: episodes(Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="eager")), line, seeds, 9, learner()),
+        lambda: episodes(matched, line, seeds, 9, learned_model()),
+        lambda: episodes(matched, line, seeds, 9, learned_model("other")),
+        lambda: episodes(Matched("shooting", SMALL, by_value=True), line, seeds, 9, learned_model(), true=True),
+        lambda: episodes(Matched("shooting", SMALL, by_value=True), line, seeds, 9, learned_model("other"), true=True),
+        lambda: episodes(
+            Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="eager")), line, seeds, 9, learned_model()
+        ),
     ]
     for run in runs:
         run()
     assert len(played) == len(runs)
     for run in runs:
         run()
-    # The oracle's episodes by the task's score are the same for every learner, and `mode` is not a budget.
-    episodes(matched, line, seeds, 9, learner("third"), true=True)
-    episodes(Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="auto")), line, seeds, 9, learner())
+    # The oracle's episodes by the task's score are the same for every learned model, and `mode` is not a budget.
+    episodes(matched, line, seeds, 9, learned_model("third"), true=True)
+    episodes(Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="auto")), line, seeds, 9, learned_model())
     assert len(played) == len(runs)
 
 

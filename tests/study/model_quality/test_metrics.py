@@ -34,7 +34,7 @@ from lib.study.model_quality.metrics import (
     bank,
     fit_decoder,
     l2,
-    measure,
+    model_metrics,
     ranking,
     regret,
     visit,
@@ -50,9 +50,9 @@ from lib.study.model_quality.tables import (
     TARGETS,
     correlations,
     differences,
-    write_results,
+    write_tables,
 )
-from lib.study.workload import PROFILES, OfflineStudy
+from lib.study.profiles import PROFILES, OfflineStudy
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
 from tests.figures.test_charts import load_figure, pdf_text
@@ -99,7 +99,7 @@ class Exact:
 
 
 def test_a_perfect_model(oracle, wm, banks):
-    row = measure(wm, oracle, None, banks, candidates=4, search=SEARCH, model=Exact(oracle, wm))
+    row = model_metrics(wm, oracle, None, banks, candidates=4, search=SEARCH, model=Exact(oracle, wm))
     for bank_ in ("", "_random", "_on_policy"):
         for error in ("m1", "m1_z", "m1_latent", "m2", "m2_z", "m5", "m5_latent"):
             assert row[error + bank_] == 0, error + bank_
@@ -114,7 +114,7 @@ def test_a_perfect_model(oracle, wm, banks):
 def test_a_constant_shift_is_a_large_error_that_does_not_touch_the_ranking(oracle, wm, banks):
     """The score is linear in the features (cos θ), so every sequence is over-estimated alike."""
     shift = np.array([3.0, 0.25, 0, 4, 0])
-    row = measure(wm, oracle, None, banks, 4, search=SEARCH, model=Exact(oracle, wm, lambda f: f + shift))
+    row = model_metrics(wm, oracle, None, banks, 4, search=SEARCH, model=Exact(oracle, wm, lambda f: f + shift))
     assert row["m1"] == pytest.approx(np.linalg.norm(shift)) == row["m2"]
     assert row["m3"] == pytest.approx(1) == row["m4"] and row["m5"] == 0
     scale = banks["random"].features.reshape(-1, 5).std(0)  # whatever the other bank holds
@@ -122,12 +122,12 @@ def test_a_constant_shift_is_a_large_error_that_does_not_touch_the_ranking(oracl
 
 
 def test_a_flipped_sign_ranks_the_other_way_round(oracle, wm, banks):
-    row = measure(wm, oracle, None, banks, 4, search=Search(6, horizon=1), model=Exact(oracle, wm, lambda f: -f))
+    row = model_metrics(wm, oracle, None, banks, 4, search=Search(6, horizon=1), model=Exact(oracle, wm, lambda f: -f))
     assert row["m3"] == pytest.approx(-1) and row["m4"] == pytest.approx(-1) and row["m5"] > 1
 
 
 def test_a_constant_model_ranks_nothing_and_that_is_counted(oracle, wm, banks):
-    row = measure(wm, oracle, None, banks, 4, search=SEARCH, model=Exact(oracle, wm, np.zeros_like))
+    row = model_metrics(wm, oracle, None, banks, 4, search=SEARCH, model=Exact(oracle, wm, np.zeros_like))
     assert row["m3"] is None and row["m4"] is None and row["m5"] > 0
     assert (row["m3_skipped"], row["m3_random_skipped"], row["m4_skipped"], row["m5_skipped"]) == (10, 5, 8, 0)
 
@@ -156,7 +156,7 @@ def test_metrics_agree_with_loops():
 def test_measuring_agrees_with_loops_over_one_bank(oracle, wm, banks):
     decoder = torch.nn.Linear(wm.latent_dim, 5).requires_grad_(False)
     one, scored = banks["random"], oracle.scored
-    row = measure(wm, oracle, decoder, {"random": one}, 3, actions_per_state=3, search=SEARCH, seed=5)
+    row = model_metrics(wm, oracle, decoder, {"random": one}, 3, actions_per_state=3, search=SEARCH, seed=5)
     seen = {name: [] for name in ("m1", "m1_latent", "m2", "m3", "m3_latent", "m5", "value_error", "reward_error")}
 
     def stepped(state, actions):
@@ -203,11 +203,11 @@ def test_measuring_agrees_with_loops_over_one_bank(oracle, wm, banks):
 
 def test_mixed_is_the_mean_over_the_states_of_both_banks(oracle, wm, banks):
     decoder = torch.nn.Linear(wm.latent_dim, 5).requires_grad_(False)
-    row = measure(wm, oracle, decoder, banks, 4, search=SEARCH)
+    row = model_metrics(wm, oracle, decoder, banks, 4, search=SEARCH)
     for metric in ("m1", "m2", "m1_z", "m5", "value_error"):
         mean = (row[f"{metric}_random"] + row[f"{metric}_on_policy"]) / 2
         assert row[metric] == pytest.approx(mean, rel=1e-6), metric
-    alone = measure(wm, oracle, decoder, {"on_policy": banks["on_policy"]}, 4, search=SEARCH)
+    alone = model_metrics(wm, oracle, decoder, {"on_policy": banks["on_policy"]}, 4, search=SEARCH)
     assert alone["m1"] == pytest.approx(row["m1_on_policy"], rel=1e-6)
 
 
@@ -364,7 +364,7 @@ def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, c
     assert set(wanted.split()) <= set(table) and table["n"].le(2).all() and table["spearman"].isna().all()
 
     played = []
-    monkeypatch.setattr(offline_study, "measure", lambda *a: played.append(a))
+    monkeypatch.setattr(offline_study, "model_metrics", lambda *a: played.append(a))
     before = (folder / "cells.csv").read_bytes()
     execute()  # from the result files
     assert "cell 1" not in capsys.readouterr().out and (folder / "cells.csv").read_bytes() == before
@@ -409,7 +409,7 @@ def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped
     kept = [rows(2, key("a" * 64)), rows(2, key("e" * 64), "e" * 64, 60_000)]  # the second is the end of its run
     others = [rows(3, "b" * 64), rows(3, key("c" * 64), None, 5_000), rows(9, key("d" * 64), "d" * 64)]
     found = [*kept, *others]
-    write_results("smoke", [row for row, _ in found], [gap for _, gaps in found for gap in gaps], [])
+    write_tables("smoke", [row for row, _ in found], [gap for _, gaps in found for gap in gaps], [])
     study = dataclasses.replace(study, skipped=study_cells(sizes)[1])
     cells, gaps, skipped = measure_cells(study)
     assert [(row["seed"], row["decisions"]) for row in cells] == [(2, 2_500), (2, 60_000)] and cells[0]["m1"] == 0.5
@@ -532,7 +532,7 @@ def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, monkey
         and counts["m5", "mixed", "cpg"] == 0
     )
     monkeypatch.setattr(paths, "DATA", tmp_path)
-    assert write_results("smoke", [], [], ["a.safetensors"]).empty
+    assert write_tables("smoke", [], [], ["a.safetensors"]).empty
     assert pd.read_csv(paths.results("smoke") / "offline" / "correlations.csv").empty
 
 
@@ -542,7 +542,7 @@ def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, monkey
 def test_the_figures_show_every_task_metric_and_target(few, monkeypatch, tmp_path):
     for name in ("DATA", "FIGURES"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    write_results("smoke", cells(runs=2, steps=4).to_dict("records"), [], [])
+    write_tables("smoke", cells(runs=2, steps=4).to_dict("records"), [], [])
     figure.main(["--profile", "smoke"])
     folder = paths.figures("smoke")
     assert {p.name for p in folder.glob("*.svg")} == {"offline.svg", "offline-cells.svg"}
@@ -564,6 +564,6 @@ def test_the_figures_also_stand_with_few_cells(few, monkeypatch, tmp_path):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     two = cells(tasks=("walker-walk",), runs=1, steps=2).astype(object)
     two["m3"] = None
-    write_results("smoke", two.to_dict("records"), [], [])
+    write_tables("smoke", two.to_dict("records"), [], [])
     figure.main(["--profile", "smoke"])
     assert "walker-walk" in pdf_text(paths.figures("smoke") / "offline-cells.pdf")

@@ -20,6 +20,7 @@ from lib.records import paths
 from lib.records.keys import module_key
 from lib.records.store import write_table
 from lib.study.cells import Cell, Settings
+from lib.study.profiles import PROFILES
 from lib.study.sequence import datasets as offline_datasets
 from lib.study.sequence import teacher_episodes
 from lib.study.sequence.d4rl import COLUMNS, read_hdf5, read_pickle
@@ -41,7 +42,6 @@ from lib.study.sequence.teacher_episodes import (
     sources,
 )
 from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows
-from lib.study.workload import PROFILES
 from lib.teachers.replay import Episode, save_episodes
 from lib.weights.native import save_world_model
 from tests.tiny import ACTIONS, BUDGET, OBS, TinyEnv, fresh_env, tiny_model

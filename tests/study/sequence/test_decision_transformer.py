@@ -19,6 +19,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, read_table, write_table
 from lib.study.cells import resolve
 from lib.study.evaluate import rollout
+from lib.study.profiles import PROFILES, SequenceStudy
 from lib.study.sequence import evaluate as offline_evaluation
 from lib.study.sequence import train as offline_training
 from lib.study.sequence.behaviour_cloning import BehaviourCloning
@@ -42,7 +43,6 @@ from lib.study.sequence.evaluate import (
 from lib.study.sequence.teacher_episodes import RandomController
 from lib.study.sequence.train import POLICIES, OfflineTraining, load_policy, save_policy, train
 from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows
-from lib.study.workload import PROFILES, SequenceStudy
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
 from tests.figures.test_charts import load_figure, pareto, pdf_text, summary

@@ -322,13 +322,13 @@ def test_wrong_options_are_refused(options, message, tmp_path):
 def test_a_table_that_the_same_code_made_at_the_same_scope_is_kept(tiny, tmp_path, capsys):
     small = {"small": (16, 1), "standard": (32, 1), "mode": "eager", "seconds": 0.0, "rounds": 2}
     scope = Scope(step_sizes=(tiny,), **small)
-    path = benchmark.measure("step", tmp_path / "cpu.csv", "cpu", scope)
+    path = benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
     first = path.read_bytes()
     assert path.name == "cpu-step.csv" and "kept" not in capsys.readouterr().err
-    benchmark.measure("step", tmp_path / "cpu.csv", "cpu", scope)
+    benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
     assert path.read_bytes() == first and "kept" in capsys.readouterr().err
-    benchmark.measure("step", tmp_path / "cpu.csv", "cpu", dataclasses.replace(scope, rounds=3))
+    benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", dataclasses.replace(scope, rounds=3))
     assert path.read_bytes() != first  # another scope
     path.write_bytes(first + b"x")
-    benchmark.measure("step", tmp_path / "cpu.csv", "cpu", scope)
+    benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
     assert not path.read_bytes().endswith(b"x")  # edited by hand

@@ -9,8 +9,9 @@ import pytest
 from lib.records.paths import NOTEBOOKS
 from lib.study.arms import arm_name
 from lib.study.cells import Cell
-from lib.study.workload import PAPER_ARMS, PAPER_SIDE_ARMS, PROFILES
+from lib.study.profiles import PROFILES
 
+PAPER_ARMS, PAPER_SIDE_ARMS = PROFILES["paper"].arms, PROFILES["paper"].side_arms
 NAMES = {"fnmatchcase": fnmatchcase, "arm_name": arm_name}
 
 

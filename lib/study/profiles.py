@@ -1,0 +1,169 @@
+"""How much work each profile does: `profiles.toml`, read into dataclasses.
+
+    PROFILES["paper"].arms, PROFILES["paper"].offline.states
+
+What a stage depends on is the values that it reads of its profile, not this file: an arm more must not train a
+corrector again.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.config import PlannerConfig
+from lib.teachers.config import SNAPSHOTS
+
+
+@dataclass(frozen=True)
+class OfflineStudy:
+    """How much work notebook 06 does on each snapshot of a training run."""
+
+    tasks: dict[str, tuple[int, ...]] = field(default_factory=lambda: SNAPSHOTS)  # and decisions of their snapshots
+    seeds: tuple[int, ...] = (1, 2, 3)  # runs of each task
+    snapshots: int = 0  # of each run, spread over its training; 0: all
+    states: int = 150  # of each bank
+    candidates: int = 75  # of these, how many M4 and M5 look at
+    actions_per_state: int = 0  # of the action set; 0: all
+    k: int = 10  # decisions ahead of M2
+    bank_episodes: int = 3  # of random and of planned actions each, and as many again for the decoder
+    bank_decisions: int = 500
+    decoder_steps: int = 4_000  # with fewer, M3 ranks the noise of the decoder
+    samples: int = 50  # sequences of random shooting
+    cem_samples: int = 24  # in each iteration
+    cem_iterations: int = 3
+    cem_elites: int = 6
+    horizon: int = 15  # of both searches
+    mppi: PlannerConfig = PlannerConfig.budget(64, 2)
+    decisions: int = 500  # of each episode of the planning gap
+    shooting_episodes: int = 8
+    cem_episodes: int = 4
+    latent_episodes: int = 2  # shooting by value, where the simulator is cheap; 0 leaves it out
+    mppi_episodes: int = 10  # the same
+    planner: PlannerConfig = PlannerConfig.budget(64, 2)  # the teacher's, for on-policy states and the arms
+    arm_episodes: int = 8  # of the teacher's planner and of its plans executed open loop
+    arm_decisions: int = 500
+
+
+@dataclass(frozen=True)
+class SequenceStudy:
+    """How much work notebook 07 does: data, training, evaluation.
+
+    `asked` are the returns that the Decision Transformer is asked for, as shares of the way from a random policy's to
+    the best of the data; the share of 1 is the arm that is compared. `curve_episodes` are played at every evaluation.
+    """
+
+    dataset_episodes: int = 100  # of a dataset that is made here
+    seeds: int = 3  # of training
+    updates: int = 10_000
+    warm_up: int = 500
+    lr: float = 1e-4
+    batch_size: int = 64
+    evaluate_every: int = 1_000
+    asked: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25)
+    curve_episodes: int = 5
+    latency_decisions: int = 300
+    references: tuple[str, ...] = ("teacher", "budget-64x2", "policy")  # arms; the second one played the data
+
+
+@dataclass(frozen=True)
+class ErrorStudy:
+    """How much work notebook 05 does: the buffers that a world model is tested on, and episodes of each played here."""
+
+    buffers: tuple[str, ...] = ("teacher", "noisy", "random", "test", "train")
+    episodes: int = 10
+
+
+class CellEpisodes(NamedTuple):
+    """Numbers of episodes in cells whose names match the pattern `cells`."""
+
+    cells: str
+    each_arm: int
+    each_side_arm: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work each notebook does. Zero-valued notebook parameters mean "as the profile says"."""
+
+    name: str
+    cells: tuple[str, ...]  # <task>-<size>-<seed>
+    study_cells: tuple[str, ...]  # of these, where arms are told apart: errors of actions and sequence models too
+    offline_weights: tuple[str, ...]  # patterns of files in data/teachers that notebook 06 needs, as far as shipped
+    planner_tables: tuple[str, ...]  # that notebook 08 writes
+    statistics_tables: tuple[str, ...]  # that compare the arms
+    correctors: tuple[str, ...]  # architectures that the arms need
+    collect_episodes: int  # of each round of the distillation set
+    rounds: int  # the first visits states with the bare plan, later ones with the corrector of the rounds before
+    collect_horizon: int  # steps executed of each plan meanwhile: states of depths 1 to one less are collected
+    epochs: int  # of corrector training
+    calibrate_episodes: int  # played for each entry of the ladder's grid
+    arms: tuple[str, ...]
+    eval_episodes: int  # of each of them, in cells without other numbers, and of notebook 07's policies
+    latency_decisions: int  # timed of each arm at batch 1
+    side_arms: tuple[str, ...] = ()  # ablations and straw men
+    side_episodes: int = 0  # of each of those; 0: they are not played
+    planner_options: dict[str, str | float] = field(default_factory=dict)  # parameters of notebook 08
+    every_teacher: bool = False  # cards and model errors of all shipped teachers, not of the cells' alone
+    candidates: tuple[str, ...] = ()  # to be the one configuration for all cells, which calibration episodes pick
+    trials: tuple[tuple[str, int], ...] = ()  # (pattern of cells, episodes that each candidate is tried out on there)
+    headline: str = ""  # the one that was picked and stays, whatever cells are added; empty: as picked over all cells
+    earlier: str = ""  # the one that was picked before that
+    compile_all: bool = False  # where steps are timed, also planners that the evaluation does not wait for
+    batch_arms: tuple[str, ...] = ()  # of these, arms timed with the evaluation's blocks of episodes in parallel too
+    batch_decisions: int = 0  # of each of them
+    error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
+    error_states: int = 0  # of each of them
+    decisions: int = 500  # per episode; 500 is a whole one
+    planner: PlannerConfig | None = None  # None: the standard budget for the task
+    offline: OfflineStudy = OfflineStudy()
+    sequence: SequenceStudy = SequenceStudy()
+    errors: ErrorStudy = ErrorStudy()
+    cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
+
+    @property
+    def episodes(self) -> list[tuple[str, dict[str, int]]]:
+        """(pattern of cells, how many episodes each arm plays there); the first that matches a cell's name counts."""
+        found = []
+        for cells, main, side in (*self.cell_episodes, ("*", self.eval_episodes, self.side_episodes)):
+            counts = dict.fromkeys(self.arms, main) | dict.fromkeys(self.side_arms, side)
+            found.append((cells, {arm: count for arm, count in counts.items() if count}))
+        return found
+
+
+def _offline(**fields) -> OfflineStudy:
+    tasks = {task: SNAPSHOTS[task] for task in fields.pop("tasks", SNAPSHOTS)}
+    planners = {name: PlannerConfig.budget(**fields.pop(name)) for name in ("mppi", "planner") if name in fields}
+    return OfflineStudy(tasks, **fields, **planners)
+
+
+# How a field is made of its table, or of each table of a list, where that is not the plain value.
+_MAKERS = {
+    "planner": PlannerConfig.budget,
+    "offline": _offline,
+    "sequence": SequenceStudy,
+    "errors": ErrorStudy,
+    "cell_episodes": CellEpisodes,
+}
+
+
+def _profile(name: str, table: dict) -> Profile:
+    table = {key: _frozen(value) for key, value in table.items()}
+    for key, make in _MAKERS.items():
+        if key in table:
+            given = table[key]
+            table[key] = tuple(make(**one) for one in given) if isinstance(given, tuple) else make(**given)
+    return Profile(name, **table | {"trials": tuple(table.get("trials", {}).items())})
+
+
+def _frozen(value):
+    """Lists as tuples, all the way down."""
+    if isinstance(value, dict):
+        return {key: _frozen(one) for key, one in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+PROFILES = {name: _profile(name, table) for name, table in TABLES.items()}
