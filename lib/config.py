@@ -1,10 +1,14 @@
-"""Typed settings: model sizes, planner budgets, and the training of a teacher."""
+"""Typed settings: where data is kept, model sizes, planner budgets."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+DATA_VARIABLE = "SPECULATIVE_TDMPC2_DATA"
 
 
 class ConfigError(ValueError):
@@ -19,6 +23,16 @@ def one_of(name: str, value: str, allowed) -> str:
     near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"{name}={value!r} is not known; use one of: {', '.join(str(a) for a in allowed)}.{hint}")
+
+
+def data_folder() -> Path:
+    """Where teachers/ and cache/ are: what the environment names, else the checkout's data/, else the user's cache."""
+    if named := os.environ.get(DATA_VARIABLE):
+        return Path(named).expanduser().resolve()
+    checkout = Path(__file__).resolve().parents[1] / "data"
+    if (checkout / "teachers").is_dir():
+        return checkout
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
 
 
 # --------------------------------------------------------------------------------------------------- world model
