@@ -4,7 +4,7 @@
     fast = Compiled(function, "planner")                 # falls back to `function` where compiling is not possible
     replay = Captured(function)                          # one CUDA graph for each set of shapes
 
-    keep_compiled_code(folder)                           # elsewhere than in cache/inductor of `config.data_folder()`
+    keep_compiled_code(folder)                           # elsewhere than in `data_folder("cache")`
 
 Compiled code is kept, so that only the first run on a machine waits for the C++ compiler.
 """
@@ -75,11 +75,11 @@ def say_once(line: str) -> None:
 def keep_compiled_code(folder: Path | None = None) -> None:
     """Keep what is compiled from now on in `folder`; where that cannot be written, in torch's own temporary folder.
 
-    Without an argument that is cache/inductor of `data_folder()`, unless TORCHINDUCTOR_CACHE_DIR names a folder.
+    Without an argument that is inductor/ of `data_folder("cache")`, unless TORCHINDUCTOR_CACHE_DIR names a folder.
     """
     if folder is None and "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
-    folder = folder or data_folder() / "cache" / "inductor"
+    folder = folder or data_folder("cache") / "inductor"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

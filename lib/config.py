@@ -8,8 +8,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA_VARIABLE = "SPECULATIVE_TDMPC2_DATA"
-
 
 class ConfigError(ValueError):
     """A setting is wrong; the message says which, where, and what is allowed."""
@@ -25,14 +23,15 @@ def one_of(name: str, value: str, allowed) -> str:
     raise ConfigError(f"{name}={value!r} is not known; use one of: {', '.join(str(a) for a in allowed)}.{hint}")
 
 
-def data_folder() -> Path:
-    """Where teachers/ and cache/ are: what the environment names, else the checkout's data/, else the user's cache."""
-    if named := os.environ.get(DATA_VARIABLE):
+def data_folder(kind: str) -> Path:
+    """Where "teachers" or "cache" are: what SPECULATIVE_TDMPC2_TEACHERS or …_CACHE names, else in the checkout's data/,
+    or below the user's cache when the package is installed elsewhere."""
+    if named := os.environ.get(f"SPECULATIVE_TDMPC2_{kind.upper()}"):
         return Path(named).expanduser().resolve()
-    checkout = Path(__file__).resolve().parents[1] / "data"
-    if (checkout / "teachers").is_dir():
-        return checkout
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
+    data = Path(__file__).resolve().parents[1] / "data"
+    if not (data / "teachers").is_dir():
+        data = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
+    return data / kind
 
 
 # --------------------------------------------------------------------------------------------------- world model

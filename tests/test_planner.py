@@ -11,7 +11,7 @@ import torch
 
 from lib import compilation
 from lib.compilation import Compiled, say_once
-from lib.config import DATA_VARIABLE, ConfigError, WorldModelConfig
+from lib.config import ConfigError, WorldModelConfig
 from lib.planner import MPPI, Plan, PlannerConfig, _evaluate
 from lib.planning_networks import PlanningNetworks
 from lib.records.paths import ROOT
@@ -525,11 +525,11 @@ def test_an_error_of_the_function_itself_does_not_end_compilation(monkeypatch):
 def test_compiled_code_is_kept_where_it_can_be_written(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     (tmp_path / "file").write_text("a folder cannot be made below a file")
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path / "file" / "cache"))
     compilation.keep_compiled_code()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    for folder, kept in ((None, "cache/inductor"), (tmp_path / "mine", "mine"), (None, "mine")):
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path))
+    for folder, kept in ((None, "inductor"), (tmp_path / "mine", "mine"), (None, "mine")):
         compilation.keep_compiled_code(folder)
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / kept)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
