@@ -4,7 +4,9 @@
     fast = Compiled(function, "planner")                 # falls back to `function` where compiling is not possible
     replay = Captured(function)                          # one CUDA graph for each set of shapes
 
-Compiled code is kept in `data/cache/inductor`, so that only the first run on a machine waits for the C++ compiler.
+    keep_compiled_code(folder)                           # elsewhere than in `data_folder("cache")`
+
+Compiled code is kept, so that only the first run on a machine waits for the C++ compiler.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lib.config import ConfigError
-from lib.records import paths
+from lib.config import ConfigError, data_folder
 
 SLOW_START = 5.0  # seconds of compilation that are worth a line on the terminal
 # Norm and activation of a layer are one pass over memory only if the compiler may recompute what is read twice.
@@ -70,11 +72,14 @@ def say_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _keep_compiled_code() -> None:
-    """Keep what is compiled beside the other caches; where that cannot be written, in torch's own temporary folder."""
-    folder = paths.CACHE / "inductor"
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+def keep_compiled_code(folder: Path | None = None) -> None:
+    """Keep what is compiled from now on in `folder`; where that cannot be written, in torch's own temporary folder.
+
+    Without an argument that is inductor/ of `data_folder("cache")`, unless TORCHINDUCTOR_CACHE_DIR names a folder.
+    """
+    if folder is None and "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
+    folder = folder or data_folder("cache") / "inductor"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -89,7 +94,7 @@ class Compiled:
     """
 
     def __init__(self, function, what: str, options: dict | None = None, batched: Sequence[int] = ()):
-        _keep_compiled_code()
+        keep_compiled_code()
         self.function, self.what, self.batched, self.seconds = function, what, batched, 0.0
         # Every budget and model size is compiled for itself; the default of 8 would silently stop that.
         torch._dynamo.config.recompile_limit = 256

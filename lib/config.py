@@ -1,10 +1,12 @@
-"""Typed settings: model sizes, planner budgets, and the training of a teacher."""
+"""Typed settings: where data is kept, model sizes, planner budgets."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -19,6 +21,17 @@ def one_of(name: str, value: str, allowed) -> str:
     near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"{name}={value!r} is not known; use one of: {', '.join(str(a) for a in allowed)}.{hint}")
+
+
+def data_folder(kind: str) -> Path:
+    """Where "teachers" or "cache" are: what SPECULATIVE_TDMPC2_TEACHERS or …_CACHE names, else in the checkout's data/,
+    or below the user's cache when the package is installed elsewhere."""
+    if named := os.environ.get(f"SPECULATIVE_TDMPC2_{kind.upper()}"):
+        return Path(named).expanduser().resolve()
+    data = Path(__file__).resolve().parents[1] / "data"
+    if not (data / "teachers").is_dir():
+        data = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
+    return data / kind
 
 
 # --------------------------------------------------------------------------------------------------- world model

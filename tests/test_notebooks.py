@@ -243,6 +243,7 @@ def elsewhere(monkeypatch, tmp_path):
     """Folders of its own for what runs here, with the official returns; the folder of its teacher results."""
     for name in ("DATA", "CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     paths.DATA.mkdir()
     shutil.copy(ROOT / "data" / "official_returns.csv", paths.DATA)
     return paths.results("smoke") / "teacher"
@@ -309,6 +310,7 @@ def test_01_says_when_no_size_is_shipped(elsewhere):
 
 def test_a_size_that_is_not_shipped_is_a_sentence(copy, monkeypatch):
     monkeypatch.setattr(paths, "TEACHERS", copy.root / "data" / "teachers")
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     with pytest.raises(CheckpointError) as error:
         execute_here("03_train_corrector", model_size="5m", profile="smoke")
     sentence = str(error.value)

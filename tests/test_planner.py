@@ -524,13 +524,14 @@ def test_an_error_of_the_function_itself_does_not_end_compilation(monkeypatch):
 
 def test_compiled_code_is_kept_where_it_can_be_written(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setattr(compilation.paths, "CACHE", tmp_path / "file" / "cache")
     (tmp_path / "file").write_text("a folder cannot be made below a file")
-    compilation._keep_compiled_code()
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path / "file" / "cache"))
+    compilation.keep_compiled_code()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    monkeypatch.setattr(compilation.paths, "CACHE", tmp_path / "cache")
-    compilation._keep_compiled_code()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path))
+    for folder, kept in ((None, "inductor"), (tmp_path / "mine", "mine"), (None, "mine")):
+        compilation.keep_compiled_code(folder)
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / kept)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
 
 

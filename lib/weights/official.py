@@ -23,6 +23,8 @@ from torch import Tensor
 
 from lib.config import ConfigError, WorldModelConfig, discount_for, one_of
 
+CONVERSION = 1  # raise it when the same file becomes another model: what was made with that is then made again
+
 
 class CheckpointError(RuntimeError):
     """Weights cannot be used; the message names the file, the key where there is one, and what to do."""

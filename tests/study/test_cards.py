@@ -29,6 +29,7 @@ def home(tmp_path, monkeypatch):
     """Folders of a repository of its own, with two official returns, and an environment that costs nothing."""
     for name in ("DATA", "CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     rows = [("walker-walk", 100_000, 1000.0), ("walker-walk", 200_000, 950.0), ("tiny-task", 100_000, 10.0)]
     columns = ("task", "frames", "return")
     write_table(tmp_path / "data" / "official_returns.csv", [dict(zip(columns, row, strict=True)) for row in rows])

@@ -36,6 +36,7 @@ def home(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     monkeypatch.setattr(collection, "make_env", fresh_env())
     (tmp_path / "teachers").mkdir()
     save_world_model(tiny_model(), tmp_path / "teachers" / "tiny-task-1m-1.safetensors")

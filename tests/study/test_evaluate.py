@@ -126,6 +126,7 @@ def home(monkeypatch, tmp_path, env):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     monkeypatch.setattr(evaluation, "module_key", code_key)
     (tmp_path / "teachers").mkdir()
     new_teacher(0)

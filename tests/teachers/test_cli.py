@@ -324,6 +324,7 @@ def test_a_replay_that_does_not_fit_is_refused(whole, tmp_path):
 def test_offline_from_the_command_line_says_so_on_the_card(whole, tmp_path, monkeypatch, small_standard, capsys):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     file = str(whole[0] / "train_buffer.safetensors")
     command = ["train", *OPTIONS, "--seed", "3", "--device", "cpu"]
     assert teacher.main([*command, "--offline", file, "--updates", "4"]) == 0
@@ -340,6 +341,7 @@ def test_offline_from_the_command_line_says_so_on_the_card(whole, tmp_path, monk
 
 def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     rows = (("a", 50_000, False, None), ("b", 20_000, False, None), ("c", 17_500, True, 700), ("d", 17_500, False, 700))
     rows += (("e", 17_500, True, None), ("g", 17_500, True, 800), ("f", 0, False, 700))
     monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, stop, 0) for name, *_, stop in rows))
@@ -455,6 +457,7 @@ def test_seeds_of_runs_differ(whole, tmp_path):
 def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch, small_standard, capsys):
     folder, run, wm = whole
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     monkeypatch.setattr(teacher, "STUDIED", {})
     ship(CONFIG, folder)
     assert not (tmp_path / CONFIG.name).exists()
@@ -476,6 +479,7 @@ def test_a_studied_run_ships_its_snapshots_by_name(whole, tmp_path, monkeypatch,
 
 def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_standard):
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     folder, run, wm = whole
     card = ship(CONFIG, folder)
     name = "cartpole-swingup-1m-1"
@@ -499,6 +503,7 @@ def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_
 def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypatch, small_standard, capsys):
     for name in ("CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name)
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     command = ["train", *OPTIONS, "--device", "cpu", "--decisions"]
     ship(CONFIG, whole[0])
     other = file_hash(tmp_path / "TEACHERS" / f"{CONFIG.name}.safetensors")
@@ -523,6 +528,7 @@ def test_another_runs_teacher_is_not_replaced_unasked(whole, tmp_path, monkeypat
 def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "TEACHERS", tmp_path)
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     with pytest.raises(ConfigError, match="has no snapshot to ship; train first"):
         ship(CONFIG, tmp_path / "nothing")
     assert teacher.main(["ship", "--task", "pendulum-swingup", "--seed", "77"]) == 2

@@ -411,7 +411,7 @@ def test_a_bound_model_keeps_its_task_and_padding(tmp_path):
 
 
 def test_shipped_names_come_before_paths(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints.paths, "TEACHERS", tmp_path)
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(tmp_path))
     save_world_model(small_model(), tmp_path / "walker-walk-1m-1.safetensors")
     assert checkpoints.shipped_teachers() == ["walker-walk-1m-1"]
     assert load_world_model("walker-walk-1m-1").action_dim == 2

@@ -240,6 +240,7 @@ def env(tmp_path, monkeypatch):
     """Folders of a repository of its own, a shipped teacher in it, and an environment that costs nothing."""
     for name in ("DATA", "CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     paths.TEACHERS.mkdir()
     keep_model(f"{CELL}.safetensors")
     made = tiny.fresh_env()
@@ -611,6 +612,7 @@ def test_a_folder_without_results_is_a_sentence(folders):
 def test_the_notebook_measures_and_writes(tmp_path, monkeypatch):
     for name in ("DATA", "CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     ship("walker-walk-1m-1")
     execute_here("05_model_error", profile="smoke", horizon="5")
     written = read_table(paths.results("smoke") / "model_error" / "walker-walk-1m-1.csv")

@@ -260,6 +260,7 @@ def shipped(monkeypatch, tmp_path):
     """A run of walker-walk with a teacher of 24 decisions and a snapshot of 50,000."""
     for name in ("DATA", "CACHE", "TEACHERS", "FIGURES"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     folder = paths.TEACHERS / "walker-walk-1m-1"
     folder.mkdir(parents=True)
     torch.manual_seed(0)

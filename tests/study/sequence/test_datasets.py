@@ -351,6 +351,7 @@ def home(tmp_path, monkeypatch):
     """Folders of its own, with a tiny teacher, its curve and three of its snapshots; an environment without physics."""
     for name in ("CACHE", "TEACHERS", "DATA"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     made = type("NotedEnv", (fresh_env(), SpacedEnv), {})
     for module in (teacher_episodes, offline_datasets):
         monkeypatch.setattr(module, "make_env", made)

@@ -568,6 +568,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-compiler")
     for name in ("DATA", "FIGURES", "CACHE", "TEACHERS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     return paths.results("smoke") / "decision_transformer"
 
 

@@ -42,6 +42,7 @@ def test_pairs_go_by_the_seed_and_not_by_the_order():
 def test_episodes_are_paired_recorded_and_not_run_again(tmp_path, monkeypatch):
     for name in ("TEACHERS", "CACHE"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     paths.TEACHERS.mkdir()
     save_world_model(WorldModel(WorldModelConfig(24, 6, 16, 16, 16, 2, 2)), paths.TEACHERS / f"{CELL}.safetensors")
     seen, run = [], bfloat16.run_episodes
