@@ -135,7 +135,7 @@ PAPER_SIDE_ARMS = ("teacher-sample", "hold-last-6", "plan-ahead-6", "value-only-
 PAPER_SIDE_ARMS += tuple(f"64x2+{scheme}" for scheme in _ABLATIONS)
 # What the paper takes the steps of apart.
 BATCH_ARMS = ("teacher", "policy", "budget-64x2")
-BATCH_ARMS += tuple(name for name in PAPER_ARMS + PAPER_SIDE_ARMS if name.startswith("64x2+"))
+BATCH_ARMS += tuple(f"64x2+{scheme}" for scheme in (*_SCHEMES, *_ABLATIONS))
 _LONG = ("open-loop-6", "two-tower-6", "temporal-6")
 ERROR_ARMS = ("teacher", "policy", *_LONG, *(f"64x2+{scheme}" for scheme in _LONG))
 # Most where arms are told apart, fewer where that is confirmed; other cells, as of 5m, have `eval_episodes`.
