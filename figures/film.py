@@ -27,7 +27,7 @@ from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, write_artefact
-from lib.study.arms import Arm, arm_name, make_controller
+from lib.study.arms import Arm, arm_name, make_controller, recorded
 from lib.study.evaluate import rollout
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
@@ -71,7 +71,7 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     if not 1 <= decisions <= EPISODE_DECISIONS:
         raise ConfigError(f"decisions={decisions} must be between 1 and {EPISODE_DECISIONS}, a whole episode.")
     about = read_sidecar(paths.results(profile) / "horizon" / f"{cell}.csv")
-    arms = [Arm.from_dict(about["arms"][one_of("arm", arm_name(name), about["arms"])]) for name in names]
+    arms = [recorded(about["arms"][one_of("arm", arm_name(name), about["arms"])]) for name in names]
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}
     for arm in arms:

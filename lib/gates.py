@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib.config import ConfigError, one_of
+from lib.config import one_of
 from lib.world_model import WorldModel
 
 
@@ -35,6 +35,8 @@ class Look(NamedTuple):
 class Gate(nn.Module):
     """Executes the corrected action wherever `score` is at most `threshold`; infinity never replans early."""
 
+    kind = ""  # what results call it
+    numbers = ("threshold",)  # that calibration finds: arguments of the class
     checks_value = False  # whether scores are a loss of value, so that a refined plan can be held to the same threshold
 
     def __init__(self, threshold: float = torch.inf):
@@ -53,6 +55,8 @@ class Gate(nn.Module):
 class DriftGate(Gate):
     """Replans where the latent has drifted too far: mean total variation over simplices, or plain L2 distance."""
 
+    kind = "threshold"
+
     def __init__(self, threshold: float = torch.inf, measure: str = "tv"):
         super().__init__(threshold)
         self.measure = one_of("measure", measure, ("tv", "l2"))
@@ -67,6 +71,8 @@ class SensitivityGate(Gate):
     The sensitivity is the finite difference along the drift itself, |f(z) − f(ẑ)| / mismatch with f the prior's action
     or its value, so that the product is |f(z) − f(ẑ)|. In the spirit of AdaReP (arXiv:2606.23079), which has no code.
     """
+
+    kind = "sensitivity"
 
     def __init__(self, threshold: float = torch.inf, of: str = "action"):
         super().__init__(threshold)
@@ -84,6 +90,7 @@ class ValueGate(Gate):
     """Executes the best of {plan, corrected, policy prior} by the model's own Q at the real latent, and replans where
     even that is worth less than the plan had promised, Q(ẑ, planned action), by more than `threshold`."""
 
+    kind = "value"
     checks_value = True
 
     def forward(self, wm: WorldModel, look: Look) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,6 +112,8 @@ class LadderGate(ValueGate):
     """The cheapest rung that passes its check: the plan as it is where the mismatch is at most `levels[0]`, its
     correction up to `levels[1]`, beyond that the value check. What fails it is refined or replanned."""
 
+    kind, numbers = "ladder", ("threshold", "levels")
+
     def __init__(self, threshold: float = torch.inf, levels: tuple[float, float] = (0.0, 0.0)):
         super().__init__(threshold)
         self.register_buffer("levels", torch.tensor([float(level) for level in levels]))
@@ -115,23 +124,3 @@ class LadderGate(ValueGate):
         action = torch.where(correctable.unsqueeze(-1), look.corrected, best)
         action = torch.where(as_planned.unsqueeze(-1), look.a_plan, action)
         return action, score.masked_fill(as_planned | correctable, -torch.inf), promised
-
-
-GATES = {
-    "threshold": DriftGate,
-    "threshold-l2": lambda threshold=torch.inf: DriftGate(threshold, "l2"),
-    "sensitivity": SensitivityGate,
-    "sensitivity-value": lambda threshold=torch.inf: SensitivityGate(threshold, "value"),
-    "value": ValueGate,
-    "ladder": LadderGate,
-}
-
-
-def make_gate(kind: str, threshold: float = torch.inf, levels: tuple[float, float] | None = None) -> Gate:
-    """A gate by its name in `GATES`; `ConfigError` for an unknown one. The ladder, and it alone, has `levels`."""
-    made = GATES[one_of("gate", kind, GATES)]
-    if (levels is not None) != (made is LadderGate):
-        raise ConfigError(
-            f"gate {kind!r} {'needs' if made is LadderGate else 'has no'} levels; the ladder alone has two."
-        )
-    return made(threshold, levels) if levels is not None else made(threshold)

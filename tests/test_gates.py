@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.config import ConfigError, PlannerConfig
-from lib.gates import GATES, DriftGate, Gate, LadderGate, Look, SensitivityGate, ValueGate, make_gate
+from lib.gates import DriftGate, Gate, LadderGate, Look, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
@@ -15,6 +15,14 @@ from tests.test_speculation import NotingPlanner, PushCorrector, observations, p
 from tests.tiny import ACTIONS, BUDGET, LATENT, LatentModel, latents, streams, tiny_model
 
 ROWS = 40
+GATES = [
+    DriftGate,
+    lambda threshold: DriftGate(threshold, "l2"),
+    SensitivityGate,
+    lambda threshold: SensitivityGate(threshold, "value"),
+    ValueGate,
+    lambda threshold: LadderGate(threshold, (0.1, 0.4)),
+]
 
 
 def look_of(wm, seed=0, rows=ROWS):
@@ -90,27 +98,21 @@ def test_the_ladder_takes_the_cheapest_rung_that_passes():
         assert torch.equal(action[row], expected[0]) and score[row].item() == expected[1]
 
 
-def test_gates_by_name():
-    for kind in GATES:
-        gate = make_gate(kind, 0.25, (0.1, 0.2) if kind == "ladder" else None)
+def test_thresholds_are_arguments_and_buffers():
+    for make in GATES:
+        gate = make(0.25)
         assert isinstance(gate, Gate) and gate.threshold.item() == 0.25
-    assert make_gate("ladder", 1.0, (0.1, 0.2)).levels.tolist() == pytest.approx([0.1, 0.2])
-    with pytest.raises(ConfigError, match="gate='treshold' is not known.*threshold"):
-        make_gate("treshold")
-    with pytest.raises(ConfigError, match="gate 'ladder' needs levels"):
-        make_gate("ladder", 1.0)
-    with pytest.raises(ConfigError, match="gate 'value' has no levels"):
-        make_gate("value", 1.0, (0.1, 0.2))
+    assert LadderGate(1.0, (0.1, 0.2)).levels.tolist() == pytest.approx([0.1, 0.2])
     with pytest.raises(ConfigError, match="measure='l1'"):
         DriftGate(measure="l1")
     with pytest.raises(ConfigError, match="of='reward'"):
         SensitivityGate(of="reward")
 
 
-@pytest.mark.parametrize("kind", GATES)
-def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(kind):
+@pytest.mark.parametrize("make", GATES)
+def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(make):
     wm = tiny_model()
-    gate, look, graphs = make_gate(kind, levels=(0.1, 0.4) if kind == "ladder" else None), look_of(wm), []
+    gate, look, graphs = make(torch.inf), look_of(wm), []
 
     def counting(graph, _):
         graphs.append(graph)

@@ -9,7 +9,7 @@ from torch import nn
 
 from lib.config import ConfigError
 from lib.correctors import TemporalCorrector, TwoTowerCorrector
-from lib.gates import DriftGate, Gate, make_gate
+from lib.gates import DriftGate, Gate, LadderGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
@@ -430,7 +430,7 @@ def test_an_action_that_is_not_finite_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gate", [None, "ladder"])
+@pytest.mark.parametrize("gate", [None, LadderGate])
 def test_the_compiled_controller_equals_the_eager_one(gate):
     """With a temporal corrector and beyond the plan's horizon, for a batch of one and then others."""
     modes = [dataclasses.replace(BUDGET, mode=mode) for mode in ("compiled", "eager")]
@@ -442,7 +442,7 @@ def test_the_compiled_controller_equals_the_eager_one(gate):
             torch.manual_seed(0)
             corrector = TemporalCorrector(LATENT, ACTIONS).eval().requires_grad_(False)
             nn.init.normal_(corrector.update_head.weight, std=0.2)
-            judge = gate and make_gate(gate, 0.3, (0.2, 0.4))
+            judge = gate and gate(0.3, (0.2, 0.4))
             made.append(SpeculativeController(MPPI(tiny_model(), config), corrector, judge, 5))
         (fast, fast_info), (slow, slow_info) = (play(controller, obs) for controller in made)
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)

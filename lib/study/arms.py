@@ -27,34 +27,39 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lib.config import ConfigError, PlannerConfig
-from lib.gates import make_gate
+from lib.config import ConfigError, PlannerConfig, as_dict, one_of
+from lib.correctors import StateCorrector, TemporalCorrector, TwoTowerCorrector
+from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
 from lib.world_model import WorldModel
 
+_TWO_TOWER = {"corrector": TwoTowerCorrector.arch}
 SCHEMES = {
     "open-loop": {},
     "hold-last": {"tail": "hold"},
     "plan-ahead": {"tail": "plan"},
-    "two-tower": {"corrector": "two_tower"},
-    "temporal": {"corrector": "temporal"},
-    "no-plan": {"corrector": "state"},
-    "gate-only": {"gate": "sensitivity"},
-    "gated": {"corrector": "two_tower", "gate": "threshold"},
-    "sensitive": {"corrector": "two_tower", "gate": "sensitivity"},
-    "value-only": {"gate": "value"},
-    "value-checked": {"corrector": "two_tower", "gate": "value"},
-    "ladder": {"corrector": "two_tower", "gate": "ladder", "refiner": PlannerConfig.budget(32, 1, max_std=0.5)},
+    "two-tower": _TWO_TOWER,
+    "temporal": {"corrector": TemporalCorrector.arch},
+    "no-plan": {"corrector": StateCorrector.arch},
+    "gate-only": {"gate": SensitivityGate},
+    "gated": _TWO_TOWER | {"gate": DriftGate},
+    "sensitive": _TWO_TOWER | {"gate": SensitivityGate},
+    "value-only": {"gate": ValueGate},
+    "value-checked": _TWO_TOWER | {"gate": ValueGate},
+    "ladder": _TWO_TOWER | {"gate": LadderGate, "refiner": PlannerConfig.budget(32, 1, max_std=0.5)},
 }
+LABELS = ("scheme", "standard_planner")  # fields that only say what an arm is called: no episode depends on them
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to control. `planner=None` is the policy prior alone, or the best of `samples` draws from it.
 
-    `corrector` names an architecture, `gate` a kind of gate; empty means none. `threshold` and `levels` are the gate's.
+    `corrector` names an architecture, empty for none; `threshold` and `levels` are the gate's, missing until it is
+    calibrated. `scheme` is the kind of arm: one of `SCHEMES`, or what stands in a name without an execution horizon.
+    `standard_planner` is whether it stands on the teacher's planner.
     """
 
     name: str
@@ -62,19 +67,45 @@ class Arm:
     execution_horizon: int = 1
     corrector: str = ""
     tail: str = "policy"
-    gate: str = ""
+    gate: type[Gate] | None = None
     threshold: float | None = None
     levels: tuple[float, float] | None = None
     refiner: PlannerConfig | None = None
     samples: int = 0
+    scheme: str = ""
+    standard_planner: bool = False
 
-    @classmethod
-    def from_dict(cls, settings: dict) -> Arm:
-        """The arm of a result's sidecar; what else the sidecar says is left out."""
-        fields = {f.name: settings[f.name] for f in dataclasses.fields(cls)}
-        for name in ("planner", "refiner"):
-            fields[name] = fields[name] and PlannerConfig(**fields[name])
-        return cls(**fields | {"levels": fields["levels"] and tuple(fields["levels"])})
+    @property
+    def columns(self) -> dict:
+        """What tables of results say of the arm beside its name: plain values, None for what it does not have."""
+        planner = {name: getattr(self.planner, name, None) for name in ("samples", "iterations", "horizon")}
+        return {
+            "scheme": self.scheme,
+            "standard_planner": self.standard_planner,
+            **{f"planner_{name}": value for name, value in planner.items()},
+            "execution_horizon": self.execution_horizon,
+            "corrector": self.corrector or None,
+            "gate": self.gate and self.gate.kind,
+            "tail": self.tail if self.execution_horizon > 1 else None,
+        }
+
+    @property
+    def settings(self) -> dict:
+        """The arm as plain values, which sidecars keep and `recorded` reads."""
+        return as_dict(self) | {"gate": self.gate.kind if self.gate else ""}
+
+
+ARM_COLUMNS = tuple(Arm("", None).columns)
+
+
+def recorded(settings: dict) -> Arm:
+    """The arm of a result's sidecar; what else the sidecar says is left out, and labels that it lacks are empty."""
+    fields = {f.name: settings[f.name] for f in dataclasses.fields(Arm) if f.name in settings}
+    for name in ("planner", "refiner"):
+        fields[name] = fields[name] and PlannerConfig(**fields[name])
+    gates = {gate.kind: gate for scheme in SCHEMES.values() if (gate := scheme.get("gate"))}
+    gate = gates[one_of("gate", fields["gate"], gates)] if fields["gate"] else None
+    return Arm(**fields | {"gate": gate, "levels": fields["levels"] and tuple(fields["levels"])})
 
 
 def arm_name(name: str) -> str:
@@ -85,28 +116,30 @@ def arm_name(name: str) -> str:
 def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None) -> Arm:
     """An arm by its name (see above). `standard` is the teacher's planner; `calibration` has the gate's numbers.
 
-    Raises `ConfigError` that lists the forms for an unknown name, and for a gate without a threshold.
+    Only here are names taken apart. Raises `ConfigError` that lists the forms for an unknown name.
     """
     name = arm_name(name)
     if name == "policy":
-        return Arm(name, None)
+        return Arm(name, None, scheme=name)
     if name == "teacher":
-        return Arm(name, standard)
+        return Arm(name, standard, scheme=name, standard_planner=True)
     if name == "teacher-sample":
-        return Arm(name, dataclasses.replace(standard, action_selection="sample"))
+        planner = dataclasses.replace(standard, action_selection="sample")
+        return Arm(name, planner, scheme=name, standard_planner=True)
     if match := re.fullmatch(r"best-of-([1-9]\d*)", name):
-        return Arm(name, None, samples=int(match[1]))
+        return Arm(name, None, samples=int(match[1]), scheme="best-of")
     if match := re.fullmatch(r"budget-([1-9]\d*)×([1-9]\d*)", name):
-        return Arm(name, PlannerConfig.budget(int(match[1]), int(match[2])))
+        return Arm(name, PlannerConfig.budget(int(match[1]), int(match[2])), scheme="budget")
     if match := re.fullmatch(rf"(?:([1-9]\d*)×([1-9]\d*)\+)?({'|'.join(SCHEMES)})-([1-9]\d*)", name):
         samples, iterations, scheme, steps = match.groups()
         planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
-        arm = Arm(name, planner, int(steps), **SCHEMES[scheme])
-        if arm.tail == "plan":
-            arm = dataclasses.replace(
-                arm, planner=dataclasses.replace(planner, horizon=max(planner.horizon, int(steps)))
-            )
-        return _with_thresholds(arm, calibration or {}) if arm.gate else arm
+        pieces = SCHEMES[scheme] | {"scheme": scheme, "standard_planner": not samples}
+        if pieces.get("tail") == "plan":
+            planner = dataclasses.replace(planner, horizon=max(planner.horizon, int(steps)))
+        for number in pieces["gate"].numbers if calibration and "gate" in pieces else ():
+            value = calibration.get(number)
+            pieces[number] = tuple(value) if isinstance(value, list) else value
+        return Arm(name, planner, int(steps), **pieces)
     raise ConfigError(
         f"arm {name!r} is not known; write teacher, teacher-sample, policy, best-of-N, budget-NxI, or one of "
         f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E, N and I; NxI+ before one of the last "
@@ -114,36 +147,20 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
     )
 
 
-def _with_thresholds(arm: Arm, calibration: dict) -> Arm:
-    if calibration.get("threshold") is None:
-        raise ConfigError(f"arm {arm.name} has a gate but no threshold; calibrate it with lib.study.calibrate first.")
-    levels = calibration.get("levels") if arm.gate == "ladder" else None
-    if arm.gate == "ladder" and levels is None:
-        raise ConfigError(f"arm {arm.name} has no levels; calibrate it with lib.study.calibrate first.")
-    return dataclasses.replace(arm, threshold=calibration["threshold"], levels=levels and tuple(levels))
-
-
 def correctors_of(names: list[str]) -> list[str]:
     """The architectures that arms of these names need."""
-    schemes = (SCHEMES.get(scheme_of(name), {}) for name in names)
-    return list(dict.fromkeys(scheme["corrector"] for scheme in schemes if "corrector" in scheme))
-
-
-def has_gate(name: str) -> bool:
-    """Whether an arm of this name needs numbers from `lib.study.calibrate`."""
-    return "gate" in SCHEMES.get(scheme_of(name), {})
-
-
-def scheme_of(name: str) -> str:
-    """The scheme in the name of an arm: value-checked of 64×2+value-checked-6."""
-    return name.split("+")[-1].rsplit("-", 1)[0]
+    arms = (make_arm(name, PlannerConfig()) for name in names)
+    return list(dict.fromkeys(arm.corrector for arm in arms if arm.corrector))
 
 
 def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
-    """The controller that acts as the arm says."""
+    """The controller that acts as the arm says. Raises `ConfigError` for a gate whose numbers are missing."""
     if arm.planner is None:
         return PolicyController(wm, arm.samples)
+    numbers = {number: getattr(arm, number) for number in (arm.gate.numbers if arm.gate else ())}
+    for number in (number for number, value in numbers.items() if value is None):
+        raise ConfigError(f"arm {arm.name} has a gate but no {number}; calibrate it with lib.study.calibrate first.")
     corrector = correctors[arm.corrector] if arm.corrector else None
-    gate = make_gate(arm.gate, arm.threshold, arm.levels).to(wm.device) if arm.gate else None
+    gate = arm.gate(**numbers).to(wm.device) if arm.gate else None
     refiner = MPPI(wm, arm.refiner) if arm.refiner else None
     return SpeculativeController(MPPI(wm, arm.planner), corrector, gate, arm.execution_horizon, arm.tail, refiner)

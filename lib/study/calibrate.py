@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from lib.config import ConfigError, PlannerConfig
 from lib.distil.states import DistillationSet
 from lib.distil.train import corrected_actions, split_by_episode
-from lib.gates import Gate, Look, make_gate
+from lib.gates import Gate, LadderGate, Look
 from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import intact, read_sidecar, write_artefact
-from lib.study.arms import Arm, arm_name, has_gate, make_arm
+from lib.study.arms import Arm, arm_name, make_arm
 from lib.study.cells import Settings
 from lib.study.distillation import distillation_key, distillation_set
 from lib.study.evaluate import Stage, arm_key
@@ -173,7 +173,7 @@ def calibrate_ladder(
     corrector, steps, tried = stage.correctors.get(arm.corrector), _steps(arm, data), []
     for trusted, calls in itertools.product(LADDER_LEVELS, LADDER_CALLS):
         levels = tuple(float(data.mismatch.quantile(q)) for q in trusted)
-        gate = make_gate(arm.gate, levels=levels)
+        gate = arm.gate(levels=levels)
         numbers = calibrate(gate, stage.wm, data, corrector, steps, call_rate=calls / steps)
         rows = stage.play(replace(arm, threshold=numbers["threshold"], levels=levels), seeds)[0].episodes
         found = {name: float(np.sum([r[name] for r in rows])) for name in ("return", "length", "model_evaluations")}
@@ -195,7 +195,7 @@ def thresholds(
 ) -> dict[str, dict]:
     """Arm → its gate's numbers, for those of the named arms that have a gate: `threshold` for all of them if it is
     given, else what the profile's calibration of the cell says, which is made where it is lacking."""
-    gated = [arm_name(name) for name in names if has_gate(name)]
+    gated = _gated(names, standard)
     if threshold is not None:
         return {name: {"threshold": threshold, "levels": NO_LEVELS} for name in gated}
     path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
@@ -236,25 +236,29 @@ def ensure_calibration(
         text = json.dumps(kept, indent=1)
         write_artefact(path, lambda temporary: temporary.write_text(text), held_out_key=held_out_key)
 
-    for name in filter(has_gate, map(arm_name, names)):
+    for name in _gated(names, standard):
         arm = make_arm(name, standard, {"threshold": torch.inf, "levels": NO_LEVELS})
         code = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
-        wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate == "ladder" else None]
+        wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
         key = combine(code, module_key("lib.study.calibrate", without=SETTINGS_MODULES), held_out_key, wanted)
         if kept.get(name, {}).get("key") == key:
             continue
         data = held_out() if data is None else data
         part = _of_its_planner(data, arm.planner != standard)
-        if arm.gate == "ladder":
+        if arm.gate is LadderGate:
             numbers = calibrate_ladder(stage, arm, part, episodes, standard)
         else:
             corrector, steps = stage.correctors.get(arm.corrector), _steps(arm, part)
             rate = CALLS_PER_PLAN / steps
-            numbers = calibrate(make_gate(arm.gate), stage.wm, part, corrector, steps, call_rate=rate)
+            numbers = calibrate(arm.gate(), stage.wm, part, corrector, steps, call_rate=rate)
         kept[name] = numbers | {"key": key}
         save()
     save()  # also when nothing was lacking: a file that is written in a run is vouched for by that run
-    return {name: kept[name] for name in filter(has_gate, map(arm_name, names))}
+    return {name: kept[name] for name in _gated(names, standard)}
+
+
+def _gated(names: list[str], standard: PlannerConfig) -> list[str]:
+    return [name for name in map(arm_name, names) if make_arm(name, standard).gate]
 
 
 def _steps(arm: Arm, data: DistillationSet) -> int:

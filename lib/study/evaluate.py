@@ -22,14 +22,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.config import ConfigError, PlannerConfig
 from lib.correctors import load_corrector
 from lib.environments import make_env
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, file_hash, module_key
+from lib.records.keys import SETTINGS_MODULES, ResultError, combine, file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
-from lib.records.store import intact, read_sidecar, read_table, write_json, write_table
-from lib.study.arms import Arm, arm_name, make_arm, make_controller
+from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
+from lib.study.arms import ARM_COLUMNS, LABELS, Arm, arm_name, make_arm, make_controller
 from lib.study.cells import Cell
 from lib.weights.native import load_world_model, size_of, teacher_key
 from lib.world_model import WorldModel
@@ -37,6 +37,7 @@ from lib.world_model import WorldModel
 BLOCK = 10  # episodes that run as one batch, and are saved together
 PHASE = 25  # decisions: how finely it is recorded where in an episode the planner is asked
 FLAGS = ("planner_called", "fallback", "refined")
+CELL_COLUMNS = ("task", "size", "teacher_seed", "corrector_seed")
 NOT_EPISODES = ("-depth", "-phase", "-action-error")  # ends of names of a cell's other tables
 
 
@@ -118,7 +119,6 @@ def _episode(arm: Arm, records: list[dict]) -> dict:
     evaluations = counts["planner_called"] * arm.planner.model_evaluations if arm.planner else 0
     corrected = [r for r in records if arm.corrector and not (r["planner_called"] or r["refined"])]
     return {
-        "execution_horizon": arm.execution_horizon,
         "return": float(sum(r["reward"] for r in records)),
         "length": len(records),
         "planner_calls": counts["planner_called"],
@@ -162,7 +162,7 @@ def _by_phase(records: list[dict]) -> Iterator[dict]:
 def arm_key(arm: Arm, cell: Cell, teacher: str, corrector_file: Path | None, decisions: int) -> str:
     """Everything that one episode of an arm depends on, beside its seed."""
     code = module_key("lib.study.evaluate", without=SETTINGS_MODULES)
-    settings = as_dict(arm)
+    settings = {name: value for name, value in arm.settings.items() if name not in LABELS}
     for planner in filter(None, (settings["planner"], settings["refiner"])):
         planner.pop("mode")  # how a plan is computed, not which plan
     weights = [teacher_key(teacher), file_hash(corrector_file) if arm.corrector else None]
@@ -233,14 +233,12 @@ def evaluate(
     for name, count in {arm_name(name): count for name, count in episodes.items()}.items():
         arm = make_arm(name, standard, calibration.get(name))
         played, key = stage.play(arm, episode_seeds("report" if stage.profile == "paper" else "trial", count))
-        columns = {
-            "task": stage.cell.task,
-            "size": size_of(stage.wm.config) if stage.cell.name else stage.cell.size,
-            "teacher_seed": stage.cell.seed,
-            "corrector_seed": 0 if arm.corrector else None,
-        }
-        tables += Tables([columns | row for row in played.episodes], played.depths, played.phases)
-        configurations[name] = as_dict(arm) | {"key": key, "decisions": stage.decisions}
+        size = size_of(stage.wm.config) if stage.cell.name else stage.cell.size
+        values = (stage.cell.task, size, stage.cell.seed, 0 if arm.corrector else None)
+        about = dict(zip(CELL_COLUMNS, values, strict=True))
+        about |= {"arm": name} | arm.columns
+        tables += Tables([about | row for row in played.episodes], played.depths, played.phases)
+        configurations[name] = arm.settings | {"key": key, "decisions": stage.decisions}
     return tables, configurations
 
 
@@ -259,9 +257,7 @@ def _recorded(cell: Cell, profile: str, arm: str, key: str) -> Tables:
         if arms.get(arm, {}).get("key") != key:
             return Tables()
         table = read_table(file)
-        table = table[table["arm"] == arm].drop(
-            columns=["task", "size", "teacher_seed", "corrector_seed"], errors="ignore"
-        )
+        table = table[table["arm"] == arm].drop(columns=[*CELL_COLUMNS, *ARM_COLUMNS], errors="ignore")
         found.append(table.astype(object).where(table.notna(), None).to_dict("records"))
     return Tables(*found)
 
@@ -283,9 +279,26 @@ def write_results(stage: Stage, tables: Tables, configurations: dict, **provenan
 
 
 def evaluated_cells(profile: str) -> list[str]:
-    """Names of the cells that have been evaluated under a profile; `ConfigError` when there are none."""
-    tables = (paths.results(profile) / "horizon").glob("*.csv")
-    cells = sorted(p.stem for p in tables if p.stem != "summary" and not p.stem.endswith(NOT_EPISODES))
+    """Names of the cells that have been evaluated under a profile. Raises `ResultError` when there are none."""
+    folder = paths.results(profile) / "horizon"
+    cells = sorted(p.stem for p in folder.glob("*.csv") if p.stem != "summary" and not p.stem.endswith(NOT_EPISODES))
     if not cells:
-        raise ConfigError(f"profile {profile} has no evaluated cell; run make all PROFILE={profile} first.")
+        raise ResultError(f"{shown(folder)} holds no evaluated cell; {how_to_make(folder / 'a.csv')}.")
     return cells
+
+
+def read_cell(profile: str, cell: str, part: str = "") -> pd.DataFrame:
+    """The rows per episode of an evaluated cell, or those of another `part` of `NOT_EPISODES` (none where that was not
+    written) with the arms' columns beside them. Arms of a part without episodes are left out."""
+    file = paths.results(profile) / "horizon" / f"{cell}.csv"
+    episodes = read_table(file)
+    if "scheme" not in episodes:  # written before arms had columns
+        arms = read_sidecar(file)["arms"]
+        standard = PlannerConfig(**arms["teacher"]["planner"])
+        columns = [{"arm": name} | make_arm(name, standard).columns for name in arms]
+        episodes = episodes.drop(columns="execution_horizon").merge(pd.DataFrame(columns), on="arm")
+    if not part:
+        return episodes
+    file = file.with_name(f"{cell}{part}.csv")
+    columns = episodes[["arm", *ARM_COLUMNS]].drop_duplicates()
+    return read_table(file).merge(columns, on="arm") if file.is_file() else columns.iloc[:0]

@@ -212,7 +212,7 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
 # ------------------------------------------------------------------------------------------------ parts by themselves
 
 
-def _made_of(arm: Arm) -> dict[str, str]:
+def _made_of(arm: Arm) -> dict[str, object]:
     """Part of a step without a plan -> which one: arms with the same corrector or kind of gate share it."""
     if arm.planner is None:
         return {}

@@ -15,7 +15,7 @@ from lib.correctors import CorrectorError, load_corrector
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import Arm, make_controller
+from lib.study.arms import make_controller, recorded
 from lib.study.evaluate import evaluated_cells, run_episodes
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
@@ -39,7 +39,7 @@ def verify(profile: str = "paper", sample: int = 1, seed: int = 0) -> list[str]:
         task, teacher = about["task"], about["teacher"]
         wm = load_world_model(teacher, task=task)
         for arm_name, settings in about["arms"].items():
-            arm = Arm.from_dict(settings)
+            arm = recorded(settings)
             committed = table[table["arm"] == arm_name].set_index("episode_seed")["return"]
             seeds = random.choice(committed.index, size=min(sample, len(committed)), replace=False).tolist()
             corrector = folder.parent / "corrector" / f"{name}-{arm.corrector}.safetensors"

@@ -1,4 +1,4 @@
-"""Arms by name; episodes that are paired, counted, kept, resumed, and re-run to verify what was committed."""
+"""Episodes that are paired, counted, kept, resumed, and re-run to verify what was committed."""
 
 import dataclasses
 import functools
@@ -7,16 +7,15 @@ import json
 import pytest
 import torch
 
-from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
-from lib.policy import PolicyController
 from lib.records import paths
 from lib.records.keys import module_key
-from lib.records.store import describe
+from lib.records.store import describe, read_sidecar, read_table, write_table
 from lib.study import evaluate as evaluation
-from lib.study.arms import Arm, make_arm, make_controller
+from lib.study.arms import ARM_COLUMNS, make_arm, make_controller
 from lib.study.cells import Cell
-from lib.study.evaluate import Stage, evaluate, run_episodes, write_results
+from lib.study.evaluate import Stage, evaluate, evaluated_cells, read_cell, run_episodes, write_results
 from lib.weights.native import save_world_model, teacher_key
 from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 
@@ -24,90 +23,6 @@ CELL = Cell("tiny-task", "1m", 1)
 ARMS = ["teacher", "policy", "open-loop-3", "two-tower-3", "hold-last-5", "budget-8x2"]
 FIRST = 700_000_000  # the first trial seed: what smoke plays
 code_key = functools.cache(module_key)  # the code does not change while the tests run
-
-
-# ----------------------------------------------------------------------------------------------------------- arms
-
-
-@pytest.mark.parametrize(
-    ("name", "arm"),
-    [
-        ("policy", Arm("policy", None)),
-        ("teacher", Arm("teacher", BUDGET, 1)),
-        ("teacher-sample", Arm("teacher-sample", PlannerConfig.budget(16, 2, mode="eager", action_selection="sample"))),
-        ("open-loop-6", Arm("open-loop-6", BUDGET, 6)),
-        ("hold-last-6", Arm("hold-last-6", BUDGET, 6, tail="hold")),
-        ("two-tower-12", Arm("two-tower-12", BUDGET, 12, "two_tower")),
-        ("budget-64x2", Arm("budget-64×2", PlannerConfig(samples=64, iterations=2, elites=8, policy_samples=16))),
-        ("budget-256×3", Arm("budget-256×3", PlannerConfig(samples=256, iterations=3, elites=32, policy_samples=24))),
-        ("best-of-32", Arm("best-of-32", None, samples=32)),
-        ("temporal-3", Arm("temporal-3", BUDGET, 3, "temporal")),
-        ("no-plan-3", Arm("no-plan-3", BUDGET, 3, "state")),
-        ("plan-ahead-6", Arm("plan-ahead-6", dataclasses.replace(BUDGET, horizon=6), 6, tail="plan")),
-        ("plan-ahead-2", Arm("plan-ahead-2", BUDGET, 2, tail="plan")),
-        ("64x2+two-tower-3", Arm("64×2+two-tower-3", PlannerConfig.budget(64, 2), 3, "two_tower")),
-    ],
-)
-def test_an_arm_is_made_by_its_name(name, arm):
-    assert make_arm(name, BUDGET) == arm
-
-
-@pytest.mark.parametrize(
-    ("name", "gate", "corrector", "refined"),
-    [
-        ("gate-only-6", "sensitivity", "", False),
-        ("gated-6", "threshold", "two_tower", False),
-        ("sensitive-6", "sensitivity", "two_tower", False),
-        ("value-only-6", "value", "", False),
-        ("value-checked-6", "value", "two_tower", False),
-        ("ladder-6", "ladder", "two_tower", True),
-        ("64x2+ladder-6", "ladder", "two_tower", True),
-    ],
-)
-def test_a_gated_arm_has_the_numbers_of_its_calibration(name, gate, corrector, refined):
-    levels = [0.1, 0.2] if gate == "ladder" else None
-    arm = make_arm(name, BUDGET, {"threshold": 0.3, "levels": levels, "call_rate": 0.2})
-    assert (arm.gate, arm.corrector, arm.threshold, arm.execution_horizon) == (gate, corrector, 0.3, 6)
-    assert arm.levels == (levels and (0.1, 0.2)) and bool(arm.refiner) == refined
-    assert arm.planner == (PlannerConfig.budget(64, 2) if "+" in name else BUDGET)
-    wm = tiny_model()
-    made = make_controller(arm, wm, {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)})
-    assert made.gate.threshold.item() == pytest.approx(0.3) and (made.refiner is not None) == refined
-    assert Arm.from_dict(json.loads(json.dumps(as_dict(arm))) | {"key": "a", "decisions": 5}) == arm
-    with pytest.raises(ConfigError, match="has a gate but no threshold"):
-        make_arm(name, BUDGET)
-    if gate == "ladder":
-        with pytest.raises(ConfigError, match="has no levels"):
-            make_arm(name, BUDGET, {"threshold": 0.3})
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "64x2+teacher",
-        "64x+open-loop-3",
-        "best-of-0",
-        "open-loop",
-        "open-loop-0",
-        "two_tower-3",
-        "budget-64",
-        "Teacher",
-        "open-loop-3 ",
-    ],
-)
-def test_an_unknown_arm_is_an_error_that_lists_the_forms(name):
-    with pytest.raises(ConfigError, match="is not known; write teacher, .*budget-NxI.*open-loop-E.*ladder-E"):
-        make_arm(name, BUDGET)
-
-
-def test_an_arm_becomes_its_controller():
-    wm, corrector = tiny_model(), TwoTowerCorrector(LATENT, ACTIONS)
-    assert isinstance(make_controller(make_arm("policy", BUDGET), wm, {}), PolicyController)
-    made = make_controller(make_arm("two-tower-4", BUDGET), wm, {"two_tower": corrector})
-    assert made.corrector is corrector and made.execution_horizon == 4 and made.gate is None
-    made = make_controller(make_arm("hold-last-4", BUDGET), wm, {"two_tower": corrector})
-    assert made.corrector is None and made.tail == "hold" and made.planner.config == BUDGET
 
 
 # ----------------------------------------------------------------------------------------------------- evaluating
@@ -305,6 +220,22 @@ def test_phases_are_committed_and_come_back(home, blocks):
     commit(**given)
     del blocks[:]
     assert played(**given) == made and blocks == []
+
+
+def test_tables_of_a_cell_have_the_columns_of_its_arms(home):
+    commit([*ARMS, "gated-4"], calibration={"gated-4": {"threshold": 0.01}})
+    assert evaluated_cells("smoke") == [str(CELL)]
+    episodes, phases = read_cell("smoke", CELL), read_cell("smoke", CELL, "-phase")
+    for name, rows in [*episodes.groupby("arm"), *phases.groupby("arm")]:
+        columns = rows[list(ARM_COLUMNS)].drop_duplicates().astype(object).where(lambda c: c.notna(), None)
+        assert columns.to_dict("records") == [make_arm(name, BUDGET).columns]
+    depths = read_table(paths.results("smoke") / "horizon" / f"{CELL}-depth.csv")
+    assert read_cell("smoke", CELL, "-depth")[list(depths)].equals(depths)
+    assert read_cell("smoke", CELL, "-action-error").empty
+    file = paths.results("smoke") / "horizon" / f"{CELL}.csv"
+    older = episodes.drop(columns=[column for column in ARM_COLUMNS if column != "execution_horizon"])
+    write_table(file, older, arms=read_sidecar(file)["arms"])
+    assert read_cell("smoke", CELL)[list(episodes)].equals(episodes)
 
 
 def test_an_arm_that_is_named_twice_runs_once(home, blocks):

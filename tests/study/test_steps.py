@@ -10,7 +10,7 @@ import torch
 
 from lib.config import PlannerConfig
 from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
-from lib.gates import Look
+from lib.gates import LadderGate, Look, ValueGate
 from lib.records import paths
 from lib.study import steps as latency
 from lib.study.arms import make_arm
@@ -178,8 +178,8 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkey
     arms += named("8x2+open-loop-4", "8x2+hold-last-4")
     rows = measure(Stage.of(CELL, "smoke", corrector_files=files), arms, decisions=8)
     assert calls == [
-        *(("encode", "whole"), ("predict", "within"), ("correct", "two_tower"), ("gate", "ladder")),
-        *(("gate", "value"), ("predict", "beyond")),
+        *(("encode", "whole"), ("predict", "within"), ("correct", "two_tower"), ("gate", LadderGate)),
+        *(("gate", ValueGate), ("predict", "beyond")),
     ]
     parts = {name: {r["part"]: r["mean_ms"] for r in rows if r["arm"] == name} for name in (arm.name for arm in arms)}
     made_of = {name: [p for p in ("encode", "predict", "correct", "gate") if p in parts[name]] for name in parts}
