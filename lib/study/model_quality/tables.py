@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from lib.records import paths
 from lib.records.store import write_table
-from lib.study.stats.ranks import association, difference, ranks
+from lib.study.stats.ranks import association, difference
 
 # +1 where more of it is better, −1 where less is.
 METRICS = {"m1": -1, "m1_z": -1, "m1_latent": -1, "m2": -1, "m2_z": -1, "m2_latent": -1, "m3": 1, "m3_latent": 1}
@@ -121,7 +122,7 @@ def _within(cells: pd.DataFrame, values: np.ndarray) -> np.ndarray:
     placed, tasks = np.empty(len(values)), cells["task"].to_numpy()
     for task in dict.fromkeys(tasks):
         mine = tasks == task
-        placed[mine] = (ranks(values[mine]) - 0.5) / mine.sum()
+        placed[mine] = (rankdata(values[mine]) - 0.5) / mine.sum()
     return placed
 
 

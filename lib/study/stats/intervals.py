@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv
+from scipy.stats import binomtest
 
 CELL = ["task", "size", "teacher_seed"]
 MIN_INTERVAL = 2  # episodes: a single one says nothing about spread
@@ -199,7 +199,7 @@ def share_limit(count: int, n: int, level: float = 0.95) -> float:
 
     What did not happen in n episodes may still happen: at 95 %, none in 10 leaves up to 31 %, none in 50 up to 7 %.
     """
-    return float(betaincinv(count + 1, n - count, (1 + level) / 2)) if count < n else 1.0
+    return float(binomtest(count, n).proportion_ci(level, method="exact").high)
 
 
 # ------------------------------------------------------------------------------------------------------ one table

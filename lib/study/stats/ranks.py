@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import rankdata
 
 from lib.study.stats.intervals import Estimate, StatisticsError, vector
 
@@ -27,14 +28,6 @@ TINY = 1e-12  # what rounding may add to a correlation
 
 
 # ---------------------------------------------------------------------------------------------------- correlations
-
-
-def ranks(x) -> np.ndarray:
-    """Ranks 1…n along the last axis, ties at their mean; x (…, n) → (…, n)."""
-    x = np.asarray(x, dtype=float)
-    below = (x[..., :, None] > x[..., None, :]).sum(-1)
-    equal = (x[..., :, None] == x[..., None, :]).sum(-1)
-    return below + (equal + 1) / 2
 
 
 def pearson(a, b) -> np.ndarray:
@@ -48,7 +41,7 @@ def pearson(a, b) -> np.ndarray:
 
 def spearman(a, b) -> np.ndarray:
     """Spearman's ρ along the last axis, nan where either is constant; (…, n), (…, n) → (…)."""
-    return pearson(ranks(a), ranks(b))
+    return pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))
 
 
 def kendall(a, b) -> np.ndarray:
@@ -129,7 +122,7 @@ def permutation_p(statistic: Callable, a, b, strata, seed: int = 0) -> float:
 def _permuted(statistic: Callable, a, b, index: np.ndarray) -> np.ndarray:
     """statistic(a, b[row]) for each row of `index` (P, n); ranks and signs of pairs are permuted, not found anew."""
     if statistic is spearman:
-        return pearson(ranks(a), ranks(b)[index])
+        return pearson(rankdata(a), rankdata(b)[index])
     if statistic is kendall:
         first, second = np.triu_indices(len(a), 1)
         of_a, of_b = (np.sign(x[:, None] - x).astype(np.float32) for x in (a, b))

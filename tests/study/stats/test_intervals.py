@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.special import betaincinv
 
 from lib.study.stats.intervals import (
     StatisticsError,
@@ -180,10 +181,11 @@ def test_kept_return():
     assert rare.value == 0.75 and np.isnan(rare.low)
 
 
-def test_share_limit_equals_scipy():
-    for count, n in ((0, 10), (3, 50), (7, 7)):
-        interval = stats.binomtest(count, n).proportion_ci(0.95, method="exact")
-        assert share_limit(count, n) == pytest.approx(interval.high)
+@pytest.mark.parametrize("n", [1, 2, 10, 50])
+def test_share_limit_is_the_quantile_of_a_beta_distribution(n):
+    for count in range(n + 1):
+        exact = betaincinv(count + 1, n - count, 0.975) if count < n else 1.0
+        assert share_limit(count, n) == pytest.approx(exact, rel=0, abs=1e-12)
 
 
 ARMS = {
