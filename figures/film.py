@@ -27,8 +27,8 @@ from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, write_artefact
+from lib.rollout import rollout
 from lib.study.arms import Arm, arm_name, make_controller, recorded
-from lib.study.evaluate import rollout
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 ARMS = ("teacher", "64×2+open-loop-6", "64×2+temporal-6")
@@ -77,7 +77,7 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     for arm in arms:
         corrector = paths.results(profile) / "corrector" / f"{cell}-{arm.corrector}.safetensors"
         correctors = {arm.corrector: load_corrector(corrector, teacher_key(teacher))} if arm.corrector else {}
-        frames, seconds, counts = play(arm, make_controller(arm, wm, correctors), task, seed, decisions)
+        frames, seconds, counts = panel_of(arm, make_controller(arm, wm, correctors), task, seed, decisions)
         panels.append(frames)
         came_of_it[arm.name] = counts
     facts = {"cell": cell, "profile": profile, "teacher": teacher, "episode_seed": seed, "decisions": decisions}
@@ -85,7 +85,7 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     return write_artefact(out, lambda path: save_gif(film, path, seconds), **facts, arms=came_of_it)
 
 
-def play(
+def panel_of(
     arm: Arm, controller, task: str, seed: int, decisions: int
 ) -> tuple[list[Image.Image], float, dict[str, float]]:
     """The frames of one episode, the seconds from one to the next, and its counts: planner_calls, return, length."""
@@ -94,7 +94,7 @@ def play(
     env.unwrapped.render_kwargs = dict(height=SIZE, width=SIZE, camera_id=0, render_flag_overrides=PLAIN)
     seconds = env.unwrapped.dt * ACTION_REPEAT * EVERY
     counts, frames = {"planner_calls": 0, "return": 0.0, "length": 0}, []
-    for decision, step in enumerate(rollout(controller, task, [seed], decisions, f"film {arm.name}", [env])):
+    for decision, step in enumerate(rollout(controller, [env], [seed], decisions, f"film {arm.name}")):
         counts["planner_calls"] += int(step.info["planner_called"][0])
         counts["return"] += float(step.rewards[0])
         counts["length"] += 1

@@ -15,31 +15,29 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lib.distil.states import SOURCES, DistillationError, DistillationSet
-from lib.environments import make_env
 from lib.planner import MPPI, Plan
+from lib.rollout import rollout
 from lib.speculation import Proposal, SpeculativeController
 
 FLOOR_SHARE = 0.1  # of the decisions are solved twice
 
 
-@torch.no_grad()
 def collect(
     planner: MPPI,
     labeller: MPPI,
-    task: str,
+    envs,
     seeds: list[int],
     execution_horizon: int = 6,
     corrector: nn.Module | None = None,
     beta: float = 0.2,
     decisions: int = 500,
     source: int = 0,
-    what: str = "collecting",
+    what: str = "",
 ) -> DistillationSet:
     """Speculative rollouts with the plans of `planner`, one episode per seed; the label of `labeller` at every state of
-    depth ≥ 1. `source` is the position of `planner` in `SOURCES`.
+    depth ≥ 1. `source` is the position of `planner` in `SOURCES`; `envs` and `what` are `lib.rollout.rollout`'s.
 
     All rows move through their plans in step, so each decision costs one batched solve: either the replan or the label.
     The result depends on the arguments alone, not on what the planners solved before. Raises `DistillationError` when
@@ -52,40 +50,56 @@ def collect(
         )
     for solver in (planner, labeller):
         solver.reset_streams(seeds[0])
-    controller = SpeculativeController(planner, corrector, execution_horizon=execution_horizon)
-    controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
-    label_streams = [torch.Generator().manual_seed(s + 2**31) for s in seeds]  # seed + 1 plans the next episode
-    coin = np.random.default_rng(seeds[0])
-    envs = [make_env(task, s) for s in seeds]
-    obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
-    alive = list(range(len(seeds)))
-    records: list[dict[str, Tensor]] = []
-    for decision in tqdm(range(decisions), desc=what, unit="decision", mininterval=2):
-        step = controller.propose(torch.from_numpy(obs))
-        executed = step.action
-        if not step.planner_called.any():
-            warm, streams = controller.warm_start(), [label_streams[i] for i in alive]
-            label = labeller(step.z, warm, streams)
-            again = labeller(step.z, warm, streams) if coin.random() < FLOOR_SHARE else None
-            records.append(_record(step, controller.plan, label, again))
-            records[-1] |= {
-                "episode": torch.tensor([seeds[i] for i in alive]),
-                "decision": torch.full((len(alive),), decision),
-                "source": torch.full((len(alive),), source),
-            }
-            teach = torch.from_numpy(coin.random(len(alive)) < beta).to(executed.device)
-            executed = torch.where(teach.unsqueeze(-1), label.actions[:, 0], executed)
-        controller.commit(executed)
-        obs, alive = _step(envs, alive, executed.cpu().numpy(), controller)
-        if not alive:
-            break
-    if not records:
+    student = SpeculativeController(planner, corrector, execution_horizon=execution_horizon)
+    taught = Taught(student, labeller, seeds, beta)
+    for _ in rollout(taught, envs, seeds, decisions, what):
+        pass
+    if not (records := taught.records):
         raise DistillationError(
             f"nothing to collect: {decisions} decisions with execution horizon {execution_horizon}."
         )
     solved_twice = torch.cat([r.pop("solved_twice") for r in records])
     columns = {k: torch.cat([r[k] for r in records]) for k in records[0]}
+    columns["source"] = torch.full_like(columns["depth"], source)
     return DistillationSet(**columns, again_index=solved_twice.nonzero().flatten())
+
+
+class Taught:
+    """A controller that does what `student` would, but has every decision between two plans labelled, and with
+    probability `beta` executes the label. `records` are the columns of the set, decision by decision."""
+
+    def __init__(self, student: SpeculativeController, labeller: MPPI, seeds: list[int], beta: float):
+        self.student, self.labeller, self.seeds, self.beta = student, labeller, seeds, beta
+        self.records: list[dict[str, Tensor]] = []
+
+    def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
+        """Start the episodes of `seeds`, whose labels have random streams of their own."""
+        self.student.reset(batch_size, generators)
+        self._seeds, self._decision, self._coin = self.seeds, 0, np.random.default_rng(self.seeds[0])
+        # Not seed + 1, which plans the next episode.
+        self._streams = [torch.Generator().manual_seed(seed + 2**31) for seed in self.seeds]
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with only these rows of the batch (the others' episodes have ended)."""
+        self.student.keep(rows)
+        self._seeds, self._streams = ([x[row] for row in rows] for x in (self._seeds, self._streams))
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Actions (B, A) for observations (B, obs_dim), and the student's records."""
+        step = self.student.propose(obs)
+        executed = step.action
+        if not step.planner_called.any():
+            warm = self.student.warm_start()
+            label = self.labeller(step.z, warm, self._streams)
+            again = self.labeller(step.z, warm, self._streams) if self._coin.random() < FLOOR_SHARE else None
+            about = {"episode": torch.tensor(self._seeds), "decision": torch.full((len(obs),), self._decision)}
+            self.records.append(_record(step, self.student.plan, label, again) | about)
+            teach = torch.from_numpy(self._coin.random(len(obs)) < self.beta).to(executed.device)
+            executed = torch.where(teach.unsqueeze(-1), label.actions[:, 0], executed)
+        self.student.commit(executed)
+        self._decision += 1
+        return executed, step.info()
 
 
 def _check(planner: MPPI, labeller: MPPI, source: int) -> None:
@@ -118,15 +132,3 @@ def _record(step: Proposal, plan: Tensor, label: Plan, again: Plan | None) -> di
         "a_again": label.actions[:0, 0] if again is None else again.actions[:, 0],
     }
     return {k: v.cpu().clone() for k, v in record.items()}  # the controller writes into its plans
-
-
-def _step(envs, alive: list[int], actions: np.ndarray, controller) -> tuple[np.ndarray, list[int]]:
-    """Step the living environments; drop those whose episode has ended from the batch."""
-    obs, still = [], []
-    for row, i in enumerate(alive):
-        o, _, terminated, truncated, _ = envs[i].step(actions[row])
-        if not (terminated or truncated):
-            obs.append(o), still.append(row)
-    if len(still) < len(alive):
-        controller.keep(still)
-    return np.array(obs), [alive[row] for row in still]

@@ -32,7 +32,6 @@ import tyro
 from tqdm import tqdm
 
 from lib.records import ledger, paths, store
-from lib.records.fingerprint import Code
 from lib.records.jobs import Job, Scope, profile
 from lib.records.keys import TIMING, ResultError, shown
 from lib.records.pipeline import jobs
@@ -95,7 +94,9 @@ def commit_of(out: Path) -> str:
 def audit(doubt: Doubt, rows: int, trees: Trees, bar: tqdm) -> bool:
     """Replay `rows` of the doubt's jobs, drawn with a fixed seed, there and here; add what came of it to the ledger."""
     if not doubt.commit or doubt.commit.endswith("+"):
-        raise ResultError(f"{doubt.jobs[0].name} was made by code that was not committed; it cannot be audited: run it.")
+        raise ResultError(
+            f"{doubt.jobs[0].name} was made by code that was not committed; it cannot be audited: run it."
+        )
     drawn = random.Random(doubt.stage).sample(doubt.jobs, min(rows, len(doubt.jobs)))
     sources = [[shown(job.source), job.parameters | {"profile": "audit"}] for job in drawn]
     started, head = time.monotonic(), store.commit()

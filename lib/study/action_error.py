@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.environments import make_env
 from lib.planner import MPPI
+from lib.protocols import Controller
 from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, combine, module_key
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_sidecar, read_table, write_table
+from lib.rollout import rollout
 from lib.study.arms import Arm, arm_name, make_arm, make_controller
-from lib.study.evaluate import Stage, arm_key, rollout
+from lib.study.evaluate import Stage, arm_key
 
 PER_EPISODE = 100  # states drawn from each episode, on average
 FIRST = 500_000  # of the trial seeds, of which the quick and smoke profiles report the first few
@@ -84,7 +88,8 @@ def measure(stage: Stage, arm: Arm, teacher: MPPI, states: int) -> pd.DataFrame:
     name = f"{stage.cell} {arm.name}"
     seeds = episode_seeds("trial", math.ceil(states / min(PER_EPISODE, stage.decisions)), first=FIRST)
     controller = make_controller(arm, stage.wm, stage.correctors)
-    rows, obs, executed = visit(controller, stage.cell.task, seeds, stage.decisions, states, f"{name} plays")
+    envs = partial(make_env, stage.cell.task)
+    rows, obs, executed = visit(controller, envs, seeds, stage.decisions, states, f"{name} plays")
     label = teacher_actions(teacher, rows, obs, 0, f"{name} against the teacher")
     again = teacher_actions(teacher, rows[::AGAIN], obs[::AGAIN], 1)
     rows = rows.assign(arm=arm.name, action_mse=(torch.from_numpy(executed) - label).square().mean(-1).numpy())
@@ -94,7 +99,7 @@ def measure(stage: Stage, arm: Arm, teacher: MPPI, states: int) -> pd.DataFrame:
 
 
 def visit(
-    controller, task: str, seeds: list[int], decisions: int, states: int, what: str = ""
+    controller: Controller, envs, seeds: list[int], decisions: int, states: int, what: str = ""
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Play one episode per seed and draw `states` of all decisions, the same ones for every arm unless episodes end.
 
@@ -103,7 +108,7 @@ def visit(
     """
     rank = np.random.default_rng(0).permutation(len(seeds) * decisions).reshape(len(seeds), decisions)
     rows, obs, actions = [], [], []
-    for decision, step in enumerate(rollout(controller, task, seeds, decisions, what)):
+    for decision, step in enumerate(rollout(controller, envs, seeds, decisions, what)):
         for row, i in enumerate(step.rows):
             about = {"rank": rank[i, decision], "episode_seed": seeds[i], "decision": decision}
             rows.append(about | {name: step.info[name][row].item() for name in ("depth", "delta_abs")})

@@ -10,12 +10,14 @@ plays a few episodes here, and what its training was stays unknown.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lib.config import as_dict
+from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, combine, module_key
@@ -23,7 +25,8 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_table, write_json
 from lib.study.cells import Cell, Settings
 from lib.study.stats.intervals import bootstrap_ci
-from lib.teachers.playing import play
+from lib.teachers.controllers import ReplanningController
+from lib.teachers.replay import record
 from lib.weights.native import load_world_model, size_of, teacher_key, teacher_path
 
 
@@ -50,11 +53,12 @@ def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:
     planner, profile = MPPI(wm, settings.planner(wm.action_dim)), settings.profile
     seeds = episode_seeds("card", profile.eval_episodes, cell.seed)
     budget = {name: value for name, value in as_dict(planner.config).items() if name != "mode"}
-    code = module_key("lib.teachers.playing", without=SETTINGS_MODULES)
+    code = module_key("lib.teachers.controllers", "lib.teachers.replay", without=SETTINGS_MODULES)
     key = combine(code, budget, [teacher_key(teacher), cell.task, profile.decisions], seeds)
 
     def make(path: Path) -> None:
-        episodes = play(planner, cell.task, seeds, profile.decisions, what=f"{cell} card")
+        controller, envs = ReplanningController(planner), partial(make_env, cell.task)
+        episodes = record(controller, envs, seeds, profile.decisions, f"{cell} card")
         write_json(path, [float(e.rewards.sum()) for e in episodes])
 
     file = cached(paths.CACHE / "rollouts" / f"{key[:24]}.json", key, make, f"{len(seeds)} episodes of {teacher}")

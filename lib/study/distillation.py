@@ -22,6 +22,7 @@ from lib.correctors import CorrectorError, load_corrector, save_corrector
 from lib.distil.collect import collect
 from lib.distil.states import LAYOUT, SOURCES, DistillationError, DistillationSet
 from lib.distil.train import TrainedCorrector, errors_by_depth, train_corrector
+from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, combine, module_key
@@ -95,7 +96,7 @@ def distillation_set(
         data = collect(
             planner(budgets[about["source"]]),
             standard,
-            cell.task,
+            functools.partial(make_env, cell.task),
             shard.seeds,
             about["execution_horizon"],
             acting(before) if before else None,

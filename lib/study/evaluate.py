@@ -13,14 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
-from tqdm import tqdm
 
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import load_corrector
@@ -29,6 +27,7 @@ from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, ResultError, combine, file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
+from lib.rollout import rollout
 from lib.study.arms import ARM_COLUMNS, LABELS, Arm, arm_name, make_arm, make_controller
 from lib.study.cells import Cell
 from lib.weights.native import load_world_model, size_of, teacher_key
@@ -42,41 +41,6 @@ NOT_EPISODES = ("-depth", "-phase", "-action-error")  # ends of names of a cell'
 
 
 # ------------------------------------------------------------------------------------------------------- episodes
-
-
-@dataclass
-class Decision:
-    """One decision of the episodes that still run: `rows`, their positions among the seeds (B,); what the controller
-    saw, obs (B, obs_dim), and did, actions (B, A); its records `info`, each (B,); the rewards (B,) that came of it."""
-
-    rows: list[int]
-    obs: np.ndarray
-    actions: np.ndarray
-    info: dict[str, np.ndarray]
-    rewards: np.ndarray
-
-
-def rollout(controller, task: str, seeds: list[int], decisions: int, what: str = "", envs=None) -> Iterator[Decision]:
-    """One episode per seed as a batch, decision by decision, for at most `decisions` of them.
-
-    `envs` are the seeds' own environments, for whoever wants to look at them between decisions; made here unless given.
-    """
-    controller.reset(len(seeds), [torch.Generator().manual_seed(s) for s in seeds])
-    envs = envs or [make_env(task, s) for s in seeds]
-    obs = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
-    alive = list(range(len(seeds)))
-    for _ in tqdm(range(decisions), desc=what, unit="decision", disable=not what, mininterval=2):
-        actions, info = controller.act(torch.from_numpy(obs))
-        actions = actions.cpu().numpy()
-        steps = [envs[i].step(action) for i, action in zip(alive, actions, strict=True)]
-        info, rewards = {k: v.cpu().numpy() for k, v in info.items()}, np.array([step[1] for step in steps])
-        yield Decision(alive, obs, actions, info, rewards)
-        still = [row for row, (_, _, terminated, truncated, _) in enumerate(steps) if not (terminated or truncated)]
-        if not still:
-            break
-        if len(still) < len(alive):
-            controller.keep(still)
-        obs, alive = np.stack([steps[row][0] for row in still]), [alive[row] for row in still]
 
 
 @dataclass
@@ -100,7 +64,7 @@ class Tables:
 def run_episodes(arm: Arm, controller, task: str, seeds: list[int], decisions: int, what: str = "") -> Tables:
     """Run one episode per seed as a batch."""
     records = [[] for _ in seeds]  # of each episode, one per decision
-    for step in rollout(controller, task, seeds, decisions, what):
+    for step in rollout(controller, partial(make_env, task), seeds, decisions, what):
         for row, i in enumerate(step.rows):
             records[i].append({"reward": step.rewards[row]} | {k: v[row] for k, v in step.info.items()})
     tables = Tables()

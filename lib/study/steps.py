@@ -37,6 +37,7 @@ from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, combine, module_key
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_table
+from lib.rollout import start
 from lib.speculation import SpeculativeController
 from lib.study.arms import Arm, arm_name, make_arm, make_controller
 from lib.study.evaluate import Stage, arm_key
@@ -63,8 +64,7 @@ class _Playing:
     calls: int = 0
 
     def start(self) -> None:
-        self.obs = _stacked(env.reset(seed=s)[0] for env, s in zip(self.envs, self.seeds, strict=True))
-        self.controller.reset(len(self.seeds), [torch.Generator().manual_seed(s) for s in self.seeds])
+        self.obs = torch.from_numpy(start(self.controller, self.envs, self.seeds))
 
     def step(self, device: torch.device, counts: bool) -> None:
         begin = time.perf_counter()
@@ -81,7 +81,7 @@ class _Playing:
         if any(terminated or truncated for _, _, terminated, truncated, _ in steps):
             self.start()
         else:
-            self.obs = _stacked(obs for obs, *_ in steps)
+            self.obs = torch.from_numpy(np.stack([obs for obs, *_ in steps]))
 
 
 def step_times(
@@ -176,10 +176,6 @@ def turn_error(values, turns) -> float:
         return math.nan
     sums = np.bincount(members, weights=values - values.mean())
     return float(np.sqrt(len(names) / (len(names) - 1) * np.sum(sums**2)) / len(values))
-
-
-def _stacked(observations: Iterator[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(list(observations)))
 
 
 def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch.device) -> Iterator[dict]:

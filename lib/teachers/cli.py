@@ -29,16 +29,16 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from lib.config import ConfigError, PlannerConfig, as_dict
-from lib.environments import ACTION_REPEAT
+from lib.environments import ACTION_REPEAT, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
 from lib.teachers.config import SNAPSHOTS, TeacherConfig
+from lib.teachers.controllers import ReplanningController
 from lib.teachers.distributed import TIMEOUT, Ranks, started
-from lib.teachers.playing import play
-from lib.teachers.replay import EpisodeFileError, save_episodes
+from lib.teachers.replay import EpisodeFileError, record, save_episodes
 from lib.teachers.training import TrainingRun, met
 from lib.teachers.training_state import run_folder
 from lib.weights import names as registry
@@ -102,9 +102,10 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
         raise ConfigError(f"{folder} has no snapshot to ship; train first.")
     decisions, newest = snapshots[-1]
     wm = load_world_model(newest)
-    planner = MPPI(wm, PlannerConfig.standard(wm.action_dim))
+    planner, envs = MPPI(wm, PlannerConfig.standard(wm.action_dim)), functools.partial(make_env, config.task)
     seeds = episode_seeds("card", config.card_episodes, config.seed)
-    episodes = play(planner, config.task, seeds, config.episode_decisions, what=f"{config.name} card")
+    controller, what = ReplanningController(planner), f"{config.name} card"
+    episodes = record(controller, envs, seeds, config.episode_decisions, what)
     returns = [float(e.rewards.sum()) for e in episodes]
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     curve = [row for row in state["curve"] if row["decision"] <= decisions]

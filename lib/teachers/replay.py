@@ -1,10 +1,11 @@
-"""A replay buffer of whole episodes that samples short sequences, and its file format.
+"""Whole episodes: played, in a replay buffer that samples short sequences, and in files.
 
 An episode of T decisions holds T + 1 observations, T actions and T rewards. Sequences never cross an episode's end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+
+from lib.protocols import Controller
+from lib.rollout import rollout
 
 
 class EpisodeFileError(ValueError):
@@ -28,6 +32,23 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @classmethod
+    def of(cls, obs: list, actions: list, rewards: list) -> Episode:
+        """The episode of what was noted at each decision; `obs` has one more, the last."""
+        return cls(np.array(obs), np.array(actions), np.array(rewards, np.float32))
+
+
+def record(controller: Controller, envs, seeds: Sequence[int], decisions: int, what: str = "") -> list[Episode]:
+    """One whole episode per seed, played as a batch; the arguments are those of `lib.rollout.rollout`."""
+    played = [([], [], []) for _ in seeds]
+    for step in rollout(controller, envs, seeds, decisions, what):
+        for row, i in enumerate(step.rows):
+            obs, actions, rewards = played[i]
+            obs.extend([step.next_obs[row]] if obs else [step.obs[row], step.next_obs[row]])
+            actions.append(step.actions[row])
+            rewards.append(step.rewards[row])
+    return [Episode.of(*parts) for parts in played]
 
 
 @dataclass

@@ -23,9 +23,9 @@ from lib.planner import MPPI
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
 from lib.teachers.config import TeacherConfig
+from lib.teachers.controllers import ReplanningController
 from lib.teachers.distributed import ALONE, Ranks
-from lib.teachers.playing import episode_of, play
-from lib.teachers.replay import Batch, Episode, EpisodeFileError, load_episodes
+from lib.teachers.replay import Batch, Episode, EpisodeFileError, load_episodes, record
 from lib.teachers.training_state import CURVE_COLUMNS, RunState, in_its_folder, task_beside
 from lib.world_model import WorldModel
 
@@ -199,7 +199,7 @@ class TrainingRun(RunState):
             while learns and self.owed >= ranks.world * config.sync_freq:
                 self._update()
                 self.owed -= ranks.world * config.sync_freq
-        return [episode_of(*parts) for parts in played]
+        return [Episode.of(*parts) for parts in played]
 
     def _act(self, obs: np.ndarray, warm: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor | None]:
         """Actions (n, A) at observations (n, obs_dim), random before the first update, and the next warm start."""
@@ -221,9 +221,10 @@ class TrainingRun(RunState):
         """
         config, wm = self.config, self.learner.wm
         planner = MPPI(wm.eval(), PlannerConfig.budget(config.eval_samples, config.eval_iterations))
+        controller, envs = ReplanningController(planner), partial(make_env, config.task)
         seeds = episode_seeds("train-eval", config.eval_episodes, config.seed)
         mine = self.ranks.share(seeds)
-        played = play(planner, config.task, mine, config.episode_decisions)
+        played = record(controller, envs, mine, config.episode_decisions)
         wm.train()
         found: dict[int, float] = {}
         for part in self.ranks.exchanged({s: float(e.rewards.sum()) for s, e in zip(mine, played, strict=True)}):

@@ -33,17 +33,15 @@ class NotingPlanner(MPPI):
 
 
 @pytest.fixture
-def env(monkeypatch):
-    made = fresh_env()
-    monkeypatch.setattr(collection, "make_env", made)
-    return made
+def env():
+    return fresh_env()
 
 
-def gather(horizon=3, decisions=10, budget=BUDGET, **options):
+def gather(env, horizon=3, decisions=10, budget=BUDGET, **options):
     """The set, and the planner and the labeller that made it."""
     wm = tiny_model()
     planner, labeller = NotingPlanner(wm, budget), NotingPlanner(wm, BUDGET)
-    return collect(planner, labeller, "tiny", SEEDS, horizon, decisions=decisions, **options), planner, labeller
+    return collect(planner, labeller, env, SEEDS, horizon, decisions=decisions, **options), planner, labeller
 
 
 def random_corrector():
@@ -97,7 +95,7 @@ def slow_rows(env, wm, budget, horizon, decisions, corrector, beta, source):
 def test_every_column_is_what_a_slow_twin_finds(env, monkeypatch, horizon, corrected, source):
     monkeypatch.setattr(collection, "FLOOR_SHARE", 0.4)
     budget, corrector = (BUDGET, SMALL)[source], random_corrector() if corrected else None
-    data, planner, _ = gather(horizon, 11, budget, corrector=corrector, beta=0.3, source=source)
+    data, planner, _ = gather(env, horizon, 11, budget, corrector=corrector, beta=0.3, source=source)
     with torch.no_grad():
         rows = slow_rows(env, planner.wm, budget, horizon, 11, corrector, 0.3, source)
     assert len(data) == len(rows) == len(SEEDS) * sum(t % horizon > 0 for t in range(11))
@@ -114,7 +112,7 @@ def test_every_column_is_what_a_slow_twin_finds(env, monkeypatch, horizon, corre
 
 @pytest.mark.parametrize("horizon", [2, 3, 6])
 def test_every_state_between_two_plans_is_recorded_in_lockstep(env, horizon):
-    data, planner, _ = gather(horizon)
+    data, planner, _ = gather(env, horizon)
     expected = [(t, t % horizon, s) for t in range(10) if t % horizon for s in SEEDS]
     assert list(zip(data.decision.tolist(), data.depth.tolist(), data.episode.tolist(), strict=True)) == expected
     assert (data.mismatch > 0).all() and (data.mismatch <= 1).all() and data.a_teacher.abs().max() <= 1
@@ -131,7 +129,7 @@ def test_every_state_between_two_plans_is_recorded_in_lockstep(env, horizon):
 
 @pytest.mark.parametrize("budget", [BUDGET, SMALL])
 def test_labels_are_what_the_labeller_would_have_replanned(env, budget):
-    data, planner, labeller = gather(4, 12, budget, beta=0.0)
+    data, planner, labeller = gather(env, 4, 12, budget, beta=0.0)
     replans, solves, row = list(planner.calls), list(labeller.calls), 0
     assert len(replans) == 3
     while row < len(data):
@@ -156,17 +154,17 @@ def test_labels_are_what_the_labeller_would_have_replanned(env, budget):
 
 
 def test_second_solves_are_independent_and_their_share_is_kept(env, monkeypatch):
-    data, planner, labeller = gather(2, decisions=400)
+    data, planner, labeller = gather(env, 2, decisions=400)
     share = len(data.again_index) / len(data)
     assert 0.04 < share < 0.18 and 0 < data.floor_mse() < 1
     assert planner.solves == len(SEEDS) * 200 and labeller.solves == len(data) + len(data.again_index)
     assert ((data.a_teacher[data.again_index] - data.a_again).abs().amax(1) > 0).all()
     monkeypatch.setattr(collection, "FLOOR_SHARE", 0.0)
-    assert np.isnan(gather(2)[0].floor_mse())
+    assert np.isnan(gather(env, 2)[0].floor_mse())
 
 
 def test_labels_do_not_share_noise_with_the_plans(env):
-    _, planner, labeller = gather(2, decisions=2)
+    _, planner, labeller = gather(env, 2, decisions=2)
     fresh = [torch.Generator().manual_seed(s).get_state() for s in SEEDS]
     assert all(torch.equal(p, f) for p, f in zip(planner.calls[0][2], fresh, strict=True))
     assert not any(torch.equal(a, b) for a in labeller.calls[0][2] for b in fresh)
@@ -179,7 +177,7 @@ def test_labels_do_not_share_noise_with_the_plans(env):
 @pytest.mark.parametrize("corrected", [False, True])
 def test_beta_says_who_acts(env, beta, corrected):
     corrector = random_corrector() if corrected else None
-    data, *_ = gather(corrector=corrector, beta=beta)
+    data, *_ = gather(env, corrector=corrector, beta=beta)
     executed = {(seed, decision): action for seed, decision, action in env.steps}
     done = torch.tensor(
         np.array([executed[k] for k in zip(data.episode.tolist(), data.decision.tolist(), strict=True)])
@@ -192,16 +190,16 @@ def test_beta_says_who_acts(env, beta, corrected):
 
 
 def test_an_episode_that_ends_leaves_the_others_as_they_are(env):
-    whole, *_ = gather(beta=0.0)
+    whole, *_ = gather(env, beta=0.0)
     env.ends[12] = 5
-    data, *_ = gather(beta=0.0)
+    data, *_ = gather(env, beta=0.0)
     assert data.decision[data.episode == 12].max() == 4 and data.decision[data.episode == 13].max() == 8
     for seed in (11, 13):
         a, b = data.rows(data.episode == seed), whole.rows(whole.episode == seed)
         for name, tolerance in dict(z_real=2e-3, a_teacher=1e-3, plan=1e-3, teacher_plan=1e-3, decision=0).items():
             torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=tolerance)
     env.ends |= {11: 4, 13: 5}
-    assert gather()[0].decision.max() == 4
+    assert gather(env)[0].decision.max() == 4
 
 
 def test_the_result_does_not_depend_on_what_was_solved_before(env):
@@ -209,8 +207,8 @@ def test_the_result_does_not_depend_on_what_was_solved_before(env):
     wm = tiny_model(num_q=5)
     planner, labeller, used = MPPI(wm, SMALL), MPPI(wm, BUDGET), []
     for seeds in ([1, 2], SEEDS, SEEDS):
-        used.append(collect(planner, labeller, "tiny", seeds, 3, decisions=8))
-    fresh = collect(MPPI(wm, SMALL), MPPI(wm, BUDGET), "tiny", SEEDS, 3, decisions=8)
+        used.append(collect(planner, labeller, env, seeds, 3, decisions=8))
+    fresh = collect(MPPI(wm, SMALL), MPPI(wm, BUDGET), env, SEEDS, 3, decisions=8)
     for a, b, c in zip(*(d.columns().values() for d in (used[1], used[2], fresh)), strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
 
@@ -225,13 +223,13 @@ def test_the_result_does_not_depend_on_what_was_solved_before(env):
 def test_planners_that_do_not_fit_together_are_refused(env, changes, reason):
     wm = tiny_model()
     with pytest.raises(DistillationError, match=reason):
-        collect(MPPI(wm, BUDGET), MPPI(wm, dataclasses.replace(BUDGET, **changes)), "tiny", SEEDS)
+        collect(MPPI(wm, BUDGET), MPPI(wm, dataclasses.replace(BUDGET, **changes)), env, SEEDS)
 
 
 def test_what_cannot_be_collected_is_a_sentence(env):
     with pytest.raises(DistillationError, match="execution_horizon=1 leaves no step to label"):
-        gather(1)
+        gather(env, 1)
     with pytest.raises(DistillationError, match="source=2 is not a position"):
-        gather(source=2)
+        gather(env, source=2)
     with pytest.raises(DistillationError, match="different world models"):
-        collect(MPPI(tiny_model(), BUDGET), MPPI(tiny_model(), BUDGET), "tiny", SEEDS)
+        collect(MPPI(tiny_model(), BUDGET), MPPI(tiny_model(), BUDGET), env, SEEDS)

@@ -10,7 +10,6 @@ from torch import nn
 
 from lib.config import ConfigError
 from lib.correctors import CORRECTORS, appended, masked, token
-from lib.distil import collect as collection
 from lib.distil import train as corrector_training
 from lib.distil.collect import collect
 from lib.distil.states import DistillationError, DistillationSet
@@ -177,10 +176,9 @@ class Watched(nn.Module):
 
 
 @pytest.mark.parametrize("length", [2, 4])
-def test_training_reads_what_the_corrector_read_while_collecting(monkeypatch, length):
-    monkeypatch.setattr(collection, "make_env", fresh_env())
+def test_training_reads_what_the_corrector_read_while_collecting(length):
     watched, wm = Watched(made("temporal", history_len=length)), tiny_model()
-    data = collect(MPPI(wm, BUDGET), MPPI(wm, BUDGET), "tiny", [1, 2], 4, watched, beta=0.3, decisions=12)
+    data = collect(MPPI(wm, BUDGET), MPPI(wm, BUDGET), fresh_env(), [1, 2], 4, watched, beta=0.3, decisions=12)
     batch = Batch.of(data, torch.arange(len(data)), data.history_index(length))
     names = ("z_real", "z_pred", "a_plan", "a_policy", "depth")
     collected = [torch.cat(column) for column in zip(*watched.given, strict=True)]

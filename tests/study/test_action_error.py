@@ -10,10 +10,11 @@ from lib.planner import MPPI
 from lib.records import paths
 from lib.records.seeds import SEED_BLOCKS, episode_seeds
 from lib.records.store import intact, read_sidecar, read_table
+from lib.rollout import rollout
 from lib.study import action_error
 from lib.study.action_error import COLUMNS, measure, stream, teacher_actions, visit, write_action_errors
 from lib.study.arms import make_arm, make_controller
-from lib.study.evaluate import Stage, rollout, run_episodes
+from lib.study.evaluate import Stage, run_episodes
 from tests.study.test_evaluate import CELL, FIRST, code_key, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 from tests.tiny import BUDGET, tiny_model
 
@@ -22,7 +23,8 @@ ARMS = ["teacher", "policy", "open-loop-3", "gated-4"]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, env):  # noqa: F811 - the fixture
+    monkeypatch.setattr(action_error, "make_env", env)
     monkeypatch.setattr(action_error, "module_key", code_key)
     monkeypatch.setenv("CXX", "no-compiler")  # compiling the policy prior would take longer than all tests here
 
@@ -41,7 +43,7 @@ def slow_rows(where: Stage, arm, table: pd.DataFrame):
     mine, again = table[table["arm"] == arm.name], []
     for seed, rows in mine.groupby("episode_seed"):
         controller = make_controller(arm, where.wm, where.correctors)
-        played = list(rollout(controller, "tiny", [seed], where.decisions))
+        played = list(rollout(controller, action_error.make_env, [seed], where.decisions))
         for row in rows.to_dict("records"):
             step = played[row["decision"]]
             z = where.wm.encode(torch.from_numpy(step.obs))
@@ -130,11 +132,11 @@ def test_states_are_drawn_from_all_decisions_and_shared_by_the_arms(home):
     assert (gated["depth"] != gated["decision"] % 4).any()  # where the gate has asked early
 
 
-def test_what_is_drawn_is_what_the_arm_does(home):
+def test_what_is_drawn_is_what_the_arm_does(home, env):  # noqa: F811 - the fixture
     """The whole episode drawn: its depths and corrections are those that an evaluation records."""
     where, arm = stage(), make_arm("gated-4", BUDGET, GATES["gated-4"])
     controller = make_controller(arm, where.wm, where.correctors)
-    rows, obs, actions = visit(controller, "tiny", [1, 2], 12, 24)
+    rows, obs, actions = visit(controller, env, [1, 2], 12, 24)
     assert len(rows) == len(obs) == len(actions) == 24
     expected = {(d["episode_seed"], d["depth"]): d for d in run_episodes(arm, controller, "tiny", [1, 2], 12).depths}
     found = rows.groupby(["episode_seed", "depth"])["delta_abs"].agg(["mean", "size"])

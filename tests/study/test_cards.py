@@ -13,8 +13,8 @@ from lib.study import cards
 from lib.study.cards import card_row, measured_card, official_return, teacher_card
 from lib.study.cells import Cell, resolve
 from lib.study.stats.intervals import bootstrap_ci
-from lib.teachers import playing
-from lib.teachers.playing import play
+from lib.teachers.controllers import ReplanningController
+from lib.teachers.replay import record
 from lib.weights.native import CheckpointError, save_world_model
 from tests import tiny
 
@@ -35,7 +35,7 @@ def home(tmp_path, monkeypatch):
     write_table(tmp_path / "data" / "official_returns.csv", [dict(zip(columns, row, strict=True)) for row in rows])
     (tmp_path / "teachers").mkdir()
     env = tiny.fresh_env()
-    monkeypatch.setattr(playing, "make_env", env)
+    monkeypatch.setattr(cards, "make_env", env)
     return env
 
 
@@ -96,7 +96,8 @@ def test_any_other_teacher_is_measured_once(home, tmp_path):
     seeds = [SEED_BLOCKS["card"] + 7_000_000 + i for i in range(given.profile.eval_episodes)]
     assert curve is None and card["episode_seeds"] == seeds and card["task"] == "tiny-task" and card["seed"] == 7
     assert len(home.steps) == len(seeds) * given.profile.decisions
-    played = play(MPPI(wm, given.planner(tiny.ACTIONS)), "tiny-task", seeds, given.profile.decisions)
+    controller = ReplanningController(MPPI(wm, given.planner(tiny.ACTIONS)))
+    played = record(controller, tiny.fresh_env(), seeds, given.profile.decisions)
     assert card["returns"] == pytest.approx([float(e.rewards.sum()) for e in played])
     assert card["return_mean"] == pytest.approx(np.mean(card["returns"])) and len(set(card["returns"])) == len(seeds)
 

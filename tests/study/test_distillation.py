@@ -7,7 +7,6 @@ import torch
 
 from lib.config import ConfigError
 from lib.correctors import load_corrector
-from lib.distil import collect as collection
 from lib.distil.states import DistillationError, DistillationSet
 from lib.records import paths
 from lib.records.store import read_sidecar, read_table
@@ -37,15 +36,15 @@ def home(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
-    monkeypatch.setattr(collection, "make_env", fresh_env())
+    monkeypatch.setattr(distillation, "make_env", fresh_env())
     (tmp_path / "teachers").mkdir()
     save_world_model(tiny_model(), tmp_path / "teachers" / "tiny-task-1m-1.safetensors")
     done = []
     collect, train_corrector = distillation.collect, distillation.train_corrector
 
-    def noted_collect(planner, labeller, task, seeds, *arguments, **options):
+    def noted_collect(planner, labeller, envs, seeds, *arguments, **options):
         done.append(tuple(s - 301_000_000 for s in seeds))
-        return collect(planner, labeller, task, seeds, *arguments, **options)
+        return collect(planner, labeller, envs, seeds, *arguments, **options)
 
     def noted_training(data, *arguments, **options):
         done.append(len(data))
@@ -103,10 +102,10 @@ def test_more_episodes_only_collect_the_missing_shards(home):
 def test_a_killed_collection_goes_on_at_the_next_shard(home, monkeypatch):
     collect = distillation.collect
 
-    def killed(planner, labeller, task, seeds, *arguments, **options):
+    def killed(planner, labeller, envs, seeds, *arguments, **options):
         if home == [(0, 1)]:
             raise KeyboardInterrupt
-        return collect(planner, labeller, task, seeds, *arguments, **options)
+        return collect(planner, labeller, envs, seeds, *arguments, **options)
 
     monkeypatch.setattr(distillation, "collect", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -125,7 +124,7 @@ def test_the_other_shards_follow_a_right_sized_planner(home, monkeypatch):
     """At smoke size both planners are the profile's own; without a profile's planner they are 512 × 6 and 64 × 2."""
     used = []
 
-    def noted(planner, labeller, task, seeds, execution_horizon, *arguments, **options):
+    def noted(planner, labeller, envs, seeds, execution_horizon, *arguments, **options):
         for solver in (planner, labeller):
             used.append((solver.config.samples, solver.config.iterations, solver.config.horizon))
         used.append((options["source"], execution_horizon))
@@ -222,9 +221,9 @@ def test_later_rounds_do_act_with_that_corrector(home, monkeypatch):
     actors = []
     collect = distillation.collect
 
-    def noted(planner, labeller, task, seeds, execution_horizon, corrector, **options):
+    def noted(planner, labeller, envs, seeds, execution_horizon, corrector, **options):
         actors.append(corrector)
-        return collect(planner, labeller, task, seeds, execution_horizon, corrector, **options)
+        return collect(planner, labeller, envs, seeds, execution_horizon, corrector, **options)
 
     monkeypatch.setattr(distillation, "collect", noted)
     fetch(settings(rounds=2), episodes=4)

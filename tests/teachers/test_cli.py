@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -27,9 +28,9 @@ from lib.teachers import cli as teacher
 from lib.teachers import training
 from lib.teachers.cli import TrainingRun, ship
 from lib.teachers.config import SNAPSHOTS, TeacherConfig
+from lib.teachers.controllers import ReplanningController
 from lib.teachers.distributed import ALONE
-from lib.teachers.playing import play
-from lib.teachers.replay import EpisodeFileError, load_episodes
+from lib.teachers.replay import EpisodeFileError, load_episodes, record
 from lib.weights import names as registry
 from lib.weights.native import load_world_model, size_of
 from tests.tiny import Shorter
@@ -495,7 +496,8 @@ def test_ship_writes_weights_card_and_curve(whole, tmp_path, monkeypatch, small_
             assert torch.equal(value, wm.state_dict()[key].half().float()), key
     # The card's returns belong to exactly these weights.
     seeds = episode_seeds("card", 2, CONFIG.seed)
-    episodes = play(MPPI(shipped, PlannerConfig.budget(16, 2)), CONFIG.task, seeds, CONFIG.episode_decisions)
+    controller = ReplanningController(MPPI(shipped, PlannerConfig.budget(16, 2)))
+    episodes = record(controller, functools.partial(make_env, CONFIG.task), seeds, CONFIG.episode_decisions)
     assert card["episode_seeds"] == seeds
     assert [float(e.rewards.sum()) for e in episodes] == pytest.approx(card["returns"], rel=1e-5)
 
@@ -537,16 +539,17 @@ def test_what_was_never_trained_cannot_be_shipped(tmp_path, monkeypatch, capsys)
     assert "Did you mean" in capsys.readouterr().err
 
 
-def test_play_gives_each_seed_its_own_episode(whole):
+def test_replanning_gives_each_seed_its_own_episode(whole):
     wm = copy.deepcopy(whole[2]).eval()
     torch.manual_seed(0)
     with torch.no_grad():  # after so little training all plans are worth about the same, and rounding decides
         for p in wm.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    c = PlannerConfig.budget(8, 1)
-    together = play(MPPI(wm, c), CONFIG.task, [5, 6, 7], 10)
+    controller = ReplanningController(MPPI(wm, PlannerConfig.budget(8, 1)))
+    envs = functools.partial(make_env, CONFIG.task)
+    together = record(controller, envs, [5, 6, 7], 10)
     assert [len(e) for e in together] == [10] * 3 and together[0].obs.shape == (11, 5)
-    (alone,) = play(MPPI(wm, c), CONFIG.task, [6], 10)
+    (alone,) = record(controller, envs, [6], 10)
     np.testing.assert_allclose(alone.obs, together[1].obs, rtol=1e-3, atol=1e-4)
     assert not np.array_equal(together[0].obs[0], together[1].obs[0])
 

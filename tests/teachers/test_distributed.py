@@ -18,7 +18,7 @@ from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig
 from lib.environments import make_env, task_names
 from lib.records.paths import ROOT
 from lib.teachers import cli as teacher
-from lib.teachers import playing, training
+from lib.teachers import training
 from lib.teachers.cli import TrainingRun
 from lib.teachers.config import TeacherConfig
 from lib.teachers.distributed import ALONE, DistributedError, Ranks, resolve_device, started
@@ -310,8 +310,7 @@ def test_two_ranks_train_resume_and_hand_over_to_one_and_back(tmp_path):
 
 
 def _train_with_short_episodes(ranks, config, folder):
-    for module in (training, playing):  # of a rank's own process
-        module.make_env = lambda task, seed: Shorter(make_env(task, seed))
+    training.make_env = lambda task, seed: Shorter(make_env(task, seed))  # of a rank's own process
     return _train(ranks, config, folder)
 
 

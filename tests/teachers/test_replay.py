@@ -1,4 +1,4 @@
-"""The replay buffer and its files."""
+"""Episodes as they are played, the replay buffer, and its files."""
 
 import pickle
 
@@ -8,7 +8,10 @@ import torch
 from safetensors.numpy import save_file
 from scipy import stats
 
-from lib.teachers.replay import Episode, EpisodeFileError, ReplayBuffer, load_episodes, save_episodes
+from lib.planner import MPPI
+from lib.teachers.controllers import ReplanningController
+from lib.teachers.replay import Episode, EpisodeFileError, ReplayBuffer, load_episodes, record, save_episodes
+from tests.tiny import BUDGET, fresh_env, tiny_model
 
 
 def episode(number, length):
@@ -168,3 +171,24 @@ def test_files_of_another_kind_are_refused(tmp_path):
     for name in (*contents, "missing"):
         with pytest.raises(EpisodeFileError, match=f"{name} is not a file of episodes"):
             load_episodes(tmp_path / name)
+
+
+def test_an_episode_is_recorded_with_what_it_led_to():
+    """The slow twin plays one episode after the other by hand."""
+    envs = fresh_env()
+    envs.ends[32] = 4
+    seeds, controller = [31, 32], ReplanningController(MPPI(tiny_model(), BUDGET))
+    played = record(controller, envs, seeds, 6)
+    assert [len(e) for e in played] == [6, 4]
+    for seed, episode in zip(seeds, played, strict=True):
+        env = envs("tiny-task")
+        obs = [env.reset(seed=seed)[0]]
+        rewards = []
+        for action in episode.actions:
+            o, reward, *_ = env.step(action)
+            obs.append(o), rewards.append(reward)
+        np.testing.assert_array_equal(episode.obs, obs)
+        np.testing.assert_allclose(episode.rewards, rewards, rtol=1e-6)
+    again = record(controller, envs, seeds, 6)  # one after the other, with the same planner
+    assert all(np.array_equal(a.actions, b.actions) for a, b in zip(played, again, strict=True))
+    assert record(controller, envs, [], 6) == []

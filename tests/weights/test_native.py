@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lib.config import PlannerConfig, WorldModelConfig
-from lib.environments import make_env, task_names
+from lib.environments import EPISODE_DECISIONS, make_env, task_names
 from lib.planner import MPPI
 from lib.records.paths import ROOT
-from lib.teachers.playing import play
+from lib.teachers.controllers import ReplanningController
+from lib.teachers.replay import record
 from lib.weights import native as checkpoints
 from lib.weights import official as official_weights
 from lib.weights.native import CheckpointError, load_world_model, save_world_model
@@ -98,7 +100,8 @@ def test_trained_model_matches_the_official_code(task):
 def test_trained_model_plays(task):
     """Most start states: the weights fail from a few of them (reacher-easy, seed 0), with the standard budget too."""
     planner = MPPI(load_world_model(REAL, task=task), PlannerConfig.budget(64, 2))
-    returns = [e.rewards.sum() for e in play(planner, task, seeds=list(range(5)))]
+    episodes = record(ReplanningController(planner), partial(make_env, task), range(5), EPISODE_DECISIONS)
+    returns = [e.rewards.sum() for e in episodes]
     assert np.median(returns) >= 900
 
 

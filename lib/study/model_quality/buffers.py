@@ -7,23 +7,22 @@ source = check(read(cell, "test"), wm, cell.task, horizon=12)         # what a t
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lib.config import ConfigError, PlannerConfig, as_dict
-from lib.planner import MPPI, Plan
+from lib.environments import make_env
+from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, code_hash, combine, file_hash, module_key, shown
+from lib.records.keys import SETTINGS_MODULES, combine, file_hash, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_sidecar, sidecar
 from lib.study.cells import CELL_NAME, Cell, Settings
-from lib.teachers.playing import play
-from lib.teachers.replay import Episode, EpisodeFileError, load_episodes, save_episodes
+from lib.teachers.controllers import RandomController, ReplanningController
+from lib.teachers.replay import Episode, EpisodeFileError, load_episodes, record, save_episodes
 from lib.weights.native import load_world_model, teacher_key
 from lib.world_model import WorldModel
 
@@ -45,34 +44,11 @@ class Source:
     facts: dict
 
 
-class Player:
-    """What plays a buffer in place of a planner: a planner whose actions are disturbed, or uniform actions for None.
-
-    The noise is Gaussian, of standard deviation `noise` (half the range of an action is 1), clipped to [−1, 1]. It
-    comes from each episode's own stream; warm starts know nothing of it.
-    """
-
-    def __init__(self, wm: WorldModel, planner: MPPI | None, noise: float = 0.0):
-        self.wm, self.planner, self.noise = wm, planner, noise
-
-    def __call__(self, z: Tensor, warm_start: Tensor | None, generators: list[torch.Generator]) -> Plan:
-        shape = 1, self.wm.action_dim
-        if self.planner is None:
-            actions = torch.stack([2 * torch.rand(shape, generator=g) - 1 for g in generators]).to(z.device)
-            nothing = torch.zeros_like(actions)
-            return Plan(actions, nothing, nothing, z.unsqueeze(1), nothing[:, 0, 0])
-        plan = self.planner(z, warm_start, generators)
-        if not self.noise:
-            return plan
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(z.device)
-        return dataclasses.replace(plan, actions=(plan.actions + self.noise * noise).clamp(-1, 1))
-
-
 def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: float, buffer_seed: int = 0) -> Source:
     """A buffer of `GENERATED` with so many episodes; those that were played before are read from the cache.
 
     All three start from the same states, which `buffer_seed` picks. The teacher plays with a planner of 64 × 2, under
-    smoke with that profile's.
+    smoke with that profile's; `noise` is what disturbs the actions of "noisy", see `ReplanningController`.
     """
     teacher, decisions = settings.teacher_name(cell), settings.profile.decisions
     wm = load_world_model(teacher, task=cell.task, device=settings.device)
@@ -86,7 +62,7 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         "noise": noise if name == "noisy" else None,
         "decisions": decisions,
     }
-    code = combine(module_key("lib.teachers.playing", without=SETTINGS_MODULES), code_hash(inspect.getsource(Player)))
+    code = module_key("lib.teachers.controllers", "lib.teachers.replay", without=SETTINGS_MODULES)
     seeds = episode_seeds("buffer", episodes, cell.seed, first=SEEDS * buffer_seed)
     found, keys = [], []
     for first in range(0, episodes, SHARD):
@@ -94,10 +70,11 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         what = f"{cell} buffer {name} {first + len(part)}/{episodes}"
 
         def make(temporary: Path, part=part, what=what) -> None:
+            player = RandomController(wm.action_dim)
             if planner:
                 planner.reset_streams(part[0])  # the result depends on these episodes alone
-            player = Player(wm, planner, noise if name == "noisy" else 0.0)
-            save_episodes(temporary, play(player, cell.task, part, decisions, what))
+                player = ReplanningController(planner, noise if name == "noisy" else 0.0)
+            save_episodes(temporary, record(player, partial(make_env, cell.task), part, decisions, what))
 
         keys.append(combine(code, facts, part))
         file = paths.CACHE / "buffers" / f"{cell}-{name}-{keys[-1][:16]}.safetensors"

@@ -93,7 +93,7 @@ class DecisionTransformer(OfflinePolicy):
 class DecisionTransformerController:
     """Acts in a batch of episodes that go in step, each towards its own return.
 
-    The caller reports the rewards of every decision with `observe`, as `lib.study.sequence.evaluate.play` does.
+    The caller reports the rewards of every decision with `observe`, as `lib.study.sequence.evaluate.returned` does.
     """
 
     def __init__(self, model: DecisionTransformer, target_return: float | Tensor):

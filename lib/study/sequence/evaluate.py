@@ -26,7 +26,7 @@ from lib.environments import EPISODE_DECISIONS, make_env, task_names
 from lib.records import paths
 from lib.records.keys import SETTINGS_MODULES, combine, module_key
 from lib.records.store import cached, write_json
-from lib.study.evaluate import rollout
+from lib.rollout import rollout
 from lib.study.sequence.train import OfflineTraining, train
 from lib.study.sequence.windows import OfflinePolicy, TrajectorySet
 from lib.study.speed.timing import summary, timed
@@ -122,10 +122,10 @@ def curve_returns(policy: OfflinePolicy, env: str, target: float, seeds: list[in
 # ------------------------------------------------------------------------------------------------------- evaluation
 
 
-def play(controller, env: str, seeds: list[int], decisions: int, what: str = "") -> tuple[np.ndarray, np.ndarray]:
+def returned(controller, env: str, seeds: list[int], decisions: int, what: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Returns (n,) and lengths (n,) of one episode per seed, played as a batch; the controller is told its rewards."""
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=int)
-    for step in rollout(controller, env, seeds, decisions, what, [make_task(env, seed) for seed in seeds]):
+    for step in rollout(controller, partial(make_task, env), seeds, decisions, what):
         controller.observe(step.rewards)
         returns[step.rows] += step.rewards
         lengths[step.rows] += 1
@@ -142,7 +142,7 @@ def evaluate_policy(
     for start in range(0, len(asks), ROWS):
         part = asks[start : start + ROWS]
         wanted = torch.tensor([target for _, target, _ in part])
-        returns, lengths = play(policy.controller(wanted), env, [seed for *_, seed in part], decisions, what)
+        returns, lengths = returned(policy.controller(wanted), env, [seed for *_, seed in part], decisions, what)
         for (share, target, seed), total, length in zip(part, returns, lengths, strict=True):
             row = {"arm": policy.arm, "asked": share, "target_return": target, "episode_seed": seed}
             rows.append(row | {"return": float(total), "length": int(length), "planner_calls": 0})

@@ -15,11 +15,10 @@ them, a killed run goes on where it was, and asking for 50 episodes where 20 exi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import gymnasium
 import numpy as np
-import torch
 
 from lib.config import ConfigError, PlannerConfig, as_dict, one_of
 from lib.environments import make_env
@@ -29,8 +28,9 @@ from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_table
 from lib.study.cells import Cell, Settings
-from lib.study.evaluate import BLOCK, rollout
-from lib.teachers.replay import Episode, load_episodes, save_episodes
+from lib.study.evaluate import BLOCK
+from lib.teachers.controllers import RandomController, ReplanningController
+from lib.teachers.replay import Episode, load_episodes, record, save_episodes
 from lib.weights.native import load_world_model, resolve_device, teacher_key
 
 KINDS = ("expert", "medium", "medium-replay", "mixed")
@@ -78,72 +78,6 @@ def sources(kind: str, teacher: str) -> list[Source]:
     return [medium] if kind == "medium" else [expert, medium]
 
 
-class RandomController:
-    """Uniform actions from the rows' own streams."""
-
-    def __init__(self, action_dim: int):
-        self.action_dim = action_dim
-
-    def reset(self, batch_size: int, generators: list[torch.Generator]) -> None:
-        self._generators = generators
-
-    def keep(self, rows: list[int]) -> None:
-        self._generators = [self._generators[i] for i in rows]
-
-    def act(self, obs: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and no records."""
-        return torch.stack([2 * torch.rand(self.action_dim, generator=g) - 1 for g in self._generators]), {}
-
-
-class TeacherController:
-    """The teacher that replans at every decision; with `exploration`, as in training, its plan's spread makes noise."""
-
-    def __init__(self, planner: MPPI, exploration: float = 0.0):
-        self.planner, self.exploration = planner, exploration
-
-    def reset(self, batch_size: int, generators: list[torch.Generator]) -> None:
-        """Start episodes with the rows' own streams, and the stream that they share at its beginning."""
-        self._generators, self._warm = generators, None
-        self.planner.reset_streams(generators[0].initial_seed())
-
-    def keep(self, rows: list[int]) -> None:
-        self._generators, self._warm = [self._generators[i] for i in rows], self._warm[rows]
-
-    @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and no records."""
-        wm = self.planner.wm
-        plan = self.planner(wm.encode(obs.to(wm.device)), self._warm, self._generators)
-        action, self._warm = plan.actions[:, 0], plan.shifted(1)
-        if self.exploration:
-            noise = torch.stack([torch.randn(wm.action_dim, generator=g) for g in self._generators])
-            action = action + self.exploration * plan.std[:, 0] * noise.to(action.device)
-        return action.clamp(-1, 1), {}
-
-
-class _Remembering(gymnasium.Wrapper):
-    """Keeps the last observation of an episode, which nobody acts on."""
-
-    def step(self, action):
-        outcome = self.env.step(action)
-        self.last = outcome[0]
-        return outcome
-
-
-def record(controller, task: str, seeds: list[int], decisions: int, what: str = "") -> list[Episode]:
-    """One episode of at most `decisions` per seed, played as a batch."""
-    envs = [_Remembering(make_env(task, seed)) for seed in seeds]
-    parts = [([], [], []) for _ in seeds]
-    for step in rollout(controller, task, seeds, decisions, what, envs):
-        for row, i in enumerate(step.rows):
-            for part, value in zip(parts[i], (step.obs[row], step.actions[row], step.rewards[row]), strict=True):
-                part.append(value)
-    return [
-        Episode(np.array([*obs, env.last]), np.array(actions), np.array(rewards, np.float32))
-        for (obs, actions, rewards), env in zip(parts, envs, strict=True)
-    ]
-
-
 def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tuple[list[Episode], dict]:
     """The first `count` episodes of a source, played where they are not recorded, and what is known of them."""
     decisions, budget = settings.profile.decisions, settings.profile.planner or PLANNER
@@ -161,7 +95,9 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
         def make(path: Path, block=block, what=what) -> None:
             nonlocal controller
             controller = controller or _controller(source, settings, cell, budget)
-            save_episodes(path, record(controller, cell.task, block, decisions, what))
+            if source.weights:
+                controller.planner.reset_streams(block[0])  # the result depends on these episodes alone
+            save_episodes(path, record(controller, partial(make_env, cell.task), block, decisions, what))
 
         episodes += load_episodes(cached(paths.CACHE / "offline" / f"{key[:24]}.safetensors", key, make, what))
     returns = [float(e.rewards.sum(dtype=np.float64)) for e in episodes]
@@ -174,4 +110,4 @@ def _controller(source: Source, settings: Settings, cell: Cell, budget: dict | N
     if not source.weights:
         return RandomController(make_env(cell.task).action_space.shape[0])
     wm = load_world_model(source.weights, task=cell.task, device=resolve_device(settings.device))
-    return TeacherController(MPPI(wm, PlannerConfig(**budget)), source.exploration)
+    return ReplanningController(MPPI(wm, PlannerConfig(**budget)), exploration=source.exploration)

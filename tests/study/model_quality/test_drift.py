@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import save_file
-from scipy import stats
 
 from figures import charts
 from lib.config import ConfigError
-from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
@@ -24,19 +22,17 @@ from lib.study.cells import Cell, resolve
 from lib.study.model_quality import buffers
 from lib.study.model_quality import drift as model_error
 from lib.study.model_quality import drift_study as model_error_study
-from lib.study.model_quality.buffers import GENERATED, Player, check, generate, read
+from lib.study.model_quality.buffers import GENERATED, check, generate, read
 from lib.study.model_quality.drift import BATCH, TAIL, Flat, error_rows, growth_exponent, predictions
 from lib.study.model_quality.drift_study import models_of, study, summary, write_model_error
 from lib.study.profiles import ErrorStudy
 from lib.study.stats.intervals import bootstrap_ci
-from lib.teachers import playing
-from lib.teachers.playing import play
 from lib.teachers.replay import Episode, EpisodeFileError, save_episodes
 from lib.weights.native import save_world_model
 from tests import tiny
 from tests.figures.test_charts import load_figure, pdf_text
 from tests.test_notebooks import execute_here, ship
-from tests.tiny import ACTIONS, BUDGET, LATENT, OBS, LatentModel, tiny_model
+from tests.tiny import ACTIONS, LATENT, OBS, LatentModel, tiny_model
 
 CELL = "tiny-task-1m-7"
 HORIZON = 4
@@ -244,7 +240,7 @@ def env(tmp_path, monkeypatch):
     paths.TEACHERS.mkdir()
     keep_model(f"{CELL}.safetensors")
     made = tiny.fresh_env()
-    monkeypatch.setattr(playing, "make_env", made)
+    monkeypatch.setattr(buffers, "make_env", made)
     return made
 
 
@@ -261,43 +257,6 @@ def settings(**changes):
     return resolve(
         **dict(profile="smoke", task="tiny-task", model_size="1m", seed=7, teacher="", device="cpu") | changes
     )
-
-
-def test_an_undisturbed_player_is_the_planner(env):
-    wm = tiny_model()
-    for a, b in zip(
-        play(Player(wm, MPPI(wm, BUDGET)), "tiny", [3, 4], 6), play(MPPI(wm, BUDGET), "tiny", [3, 4], 6), strict=True
-    ):
-        assert (a.actions == b.actions).all() and (a.obs == b.obs).all()
-
-
-def test_noise_has_the_deviation_asked_for_and_comes_from_each_episodes_own_stream():
-    wm, z = tiny_model(), tiny.latents(300)
-    planner = MPPI(wm, BUDGET)
-    seeds = range(300)
-    noisy = Player(wm, planner, 0.05)(z, None, tiny.streams(*seeds))
-    planner.reset_streams()
-    plain = planner(z, None, tiny.streams(*seeds))
-    added = (noisy.actions - plain.actions)[plain.actions.abs() < 0.8]
-    assert added.std().item() == pytest.approx(0.05, rel=0.1) and added.mean().abs() < 0.005
-    assert torch.equal(noisy.mean, plain.mean)  # the next warm start knows nothing of the noise
-    planner.reset_streams()
-    alone = Player(wm, planner, 0.05)(z[7:8], None, tiny.streams(7))
-    torch.testing.assert_close(alone.actions[0], noisy.actions[7], rtol=0, atol=1e-4)
-    assert Player(wm, planner, 5.0)(z, None, tiny.streams(*seeds)).actions.abs().max() == 1
-
-
-def test_random_actions_are_uniform_and_independent():
-    (played,) = play_random([5], 2000)
-    assert stats.kstest(played.actions.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
-    assert abs(np.corrcoef(played.actions[1:, 0], played.actions[:-1, 0])[0, 1]) < 0.1
-    assert abs(np.corrcoef(played.actions.T)[0, 1]) < 0.1
-
-
-def play_random(seeds, decisions):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(playing, "make_env", tiny.fresh_env())
-        return play(Player(tiny_model(), None), "tiny", seeds, decisions)
 
 
 def test_a_buffer_is_played_once_and_more_episodes_only_add(env, monkeypatch):

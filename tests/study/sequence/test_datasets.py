@@ -15,7 +15,6 @@ import torch
 from scipy.stats import chisquare
 
 from lib.config import ConfigError
-from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import module_key
 from lib.records.store import write_table
@@ -34,9 +33,6 @@ from lib.study.sequence.datasets import (
 )
 from lib.study.sequence.teacher_episodes import (
     KINDS,
-    RandomController,
-    TeacherController,
-    record,
     recorded,
     snapshots,
     sources,
@@ -514,49 +510,6 @@ def test_results_are_named_after_the_dataset(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- made of the teachers
-
-
-def test_an_episode_is_recorded_with_what_it_led_to(home):
-    """The slow twin plays one episode after the other by hand."""
-    home.ends[32] = 4
-    seeds, controller = [31, 32], TeacherController(MPPI(tiny_model(), BUDGET))
-    played = record(controller, "tiny-task", seeds, 6)
-    assert [len(e) for e in played] == [6, 4]
-    for seed, episode in zip(seeds, played, strict=True):
-        env = home("tiny-task")
-        obs = [env.reset(seed=seed)[0]]
-        rewards = []
-        for action in episode.actions:
-            o, reward, *_ = env.step(action)
-            obs.append(o), rewards.append(reward)
-        np.testing.assert_array_equal(episode.obs, obs)
-        np.testing.assert_allclose(episode.rewards, rewards, rtol=1e-6)
-    again = record(controller, "tiny-task", seeds, 6)  # one after the other, with the same planner
-    assert all(np.array_equal(a.actions, b.actions) for a, b in zip(played, again, strict=True))
-
-
-def test_the_teacher_explores_by_the_spread_of_its_plans():
-    torch.manual_seed(0)
-    obs, planner = torch.randn(150, OBS), MPPI(tiny_model(), dataclasses.replace(BUDGET, min_std=0.05, max_std=0.05))
-
-    def act(exploration):
-        controller = TeacherController(planner, exploration)
-        controller.reset(150, [torch.Generator().manual_seed(s) for s in range(150)])
-        return controller.act(obs)[0]
-
-    plain = act(0.0)
-    assert torch.equal(plain, act(0.0)) and plain.abs().max() <= 1
-    noise = (act(1.0) - plain)[plain.abs() < 0.7]
-    assert noise.std().item() == pytest.approx(0.05, rel=0.2) and abs(noise.mean().item()) < 0.015
-
-
-def test_random_actions_are_uniform():
-    controller = RandomController(ACTIONS)
-    controller.reset(3, [torch.Generator().manual_seed(s) for s in range(3)])
-    actions = torch.cat([controller.act(torch.zeros(3, OBS))[0] for _ in range(1000)])
-    assert chisquare(torch.histc(actions, 10, -1, 1).numpy()).pvalue > 1e-3
-    controller.keep([2])
-    assert controller.act(torch.zeros(1, OBS))[0].shape == (1, ACTIONS)
 
 
 def test_each_kind_has_its_sources_and_start_states_of_its_own(home):

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,14 @@ import pytest
 import torch
 
 from lib.config import ConfigError, WorldModelConfig
+from lib.environments import make_env
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.notebook import read_notebook
 from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, read_table, write_table
+from lib.rollout import rollout
 from lib.study.cells import resolve
-from lib.study.evaluate import rollout
 from lib.study.profiles import PROFILES, SequenceStudy
 from lib.study.sequence import evaluate as offline_evaluation
 from lib.study.sequence import train as offline_training
@@ -40,9 +42,9 @@ from lib.study.sequence.evaluate import (
     targets,
     trained,
 )
-from lib.study.sequence.teacher_episodes import RandomController
 from lib.study.sequence.train import POLICIES, OfflineTraining, load_policy, save_policy, train
 from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows
+from lib.teachers.controllers import RandomController
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
 from tests.figures.test_charts import load_figure, pareto, pdf_text, summary
@@ -729,7 +731,7 @@ def test_two_minutes_of_training_on_expert_data_beat_random_actions_by_far(monke
     best = float(data.returns.max())
     learnt = [r["return"] for r in evaluate_policy(policy, "walker-walk", seeds, 500, {1.0: best}, "trained")]
     at_random = np.zeros(5)
-    for step in rollout(RandomController(6), "walker-walk", seeds, 500):
+    for step in rollout(RandomController(6), partial(make_env, "walker-walk"), seeds, 500):
         at_random[step.rows] += step.rewards
     print(f"trained {np.mean(learnt):.0f}, random {at_random.mean():.0f}, data {data.returns.mean():.0f}")
     assert minutes < 10

@@ -1,0 +1,80 @@
+"""The one loop that steps environments: a controller's episodes as a batch, decision by decision.
+
+    for step in rollout(controller, partial(make_env, "walker-walk"), seeds=[3, 4], decisions=500):
+        returns[step.rows] += step.rewards
+
+Evaluation, collection, cards, buffers, action errors and films read what it yields. (Timing takes turns between many
+controllers, and only starts its episodes here; training plays vectorised environments in rounds.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # the package imports this module, and must not take the seconds that torch does
+    import gymnasium
+
+    from lib.protocols import Controller
+
+
+@dataclass
+class Decision:
+    """One decision of the episodes that still run: `rows`, their positions among the seeds (B,); what the controller
+    saw, obs (B, obs_dim), and did, actions (B, A); its records `info`, each (B,); the rewards (B,) that came of it, and
+    what is seen then, next_obs (B, obs_dim)."""
+
+    rows: list[int]
+    obs: np.ndarray
+    actions: np.ndarray
+    info: dict[str, np.ndarray]
+    rewards: np.ndarray
+    next_obs: np.ndarray
+
+
+def start(controller: Controller, envs: Sequence[gymnasium.Env], seeds: Sequence[int]) -> np.ndarray:
+    """Begin one episode per seed, with the random streams that belong to it: the first observations (B, obs_dim)."""
+    import torch
+
+    controller.reset(len(seeds), [torch.Generator().manual_seed(seed) for seed in seeds])
+    return np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+
+
+def rollout(
+    controller: Controller,
+    envs: Sequence[gymnasium.Env] | Callable[[int], gymnasium.Env],
+    seeds: Sequence[int],
+    decisions: int,
+    what: str = "",
+) -> Iterator[Decision]:
+    """One episode per seed as a batch, decision by decision, for at most `decisions` of them; none without seeds.
+
+    `envs` are the seeds' own environments, or make the one of a seed. Episodes that end leave the batch. `what` is the
+    label of a progress bar; there is none without it.
+    """
+    import torch
+
+    if not seeds:
+        return
+    envs = [envs(seed) for seed in seeds] if callable(envs) else envs
+    obs, rows, counted = start(controller, envs, seeds), list(range(len(seeds))), range(decisions)
+    if what:
+        from tqdm import tqdm
+
+        counted = tqdm(counted, desc=what, unit="decision", mininterval=2)
+    for _ in counted:
+        actions, info = controller.act(torch.from_numpy(obs))
+        actions = actions.cpu().numpy()
+        steps = [envs[i].step(action) for i, action in zip(rows, actions, strict=True)]
+        info, rewards = {k: v.cpu().numpy() for k, v in info.items()}, np.array([step[1] for step in steps])
+        after = np.stack([step[0] for step in steps])
+        yield Decision(rows, obs, actions, info, rewards, after)
+        running = [row for row, (_, _, terminated, truncated, _) in enumerate(steps) if not (terminated or truncated)]
+        if not running:
+            break
+        if len(running) < len(rows):
+            controller.keep(running)
+        obs, rows = after[running], [rows[row] for row in running]
