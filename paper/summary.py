@@ -16,7 +16,7 @@ import argparse
 import pandas as pd
 
 from lib.records import paths
-from lib.records.keys import module_key
+from lib.records.keys import key_of
 from lib.records.store import cached, read_sidecar, read_table, write_json, write_table
 from lib.study.cells import CELL_NAME
 from lib.study.evaluate import evaluated_cells
@@ -66,7 +66,7 @@ def main() -> None:
     if tried:
         write("statistics/headline.csv", pick(tried, fixed=profile.headline, earlier=profile.earlier))
     if name == "paper":
-        coverage, key = folder.parent / "statistics" / "coverage.csv", module_key("lib.study.stats.coverage")
+        coverage, key = folder.parent / "statistics" / "coverage.csv", key_of([coverage_table])
         cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")
 
 

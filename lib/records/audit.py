@@ -4,7 +4,7 @@
     python -m lib.records.audit --stages horizon --rows 3          # more cells of one stage
 
 A result whose parameters and inputs are today's, and whose code is not, is either stale or made by code that does the
-same. Its source is run at audit size (`[audit]` in `lib/study/profiles.toml`) in a temporary worktree of the commit that
+same. Its source is run at audit size (`SIZE`) in a temporary worktree of the commit that
 its sidecar names and in one of today's, on this machine in one run: the same planners, correctors and gates, fewer
 episodes and decisions, and the first updates of what is trained. All actions, rewards and results are compared bit for
 bit. One line for each pair of fingerprints goes to the ledger: equal, or unequal with the first difference, which then
@@ -38,6 +38,26 @@ from lib.records.pipeline import jobs
 from lib.records.run import components, guarded, kept_run, key_of_parts
 
 AUDITED = ("distillation", "corrector", "horizon", "sequence", "action_error", "model_error", "offline")
+# Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
+SIZE = {
+    "planner": None,
+    "decisions": 24,
+    "collect_episodes": 4,
+    "rounds": 2,
+    "collect_horizon": 6,
+    "epochs": 3,
+    "calibrate_episodes": 1,
+    "eval_episodes": 2,
+    "arms": [
+        "teacher", "teacher-sample", "budget-64x2", "policy", "best-of-64", "64x2+open-loop-6", "64x2+hold-last-6",
+        "plan-ahead-6", "64x2+two-tower-3", "64x2+temporal-6", "64x2+gate-only-6", "64x2+gated-6", "64x2+sensitive-6",
+        "64x2+value-only-6", "64x2+value-checked-6", "64x2+ladder-6", "64x2+no-plan-3",
+    ],
+    "candidates": ["64x2+two-tower-3"],
+    "trials": [["*", 1]],
+    "error_arms": ["teacher", "policy", "64x2+open-loop-6", "64x2+two-tower-6", "64x2+temporal-6"],
+    "error_states": 10,
+}  # fmt: skip
 MINUTES = {"horizon": 4.0}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
 REPLAY = Path(__file__).with_name("replay.py")
 
@@ -151,7 +171,7 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
     """What simulators were told in a tree, and what its results are: file → rows, timings left out."""
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        store.write_json(request, {"profile": AUDIT_FIELDS(), "sources": sources})
+        store.write_json(request, {"profile": SIZE, "sources": sources})
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(paths.CACHE / "inductor")
         command = [sys.executable, str(REPLAY), str(tree), str(request), str(answer)]
@@ -190,7 +210,7 @@ def compared(old: tuple[list, dict], new: tuple[list, dict]) -> str:
         if told and isinstance(told[0], str):
             return f"{which} {told[0]}"
     if old[0] != new[0]:
-        first = next((a for a, b in zip(old[0], new[0]) if a != b), None)
+        first = next((a for a, b in zip(old[0], new[0], strict=False) if a != b), None)
         where = f"the episode that begins in {first[0][:8]}" if first else f"{len(old[0])} and {len(new[0])} episodes"
         return f"actions or rewards: {where}"
     for name, rows in old[1].items():

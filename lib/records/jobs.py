@@ -71,7 +71,7 @@ class Job:
     """A stage for one cell or for all: the source, its parameters, and the files that it makes and needs.
 
     `keeps` are results with keys of their own: made where they lack, and judged by nobody else. `rows` names a function
-    of the study, (profile, cell) → name of a row → its key today, for results whose rows have keys of their own.
+    of the study, (profile, cell) → rows of the first result that have keys of their own (`lib.study.rows.Row`).
     """
 
     stage: str

@@ -65,6 +65,11 @@ def key_of(roots, *identity) -> str:
     return f"{fingerprint(*roots)}-{combine(*identity)}"
 
 
+def rest_of(key: str) -> str:
+    """The half of a key that is not code: for keys of what is made of something that has a key."""
+    return key.split("-")[1]
+
+
 def plain(value):
     """What `json` cannot write by itself, as something it can."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -85,16 +85,20 @@ def representative(code: str) -> str:
 
 def same(kept: str | None, now: str) -> bool:
     """Whether two keys (`key_of`) are of one content and of code that is equal, or shown to be."""
-    kept = _renamed().get(kept, kept) if kept else ""
-    if "-" not in kept:
+    if "-" not in (kept := renamed(kept or "")):
         return False
     (old, old_rest), (new, new_rest) = kept.split("-"), now.split("-")
     return old_rest == new_rest and new in equals(old)
 
 
-def _renamed() -> dict[str, str]:
-    """Keys of the first edition that stand in sidecars → what they are now."""
-    return {old: new for e in entries() if e["kind"] == "adopted" for old, new in e.get("keys", {}).items()}
+def renamed(key: str) -> str:
+    """A key of the first edition, as sidecars and tables have it, as what it is now; any other as it is."""
+    return _names(entries()).get(key, key)
+
+
+@functools.lru_cache(maxsize=2)
+def _names(found: tuple[dict, ...]) -> dict[str, str]:
+    return {old: new for e in found if e["kind"] == "adopted" for old, new in e["keys"].items()}
 
 
 def name_of(key: str) -> str:

@@ -133,7 +133,7 @@ STAGES = (
         each=lambda scope: scope.cells,
         settings=(*COLLECTED, "calibrate_episodes", "candidates", "trials"),
         keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),
-        rows="lib.study.evaluate:todays_keys",
+        rows="lib.study.rows:rows",
     ),
     drawn("teachers", lambda scope: [*scope.there(*(f"teacher/{c}{e}.csv" for c in scope.teacher_cells for e in ("", "-card"))), OFFICIAL]),
     Stage(

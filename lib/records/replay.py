@@ -11,6 +11,7 @@ of the state that it began in, of all actions and of all rewards.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -26,6 +27,7 @@ def main(tree: str, request: str, answer: str) -> None:
     sys.path.insert(0, tree)
     episodes = listen()
     add_profile(wanted["profile"])
+    skip_timing()
     for source, parameters in wanted["sources"]:
         run(Path(tree) / source, parameters)
     said = [[start, h.hexdigest(), r.hexdigest(), n] for start, h, r, n in episodes if n]
@@ -40,8 +42,22 @@ def add_profile(fields: dict) -> None:
         profiles = importlib.import_module("lib.workload").PROFILES
     smoke = profiles["smoke"]
     known = {field.name for field in dataclasses.fields(smoke)}
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
+    fields = {k: frozen(v) for k, v in fields.items() if k in known}
     profiles["audit"] = dataclasses.replace(smoke, name="audit", **fields)
+
+
+def frozen(value):
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
+def skip_timing() -> None:
+    """Notebook 04 times steps as well, which an audit has no use for."""
+    import pandas as pd
+
+    columns = "arm part batch p50_ms p95_ms mean_ms steps_per_s calls_per_decision".split()
+    for name in ("lib.study.steps", "lib.latency"):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name).step_times = lambda *about, **more: pd.DataFrame(columns=columns)
 
 
 def listen() -> list[list]:

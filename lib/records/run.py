@@ -106,7 +106,7 @@ def stale_rows(job: Job) -> list[str]:
     if not job.rows or not job.outs[0].is_file():
         return []
     try:
-        return pkgutil.resolve_name(job.rows)(job.profile, job.cell)
+        return [row.why for row in pkgutil.resolve_name(job.rows)(job.profile, job.cell) if row.why]
     except (ResultError, ConfigError) as error:
         return [str(error)]
 

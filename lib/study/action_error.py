@@ -31,12 +31,13 @@ from lib.environments import make_env
 from lib.planner import MPPI
 from lib.protocols import Controller
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of, rest_of
+from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_sidecar, read_table, write_table
 from lib.rollout import rollout
 from lib.study.arms import Arm, arm_name, make_arm, make_controller
-from lib.study.evaluate import Stage, arm_key
+from lib.study.evaluate import Stage, arm_key, arm_roots
 
 PER_EPISODE = 100  # states drawn from each episode, on average
 FIRST = 500_000  # of the trial seeds, of which the quick and smoke profiles report the first few
@@ -63,16 +64,14 @@ def write_action_errors(
     if planner.action_selection != "mean":
         raise ConfigError('the teacher\'s action is the weighted mean of the elites; give a planner with "mean".')
     file = paths.results(stage.profile) / "horizon" / f"{stage.cell}-action-error.csv"
-    code = module_key("lib.study.action_error", without=SETTINGS_MODULES)
     teacher, tables, keys = MPPI(stage.wm, planner), [], {}
     for name in dict.fromkeys(map(arm_name, arms)):
         arm = make_arm(name, planner, calibration.get(name))
-        keys[name] = key = combine(
-            code, _arm_key(stage, arm), as_dict(dataclasses.replace(planner, mode="auto")), states
-        )
+        labeller = as_dict(dataclasses.replace(planner, mode="auto"))
+        keys[name] = key = key_of((*arm_roots(arm), measure), rest_of(_arm_key(stage, arm)), labeller, states)
         known = _committed(file, name, key)
         if known is None:
-            store = paths.CACHE / "action-errors" / f"{key[:24]}.csv"
+            store = paths.CACHE / "action-errors" / f"{name_of(key)}.csv"
 
             def make(path: Path, arm=arm) -> None:
                 measure(stage, arm, teacher, states).to_csv(path, index=False)
@@ -152,7 +151,7 @@ def _arm_key(stage: Stage, arm: Arm) -> str:
 
 def _committed(file: Path, name: str, key: str) -> pd.DataFrame | None:
     """The rows of an arm in the results, if they were measured under this key."""
-    if not intact(file) or read_sidecar(file).get("keys", {}).get(name) != key:
+    if not intact(file) or not same(read_sidecar(file).get("keys", {}).get(name), key):
         return None
     table = read_table(file)
     return table[table["arm"] == name]

@@ -26,13 +26,14 @@ from lib.distil.states import DistillationSet
 from lib.distil.train import corrected_actions, split_by_episode
 from lib.gates import Gate, LadderGate, Look
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
+from lib.records.keys import key_of, rest_of, shown
+from lib.records.ledger import same
 from lib.records.seeds import episode_seeds
 from lib.records.store import intact, read_sidecar, write_artefact
 from lib.study.arms import Arm, arm_name, make_arm
 from lib.study.cells import Settings
-from lib.study.distillation import distillation_key, distillation_set
-from lib.study.evaluate import Stage, arm_key
+from lib.study.distillation import COLLECTED_BY, distillation_key, distillation_set
+from lib.study.evaluate import Stage, arm_key, arm_roots
 from lib.world_model import WorldModel
 
 CHUNK = 4096  # states that are scored at once
@@ -42,6 +43,7 @@ CALLS_PER_PLAN = 1.5  # planner calls wanted of a gated arm for every E decision
 LADDER_LEVELS = ((0.05, 0.25), (0.15, 0.75))
 LADDER_CALLS = (1.25, 2.0)
 NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
+UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS}
 WANTED = 0.98  # of the teacher's return, for the ladder
 
 
@@ -201,7 +203,7 @@ def thresholds(
     path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
     key = distillation_key(settings, stage.cell)
     for file in stage.corrector_files.values():
-        if read_sidecar(file).get("distillation_key") != key:
+        if not same(read_sidecar(file).get("distillation_key"), key):
             raise ConfigError(
                 f"{shown(file)} was trained on another distillation set, so that it is not known which episodes it has "
                 "not seen; train it again with 03_train_corrector, or give a threshold."
@@ -237,11 +239,9 @@ def ensure_calibration(
         write_artefact(path, lambda temporary: temporary.write_text(text), held_out_key=held_out_key)
 
     for name in _gated(names, standard):
-        arm = make_arm(name, standard, {"threshold": torch.inf, "levels": NO_LEVELS})
-        code = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
-        wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
-        key = combine(code, module_key("lib.study.calibrate", without=SETTINGS_MODULES), held_out_key, wanted)
-        if kept.get(name, {}).get("key") == key:
+        arm = make_arm(name, standard, UNCALIBRATED)
+        key = calibration_key(stage, arm, held_out_key, episodes)
+        if same(kept.get(name, {}).get("key"), key):
             continue
         data = held_out() if data is None else data
         part = _of_its_planner(data, arm.planner != standard)
@@ -255,6 +255,14 @@ def ensure_calibration(
         save()
     save()  # also when nothing was lacking: a file that is written in a run is vouched for by that run
     return {name: kept[name] for name in _gated(names, standard)}
+
+
+def calibration_key(stage: Stage, arm: Arm, held_out_key: str, episodes: int) -> str:
+    """All that an arm's numbers depend on; `arm` has none yet."""
+    played = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
+    wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
+    roots = (*arm_roots(arm), *COLLECTED_BY, calibrate_ladder, calibrate)
+    return key_of(roots, rest_of(played), rest_of(held_out_key), wanted)
 
 
 def _gated(names: list[str], standard: PlannerConfig) -> list[str]:

@@ -20,7 +20,8 @@ from lib.config import as_dict
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of
+from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_table, write_json
 from lib.study.cells import Cell, Settings
@@ -28,6 +29,7 @@ from lib.study.stats.intervals import bootstrap_ci
 from lib.teachers.controllers import ReplanningController
 from lib.teachers.replay import record
 from lib.weights.native import load_world_model, size_of, teacher_key, teacher_path
+from lib.world_model import WorldModel
 
 
 def teacher_card(settings: Settings, cell: Cell) -> tuple[dict, pd.DataFrame | None]:
@@ -53,15 +55,15 @@ def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:
     planner, profile = MPPI(wm, settings.planner(wm.action_dim)), settings.profile
     seeds = episode_seeds("card", profile.eval_episodes, cell.seed)
     budget = {name: value for name, value in as_dict(planner.config).items() if name != "mode"}
-    code = module_key("lib.teachers.controllers", "lib.teachers.replay", without=SETTINGS_MODULES)
-    key = combine(code, budget, [teacher_key(teacher), cell.task, profile.decisions], seeds)
+    roots = (record, ReplanningController, MPPI, WorldModel)
+    key = key_of(roots, budget, [teacher_key(teacher), cell.task, profile.decisions], seeds)
 
     def make(path: Path) -> None:
         controller, envs = ReplanningController(planner), partial(make_env, cell.task)
         episodes = record(controller, envs, seeds, profile.decisions, f"{cell} card")
         write_json(path, [float(e.rewards.sum()) for e in episodes])
 
-    file = cached(paths.CACHE / "rollouts" / f"{key[:24]}.json", key, make, f"{len(seeds)} episodes of {teacher}")
+    file = cached(paths.CACHE / "rollouts" / f"{name_of(key)}.json", key, make, f"{len(seeds)} episodes of {teacher}")
     returns = json.loads(file.read_text(encoding="utf-8"))
     return {
         "task": cell.task,

@@ -18,16 +18,18 @@ from pathlib import Path
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig, as_dict
-from lib.correctors import CorrectorError, load_corrector, save_corrector
+from lib.correctors import CORRECTORS, CorrectorError, load_corrector, save_corrector
 from lib.distil.collect import collect
 from lib.distil.states import LAYOUT, SOURCES, DistillationError, DistillationSet
 from lib.distil.train import TrainedCorrector, errors_by_depth, train_corrector
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of, rest_of
+from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, write_artefact, write_table
+from lib.speculation import SpeculativeController
 from lib.study.cells import Cell, Settings
 from lib.weights.native import CheckpointError, load_world_model, shipped_teachers, teacher_key
 from lib.world_model import WorldModel
@@ -39,7 +41,7 @@ ACTING = "two_tower"  # the corrector that acts from the second round on
 
 # What is not in the shards' keys as code: correctors and the layout of a set are keyed by themselves, and nothing that
 # is collected passes a gate.
-ELSEWHERE = (*SETTINGS_MODULES, "lib.correctors", "lib.gates", "lib.distil.states")
+COLLECTED_BY = (collect, SpeculativeController, MPPI, WorldModel)
 
 
 def cells_with_teacher(settings: Settings) -> list[Cell]:
@@ -110,13 +112,17 @@ def distillation_set(
     for shard in shards:
         made, what = functools.partial(make, shard=shard), f"the distillation set of {shard.what}"
         cached(shard.path, shard.key, made, what, **shard.facts, teacher=teacher)
-    return DistillationSet.load(*(s.path for s in shards)), combine([s.key for s in shards])
+    return DistillationSet.load(*(s.path for s in shards)), _key_of_set(shards)
 
 
 def distillation_key(settings: Settings, cell: Cell) -> str:
     """The key of the profile's distillation set of a cell; nothing is collected."""
     wm = load_world_model(settings.teacher_name(cell), task=cell.task)
-    return combine([s.key for s in _shards(settings, cell, _budgets(settings, wm.action_dim))])
+    return _key_of_set(_shards(settings, cell, _budgets(settings, wm.action_dim)))
+
+
+def _key_of_set(shards: list[Shard]) -> str:
+    return key_of((*COLLECTED_BY, train_corrector, CORRECTORS[ACTING]), [rest_of(shard.key) for shard in shards])
 
 
 def _budgets(settings: Settings, action_dim: int, plan_horizon: int = 3) -> dict[str, PlannerConfig]:
@@ -135,11 +141,10 @@ def _shards(
     episodes = episodes or profile.collect_episodes
     if not 1 <= episodes <= ROUND_EPISODES:
         raise ConfigError(f"episodes={episodes} must be between 1 and {ROUND_EPISODES}, or 0 for the profile's number.")
-    code = module_key("lib.distil.collect", without=ELSEWHERE)
-    training_code = module_key("lib.distil.train", without=SETTINGS_MODULES)
     found: list[Shard] = []
     for number in range(1, profile.rounds + 1):
-        acting = combine([s.key for s in found], ACTING, profile.epochs, training_code) if found else ""
+        acting = [[rest_of(s.key) for s in found], ACTING, profile.epochs] if found else []
+        roots = (*COLLECTED_BY, train_corrector, CORRECTORS[ACTING]) if found else COLLECTED_BY
         all_seeds = episode_seeds("collect", episodes, cell.seed, first=(number - 1) * ROUND_EPISODES)
         parts = [all_seeds[first : first + SHARD_EPISODES] for first in range(0, episodes, SHARD_EPISODES)]
         for part, seeds in enumerate(parts):
@@ -154,8 +159,8 @@ def _shards(
                 "execution_horizon": execution_horizon or profile.collect_horizon,
                 "decisions": profile.decisions,
             }
-            key = combine(code, LAYOUT, facts, acting, seeds)
-            path = paths.CACHE / "distillation" / f"{cell}-{key[:16]}.safetensors"
+            key = key_of(roots, LAYOUT, facts, acting, seeds)
+            path = paths.CACHE / "distillation" / f"{cell}-{name_of(key)}.safetensors"
             what = f"{cell}, round {number}/{profile.rounds}, shard {part + 1}/{len(parts)}"
             found.append(Shard(path, key, seeds, facts, what))
     return found

@@ -21,13 +21,17 @@ import pandas as pd
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import load_corrector
+from lib.correctors import CORRECTORS, load_corrector
 from lib.environments import make_env
+from lib.planner import MPPI
+from lib.policy import PolicyController
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, ResultError, combine, file_hash, module_key, shown
+from lib.records.keys import ResultError, file_hash, key_of, shown
+from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
 from lib.rollout import rollout
+from lib.speculation import SpeculativeController
 from lib.study.arms import ARM_COLUMNS, LABELS, Arm, arm_name, make_arm, make_controller
 from lib.study.cells import Cell
 from lib.weights.native import load_world_model, size_of, teacher_key
@@ -125,12 +129,18 @@ def _by_phase(records: list[dict]) -> Iterator[dict]:
 
 def arm_key(arm: Arm, cell: Cell, teacher: str, corrector_file: Path | None, decisions: int) -> str:
     """Everything that one episode of an arm depends on, beside its seed."""
-    code = module_key("lib.study.evaluate", without=SETTINGS_MODULES)
     settings = {name: value for name, value in arm.settings.items() if name not in LABELS}
     for planner in filter(None, (settings["planner"], settings["refiner"])):
         planner.pop("mode")  # how a plan is computed, not which plan
     weights = [teacher_key(teacher), file_hash(corrector_file) if arm.corrector else None]
-    return combine(code, settings, str(cell), weights, decisions)
+    return key_of(arm_roots(arm), settings, str(cell), weights, decisions)
+
+
+def arm_roots(arm: Arm) -> tuple:
+    """What plays an arm's episodes: the pieces that it is made of, and nothing that other arms are made of."""
+    pieces = (SpeculativeController, MPPI) if arm.planner else (PolicyController,)
+    pieces += (arm.gate,) if arm.gate else ()
+    return (run_episodes, WorldModel, *pieces, *((CORRECTORS[arm.corrector],) if arm.corrector else ()))
 
 
 @dataclass
@@ -207,7 +217,7 @@ def evaluate(
 
 
 def _store(key: str) -> Path:
-    return paths.CACHE / "rollouts" / f"{key[:24]}.json"
+    return paths.CACHE / "rollouts" / f"{name_of(key)}.json"
 
 
 def _recorded(cell: Cell, profile: str, arm: str, key: str) -> Tables:
@@ -218,7 +228,7 @@ def _recorded(cell: Cell, profile: str, arm: str, key: str) -> Tables:
     found = []
     for file in _files(cell, profile):
         arms = read_sidecar(file).get("arms", {}) if intact(file) else {}  # not when edited by hand
-        if arms.get(arm, {}).get("key") != key:
+        if not same(arms.get(arm, {}).get("key"), key):
             return Tables()
         table = read_table(file)
         table = table[table["arm"] == arm].drop(columns=[*CELL_COLUMNS, *ARM_COLUMNS], errors="ignore")

@@ -34,9 +34,10 @@ from lib.environments import make_env
 from lib.gates import Look
 from lib.policy import prepared
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of, rest_of
+from lib.records.ledger import renamed
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, read_table
+from lib.records.store import cached, intact, read_sidecar, read_table
 from lib.rollout import start
 from lib.speculation import SpeculativeController
 from lib.study.arms import Arm, arm_name, make_arm, make_controller
@@ -94,16 +95,16 @@ def step_times(
     """The rows of `measure` for every batch: the names of its arms, and decisions of each of them.
     `compile_all` compiles, as for a robot, also planners so small that whoever plays episodes does not wait for it.
 
-    Kept as the result file `latency/<cell>.csv` while arms, weights, code, device and threads stay the same, so that
-    playing more episodes needs no quiet machine."""
+    Kept as the result file `latency/<cell>.csv` while arms, weights and device stay the same, whatever code says: no
+    audit can carry a time over, so that it keeps its commit and date, and is measured again once the file is removed."""
     names = dict.fromkeys(name for wanted, _ in work.values() for name in wanted)
     arms = {name: make_arm(name, standard, calibration.get(arm_name(name))) for name in names}
     if compile_all:
         arms = {name: compiled(arm, stage.wm.device) for name, arm in arms.items()}
     files = [stage.corrector_files.get(arm.corrector) for arm in arms.values()]
     keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms.values(), files, strict=True)]
-    how = [stage.wm.device.type, torch.get_num_threads(), [arm.planner and arm.planner.mode for arm in arms.values()]]
-    key = combine(module_key("lib.study.steps", without=SETTINGS_MODULES), keys, how, sorted(work.items()))
+    how = [stage.wm.device.type, [arm.planner and arm.planner.mode for arm in arms.values()]]
+    key = key_of([measure], [rest_of(key) for key in keys], how, sorted(work.items()))
 
     def make(path: Path) -> None:
         timed = [(batch, [arms[name] for name in wanted], count) for batch, (wanted, count) in work.items()]
@@ -111,7 +112,9 @@ def step_times(
         pd.DataFrame(rows).to_csv(path, index=False)
 
     file = paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
-    return read_table(cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0]))
+    if not (intact(file) and rest_of(renamed(read_sidecar(file).get("key", "-"))) == rest_of(key)):
+        cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0])
+    return read_table(file)
 
 
 def compiled(arm: Arm, device: torch.device) -> Arm:

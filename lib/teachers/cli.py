@@ -32,7 +32,8 @@ from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.environments import ACTION_REPEAT, make_env
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import file_hash, module_key, shown
+from lib.records.fingerprint import fingerprint
+from lib.records.keys import file_hash, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
 from lib.teachers.config import SNAPSHOTS, TeacherConfig
@@ -130,7 +131,7 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
         "processes": 1 + len(state.get("ranks", [])),
         "machine": machine(),
         "versions": versions(),
-        "code": module_key("lib.teachers.cli"),
+        "code": fingerprint(TrainingRun, ship),
         "config": as_dict(config),
     }
     target = paths.TEACHERS / f"{config.name}.safetensors"

@@ -19,8 +19,10 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from lib.config import PlannerConfig
+from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of
+from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, write_json
 from lib.study.arms import make_arm
@@ -33,14 +35,10 @@ from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, study_seed
 from lib.study.profiles import OfflineStudy
 from lib.study.stats.intervals import bootstrap_ci, kept_return
 from lib.weights.native import load_world_model, resolve_device, size_of, teacher_key
+from lib.world_model import WorldModel
 
 KEPT_AT = (3, 6)  # execution horizons
 MAIN = "shooting"  # the planner whose gap is `cpg`
-
-
-@cache
-def _code(module: str) -> str:
-    return module_key(module, without=(*SETTINGS_MODULES, "lib.study.model_quality.snapshots"))
 
 
 # ------------------------------------------------------------------------------------------------- one cell's parts
@@ -94,12 +92,13 @@ class Bench:
         return about | {"seed": snapshot.cell.seed, "decisions": snapshot.decisions}
 
     def _file(self, what: str, key: str, suffix: str) -> Path:
-        return paths.CACHE / "offline" / f"{self.snapshot.label}-{what}-{key[:16]}{suffix}"
+        return paths.CACHE / "offline" / f"{self.snapshot.label}-{what}-{name_of(key)}{suffix}"
 
     def _key(self, *about) -> str:
-        code, s = _code("lib.study.model_quality.metrics"), self.sizes
+        s = self.sizes
         settings = [s.bank_episodes, s.bank_decisions, s.decoder_steps, _budget(s.planner)]
-        return combine(code, self.snapshot.cell.task, self.weights, settings, SEEDS, *about)
+        roots = (visit, bank, fit_decoder, model_metrics, Oracle, WorldModel, MppiPlanner, RandomActions)
+        return key_of(roots, self.snapshot.cell.task, self.weights, settings, SEEDS, *about)
 
     def _visits(self, purpose: str) -> dict[str, list[Visited]]:
         s, visits = self.sizes, {}
@@ -152,7 +151,7 @@ class Bench:
 
     def gaps(self) -> list[dict]:
         """The planning gap with each planner: one row each. The oracle's episodes are shared by a task's cells."""
-        learned = LearnedModel(self.wm, self.decoder, combine(self.weights, self._key("decoder")))
+        learned = LearnedModel(self.wm, self.decoder, self._key("decoder"))
         rows = []
         for matched, count in self.matched():
             seeds, what = study_seeds("starts", count), str(self.snapshot.label)
@@ -199,7 +198,7 @@ class Bench:
 def row_key(weights: str, task: str, sizes: OfflineStudy) -> str:
     """Everything that a cell's rows depend on."""
     work = dataclasses.replace(sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
-    return combine(_code("lib.study.model_quality.bench"), weights, work, SEEDS, task in CHEAP)
+    return key_of([Bench, WorldModel, MPPI], weights, work, SEEDS, task in CHEAP)
 
 
 def _budget(planner: PlannerConfig) -> dict:

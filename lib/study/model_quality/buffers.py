@@ -17,7 +17,8 @@ from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, file_hash, module_key, shown
+from lib.records.keys import combine, file_hash, key_of, rest_of, shown
+from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_sidecar, sidecar
 from lib.study.cells import CELL_NAME, Cell, Settings
@@ -62,7 +63,7 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         "noise": noise if name == "noisy" else None,
         "decisions": decisions,
     }
-    code = module_key("lib.teachers.controllers", "lib.teachers.replay", without=SETTINGS_MODULES)
+    roots = (record, RandomController, ReplanningController, MPPI, WorldModel)
     seeds = episode_seeds("buffer", episodes, cell.seed, first=SEEDS * buffer_seed)
     found, keys = [], []
     for first in range(0, episodes, SHARD):
@@ -76,10 +77,12 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
                 player = ReplanningController(planner, noise if name == "noisy" else 0.0)
             save_episodes(temporary, record(player, partial(make_env, cell.task), part, decisions, what))
 
-        keys.append(combine(code, facts, part))
-        file = paths.CACHE / "buffers" / f"{cell}-{name}-{keys[-1][:16]}.safetensors"
+        keys.append(key_of(roots, facts, part))
+        file = paths.CACHE / "buffers" / f"{cell}-{name}-{name_of(keys[-1])}.safetensors"
         found += load_episodes(cached(file, keys[-1], make, what, **facts, episode_seeds=part))
-    return Source(name, found, combine(keys), name == "teacher", facts | {"episode_seeds": seeds})
+    return Source(
+        name, found, combine([rest_of(key) for key in keys]), name == "teacher", facts | {"episode_seeds": seeds}
+    )
 
 
 def kept(cell: Cell, name: str) -> Path:

@@ -17,13 +17,16 @@ from pathlib import Path
 import pandas as pd
 
 from lib.config import ConfigError
+from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of
+from lib.records.ledger import name_of
 from lib.records.store import cached, write_artefact, write_json, write_table
 from lib.study.cells import Cell, Settings
 from lib.study.model_quality.buffers import GENERATED, available, check, generate, read
 from lib.study.model_quality.drift import error_rows, growth_exponent, predictions
 from lib.weights.native import load_world_model, size_of, teacher_key, teacher_path
+from lib.world_model import WorldModel
 
 
 def models_of(teacher: str) -> dict[str, int | None]:
@@ -87,7 +90,7 @@ def study(
             ready[name] = check(made, wm, cell.task, horizon)
     sources = [ready[name] for name in names]
     size = size_of(wm.config) if cell.name else cell.size
-    code, rows = module_key("lib.study.model_quality.drift", without=SETTINGS_MODULES), []
+    rows, roots = [], (predictions, error_rows, generate, WorldModel, MPPI)
     for source in sources:
         for model, decisions in models_of(teacher).items():
             name = str(cell) if model == teacher else model
@@ -99,8 +102,10 @@ def study(
                 found = predictions(measured, source.episodes, horizon, batches, what=what)
                 write_json(path, error_rows(*found, on_policy))
 
-            key = combine(code, teacher_key(model), source.key, horizon, batches, on_policy, cell.task)
-            file = cached(paths.CACHE / "model_error" / f"{cell}-{key[:16]}.json", key, make, f"model error, {what}")
+            key = key_of(roots, teacher_key(model), source.key, horizon, batches, on_policy, cell.task)
+            file = cached(
+                paths.CACHE / "model_error" / f"{cell}-{name_of(key)}.json", key, make, f"model error, {what}"
+            )
             about = {"task": cell.task, "size": size, "teacher_seed": cell.seed, "model": name, "decisions": decisions}
             measured = json.loads(file.read_text(encoding="utf-8"))
             rows += [about | {"source": source.name, "on_policy": source.on_policy} | row for row in measured]

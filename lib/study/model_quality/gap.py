@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of, rest_of
+from lib.records.ledger import name_of
 from lib.records.store import cached, write_json
 from lib.study.model_quality.oracle import Oracle
 from lib.study.model_quality.search import (
@@ -101,12 +101,14 @@ def episodes(
     """What `play_oracle` says of each seed, with the learned model, or with the simulator where `true` is set or
     there is no learned model. Kept under `data/cache/offline/`."""
     true = true or learned is None
-    whose = learned.key if learned and (matched.uses_heads or not true) else None
+    whose = rest_of(learned.key) if learned and (matched.uses_heads or not true) else None
     planner, rows = None, []
     for first in range(0, len(seeds), BLOCK):
         block = seeds[first : first + BLOCK]
-        key = combine(_code(), oracle.task, _settings(matched), true, whose, block, decisions)
-        path = paths.CACHE / "offline" / f"{oracle.task}-{matched.name}-{key[:24]}.json"
+        key = key_of(
+            [play_oracle, Oracle, Matched, WorldModel], oracle.task, _settings(matched), true, whose, block, decisions
+        )
+        path = paths.CACHE / "offline" / f"{oracle.task}-{matched.name}-{name_of(key)}.json"
         label = f"{what or oracle.task} {matched.name} with {'the simulator' if true else 'the model'}"
         bar = f"{label} {first + len(block)}/{len(seeds)}"
 
@@ -117,11 +119,6 @@ def episodes(
 
         rows += json.loads(cached(path, key, make, f"{len(block)} episodes of {label}").read_text(encoding="utf-8"))
     return rows
-
-
-@cache
-def _code() -> str:
-    return module_key("lib.study.model_quality.search", without=SETTINGS_MODULES)
 
 
 def _settings(matched: Matched) -> list:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lib.records import paths
 from lib.records.keys import shown
+from lib.records.ledger import name_of, renamed
 from lib.records.store import intact, read_table
 from lib.study.cells import CELL_NAME
 from lib.study.model_quality.bench import Bench, row_key
@@ -31,7 +32,7 @@ def measure_cells(study: Study) -> tuple[list[dict], list[dict], list[str]]:
     others = [snapshot for snapshot in study_cells(study.sizes)[0] if snapshot not in study.cells]
     for number, snapshot in enumerate([*others, *study.cells], 1 - len(others)):
         bench = Bench(snapshot, study.profile, study.sizes, study.device)
-        key = bench.key()
+        key = name_of(bench.key())
         if key not in known:
             strange.add(str(snapshot.cell))
         if key in taken or key not in known and snapshot in others:
@@ -63,7 +64,7 @@ def _of_absent(known: dict[str, Record], study: Study, strange: set[str]) -> dic
         if not match or match[1] not in study.sizes.tasks or int(match[3]) not in study.sizes.seeds:
             continue  # of a teacher from elsewhere
         weights = row.get("weights")
-        if weights and row_key(weights, match[1], study.sizes) == key and match[0] not in strange:
+        if weights and name_of(row_key(weights, match[1], study.sizes)) == key and match[0] not in strange:
             kept[key] = row, gaps
         else:
             dropped.append(row["cell"])
@@ -83,11 +84,12 @@ def _point(row: dict) -> tuple[str, int | None]:
 
 
 def recorded(profile: str) -> dict[str, Record]:
-    """Key → row and gaps of the cells in a profile's result files."""
+    """Name of the key → row and gaps of the cells in a profile's result files."""
     tables = []
     for name in ("cells", "gaps"):
         file = paths.results(profile) / "offline" / f"{name}.csv"
         table = read_table(file) if intact(file) else pd.DataFrame(columns=["key"])  # not when edited by hand
         tables.append(table.astype(object).where(table.notna(), None).to_dict("records"))
     found = {row["key"]: (row, [gap for gap in tables[1] if gap["key"] == row["key"]]) for row in tables[0]}
-    return {key: (row, gaps) for key, (row, gaps) in found.items() if gaps}
+    found = {renamed(key): rows for key, rows in found.items() if rows[1]}
+    return {name_of(key): rows for key, rows in found.items() if "-" in key}

@@ -24,7 +24,8 @@ import torch
 from lib.config import ConfigError, one_of
 from lib.environments import EPISODE_DECISIONS, make_env, task_names
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key
+from lib.records.keys import key_of
+from lib.records.ledger import name_of
 from lib.records.store import cached, write_json
 from lib.rollout import rollout
 from lib.study.sequence.train import OfflineTraining, train
@@ -103,9 +104,9 @@ def trained(
 
     `watch` are the arguments of `curve_returns` for what is shown on the way, the policy left out.
     """
-    code = module_key("lib.study.sequence.train", policy.__module__, without=SETTINGS_MODULES)
-    key, play = combine(code, data.key, training, seed, watch), partial(curve_returns, **watch) if watch else None
-    folder = paths.CACHE / "decision_transformer" / f"{policy.arm}-{seed}-{key[:16]}"
+    key = name_of(key_of([train, policy, curve_returns], data.key, training, seed, watch))
+    play = partial(curve_returns, **watch) if watch else None
+    folder = paths.CACHE / "decision_transformer" / f"{policy.arm}-{seed}-{key}"
     return train(policy, data, training, seed, folder, play, device, f"{policy.arm} {data.name} seed {seed}")
 
 
@@ -154,13 +155,12 @@ def evaluated(
     policy: OfflinePolicy, env: str, seeds: list[int], decisions: int, asked: dict[float, float] | None = None, what=""
 ) -> list[dict]:
     """The same rows, played once and kept under a key of code, weights and arguments: a killed run plays on."""
-    code = module_key("lib.study.sequence.evaluate", policy.__module__, without=SETTINGS_MODULES)
     weights = hashlib.sha256()
     for name, value in sorted(policy.state_dict().items()):
         weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     arguments = (env, seeds, decisions, sorted((asked or {}).items()))
-    key = combine(code, weights.hexdigest(), policy.shape, policy.device.type, arguments)
-    file = paths.CACHE / "decision_transformer" / "episodes" / f"{key[:24]}.json"
+    key = key_of([evaluate_policy, type(policy)], weights.hexdigest(), policy.shape, policy.device.type, arguments)
+    file = paths.CACHE / "decision_transformer" / "episodes" / f"{name_of(key)}.json"
 
     def make(path: Path) -> None:
         write_json(path, evaluate_policy(policy, env, seeds, decisions, asked, what))

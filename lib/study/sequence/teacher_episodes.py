@@ -24,7 +24,8 @@ from lib.config import ConfigError, PlannerConfig, as_dict, one_of
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
+from lib.records.keys import key_of, shown
+from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_table
 from lib.study.cells import Cell, Settings
@@ -32,6 +33,7 @@ from lib.study.evaluate import BLOCK
 from lib.teachers.controllers import RandomController, ReplanningController
 from lib.teachers.replay import Episode, load_episodes, record, save_episodes
 from lib.weights.native import load_world_model, resolve_device, teacher_key
+from lib.world_model import WorldModel
 
 KINDS = ("expert", "medium", "medium-replay", "mixed")
 PLANNER = PlannerConfig.budget(64, 2)  # right-sized: about as good as the standard one, at a fraction of its time
@@ -84,12 +86,12 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
     selection = "sample" if source.exploration else "mean"  # of one elite, as in training, or the elites' mean
     budget = {k: v for k, v in as_dict(budget).items() if k != "mode"} | {"action_selection": selection}
     budget = budget if source.weights else None
-    code = module_key("lib.study.sequence.teacher_episodes", without=SETTINGS_MODULES)
+    roots = (record, RandomController, ReplanningController, MPPI, WorldModel)
     weights = teacher_key(source.weights) if source.weights else ""
     controller, episodes = None, []
     seeds = episode_seeds("collect", count, cell.seed, first=source.seed)
     for block in (seeds[i : i + BLOCK] for i in range(0, count, BLOCK)):
-        key = combine(code, weights, budget, source.exploration, cell.task, decisions, block)
+        key = key_of(roots, weights, budget, source.exploration, cell.task, decisions, block)
         what = f"{len(block)} episodes of {source.weights or 'random actions'}"
 
         def make(path: Path, block=block, what=what) -> None:
@@ -99,7 +101,7 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
                 controller.planner.reset_streams(block[0])  # the result depends on these episodes alone
             save_episodes(path, record(controller, partial(make_env, cell.task), block, decisions, what))
 
-        episodes += load_episodes(cached(paths.CACHE / "offline" / f"{key[:24]}.safetensors", key, make, what))
+        episodes += load_episodes(cached(paths.CACHE / "offline" / f"{name_of(key)}.safetensors", key, make, what))
     returns = [float(e.rewards.sum(dtype=np.float64)) for e in episodes]
     about = {"weights": source.weights or "random actions", "weights_key": weights, "planner": budget}
     about |= {"exploration": source.exploration, "episodes": count, "return_mean": float(np.mean(returns))}

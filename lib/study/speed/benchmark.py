@@ -28,7 +28,7 @@ from torch import Tensor
 from lib.compilation import why_not_compiled
 from lib.config import ConfigError, PlannerConfig, WorldModelConfig, one_of
 from lib.planner import MPPI
-from lib.records.keys import SETTINGS_MODULES, combine, module_key, shown
+from lib.records.keys import combine, shown
 from lib.records.store import intact, read_sidecar, write_table
 from lib.study.speed.matrix_products import ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.study.speed.official_manner import OfficialPlanner
@@ -201,8 +201,7 @@ def measure_part(
     """
     path = out if one_of("part", part, PARTS) == "solves" else out.with_stem(f"{out.stem}-{part}")
     columns = {"device": device_name(device), "threads": torch.get_num_threads()}
-    code = module_key("lib.study.speed.benchmark", without=SETTINGS_MODULES)
-    key = combine(code, part, dataclasses.asdict(scope), columns, precision)
+    key = combine(part, dataclasses.asdict(scope), columns, precision)
     if intact(path) and read_sidecar(path).get("measured") == key:
         print(f"benchmark: kept {shown(path)}, measured before by the same code", file=sys.stderr)
         return path

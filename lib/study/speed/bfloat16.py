@@ -17,12 +17,13 @@ import numpy as np
 
 from lib.config import PlannerConfig
 from lib.records import paths
-from lib.records.keys import combine
+from lib.records.keys import key_of, rest_of
+from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, write_json
 from lib.study.arms import Arm, make_controller
 from lib.study.cells import Cell
-from lib.study.evaluate import BLOCK, arm_key, run_episodes
+from lib.study.evaluate import BLOCK, arm_key, arm_roots, run_episodes
 from lib.study.stats.intervals import paired_difference
 from lib.weights.native import load_world_model
 
@@ -55,8 +56,8 @@ def paired_returns(
                 made += run_episodes(arm, controller, cell.task, block, decisions, what).episodes
             write_json(path, [{name: row[name] for name in ("arm", "episode_seed", "return")} for row in made])
 
-        key = combine(arm_key(arm, cell, teacher, None, decisions), seeds)
-        file = cached(paths.CACHE / "rollouts" / f"{key[:24]}.json", key, play, f"{episodes} episodes in {dtype}")
+        key = key_of(arm_roots(arm), rest_of(arm_key(arm, cell, teacher, None, decisions)), seeds)
+        file = cached(paths.CACHE / "rollouts" / f"{name_of(key)}.json", key, play, f"{episodes} episodes in {dtype}")
         rows += json.loads(file.read_text(encoding="utf-8"))
     return rows
 

@@ -1,0 +1,82 @@
+"""Rows that have keys of their own: which of a cell's arms are as they would come out today.
+
+    for row in rows("paper", "walker-walk-1m-1"):
+        print(row.name, row.why or "fresh")
+
+`lib.records` asks here for the rows of notebook 04: an arm more, or a gate that one arm uses, is a reason to play that
+arm, and no other.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lib.correctors import CORRECTORS
+from lib.records import paths
+from lib.records.ledger import same
+from lib.records.store import intact, read_sidecar, read_table
+from lib.study.arms import arm_name, make_arm
+from lib.study.calibrate import UNCALIBRATED, calibration_key
+from lib.study.cells import Cell, Settings
+from lib.study.distillation import corrector_path, distillation_key
+from lib.study.evaluate import Stage, arm_key
+from lib.study.profiles import PROFILES
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the result `file`: the key that it was made with ("" if it was not), today's, and why it is stale."""
+
+    name: str
+    file: Path
+    kept: str
+    now: str
+    why: str
+
+
+def rows(profile: str, cell: str) -> list[Row]:
+    """The arms that the profile plays on the cell, the numbers of their gates, and the set that correctors learnt."""
+    settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
+    every = {arch: corrector_path(settings, settings.cell, arch) for arch in CORRECTORS}
+    files = {arch: file for arch, file in every.items() if arch in settings.profile.correctors or file.is_file()}
+    stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.profile.decisions)
+    standard = settings.planner(stage.wm.action_dim)
+    table = paths.results(profile) / "horizon" / f"{cell}.csv"
+    numbers = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
+    calibrated = json.loads(numbers.read_text(encoding="utf-8")) if intact(numbers) else {}
+    kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
+    played = read_table(table)["arm"].value_counts()
+    counts = next(counts for cells, counts in settings.profile.episodes if fnmatchcase(cell, cells))
+    learnt, found = distillation_key(settings, settings.cell), []
+    for arch, file in files.items():
+        then = read_sidecar(file).get("distillation_key", "") if intact(file) else ""
+        found.append(Row(f"the states that {arch} learnt", file, then, learnt, _why(then, learnt, 1, 1)))
+    for name, count in ((arm_name(name), count) for name, count in counts.items()):
+        bare = make_arm(name, standard, UNCALIBRATED)
+        if bare.gate:
+            then, now = (
+                calibrated.get(name, {}).get("key", ""),
+                calibration_key(stage, bare, learnt, settings.profile.calibrate_episodes),
+            )
+            found.append(Row(f"the gate of {name}", numbers, then, now, _why(then, now, 1, 1)))
+            if not then:
+                found.append(Row(f"arm {name}", table, "", now, "was never played"))
+                continue
+        arm = make_arm(name, standard, calibrated.get(name))
+        now = arm_key(arm, stage.cell, stage.teacher, files.get(arm.corrector), stage.decisions)
+        then = kept.get(name, {}).get("key", "")
+        found.append(Row(f"arm {name}", table, then, now, _why(then, now, played.get(name, 0), count)))
+    return [
+        row if not row.why else Row(row.name, row.file, row.kept, row.now, f"{row.name} {row.why}") for row in found
+    ]
+
+
+def _why(kept: str, now: str, played: int, wanted: int) -> str:
+    if not kept:
+        return "was never played"
+    if not same(kept, now):
+        return "was made by other code, settings or weights"
+    return "" if played >= wanted else f"has {played} of {wanted} episodes"
