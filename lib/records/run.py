@@ -128,7 +128,7 @@ def report(job: Job, parts: dict, fresh_too: bool, stale: list[str]) -> None:
     names = [line.split(" (")[0] for line in stale]
     waiting = [f"input {name} is stale" for name in parts["inputs"] if name in names]
     for out, (why, minutes) in reasons(job, parts).items():
-        if why := why or ", ".join(waiting):
+        if why := why or (", ".join(waiting) if out in job.outs else ""):
             about = "" if minutes is None else "; under 1 min" if minutes < 1 else f"; about {minutes:.0f} min"
             stale.append(f"{shown(out)} ({why}{about})")
             print(f"stale: {stale[-1]}", flush=True)
