@@ -27,15 +27,18 @@ def file() -> Path:
 
 def entries() -> tuple[dict, ...]:
     """All entries, oldest first; a line cut short at the end is none. `ResultError` for another that is no JSON."""
+    return _read(*_state())
+
+
+def _state() -> tuple[Path, int, int]:
+    """What changes with the ledger; what is read of it is kept until then."""
     path = file()
-    if not path.is_file():
-        return ()
-    return _read(path, path.stat().st_mtime_ns, path.stat().st_size)
+    return (path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (path, 0, 0)
 
 
 @functools.lru_cache(maxsize=2)
-def _read(path: Path, _changed: int, _size: int) -> tuple[dict, ...]:
-    *lines, rest = path.read_text(encoding="utf-8").split("\n")
+def _read(path: Path, _changed: int, size: int) -> tuple[dict, ...]:
+    *lines, _ = path.read_text(encoding="utf-8").split("\n") if size else [""]
     found = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -93,12 +96,12 @@ def same(kept: str | None, now: str) -> bool:
 
 def renamed(key: str) -> str:
     """A key of the first edition, as sidecars and tables have it, as what it is now; any other as it is."""
-    return _names(entries()).get(key, key)
+    return _names(*_state()).get(key, key)
 
 
 @functools.lru_cache(maxsize=2)
-def _names(found: tuple[dict, ...]) -> dict[str, str]:
-    return {old: new for e in found if e["kind"] == "adopted" for old, new in e["keys"].items()}
+def _names(*state) -> dict[str, str]:
+    return {old: new for e in _read(*state) if e["kind"] == "adopted" for old, new in e["keys"].items()}
 
 
 def name_of(key: str) -> str:

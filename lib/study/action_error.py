@@ -67,8 +67,7 @@ def write_action_errors(
     teacher, tables, keys = MPPI(stage.wm, planner), [], {}
     for name in dict.fromkeys(map(arm_name, arms)):
         arm = make_arm(name, planner, calibration.get(name))
-        labeller = as_dict(dataclasses.replace(planner, mode="auto"))
-        keys[name] = key = key_of((*arm_roots(arm), measure), rest_of(_arm_key(stage, arm)), labeller, states)
+        keys[name] = key = error_key(stage, arm, planner, states)
         known = _committed(file, name, key)
         if known is None:
             store = paths.CACHE / "action-errors" / f"{name_of(key)}.csv"
@@ -140,6 +139,12 @@ def teacher_actions(teacher: MPPI, rows: pd.DataFrame, obs: np.ndarray, solve: i
 def stream(seed: int, decision: int, solve: int) -> torch.Generator:
     """The random stream of one solve. Hashed: torch takes the low 32 bits of a seed, and arms plan with seed itself."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, decision, solve]).generate_state(1)[0]))
+
+
+def error_key(stage: Stage, arm: Arm, planner: PlannerConfig, states: int) -> str:
+    """All that an arm's rows depend on; `planner` is the teacher's."""
+    labeller = as_dict(dataclasses.replace(planner, mode="auto"))
+    return key_of((*arm_roots(arm), measure), rest_of(_arm_key(stage, arm)), labeller, states)
 
 
 def _arm_key(stage: Stage, arm: Arm) -> str:

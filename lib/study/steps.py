@@ -97,14 +97,7 @@ def step_times(
 
     Kept as the result file `latency/<cell>.csv` while arms, weights and device stay the same, whatever code says: no
     audit can carry a time over, so that it keeps its commit and date, and is measured again once the file is removed."""
-    names = dict.fromkeys(name for wanted, _ in work.values() for name in wanted)
-    arms = {name: make_arm(name, standard, calibration.get(arm_name(name))) for name in names}
-    if compile_all:
-        arms = {name: compiled(arm, stage.wm.device) for name, arm in arms.items()}
-    files = [stage.corrector_files.get(arm.corrector) for arm in arms.values()]
-    keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms.values(), files, strict=True)]
-    how = [stage.wm.device.type, [arm.planner and arm.planner.mode for arm in arms.values()]]
-    key = key_of([measure], [rest_of(key) for key in keys], how, sorted(work.items()))
+    arms, key = steps_key(stage, standard, calibration, work, compile_all)
 
     def make(path: Path) -> None:
         timed = [(batch, [arms[name] for name in wanted], count) for batch, (wanted, count) in work.items()]
@@ -115,6 +108,18 @@ def step_times(
     if not (intact(file) and rest_of(renamed(read_sidecar(file).get("key", "-"))) == rest_of(key)):
         cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0])
     return read_table(file)
+
+
+def steps_key(stage: Stage, standard: PlannerConfig, calibration: dict, work: dict, compile_all: bool):
+    """The arms that are timed, by name, and the key of their times; arguments as of `step_times`."""
+    names = dict.fromkeys(name for wanted, _ in work.values() for name in wanted)
+    arms = {name: make_arm(name, standard, calibration.get(arm_name(name))) for name in names}
+    if compile_all:
+        arms = {name: compiled(arm, stage.wm.device) for name, arm in arms.items()}
+    files = [stage.corrector_files.get(arm.corrector) for arm in arms.values()]
+    keys = [arm_key(arm, stage.cell, stage.teacher, file, 0) for arm, file in zip(arms.values(), files, strict=True)]
+    how = [stage.wm.device.type, [arm.planner and arm.planner.mode for arm in arms.values()]]
+    return arms, key_of([measure], [rest_of(key) for key in keys], how, sorted(work.items()))
 
 
 def compiled(arm: Arm, device: torch.device) -> Arm:
