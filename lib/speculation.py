@@ -13,6 +13,7 @@ keeps the plan, the depth k, and the predicted latent ẑ_k, which is re-rolled 
 from __future__ import annotations
 
 import functools
+from collections import namedtuple
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,33 @@ from lib.gates import Gate, Look
 from lib.planner import MPPI, Plan, shift
 from lib.policy import NOT_FINITE, prepared, unsound
 from lib.world_model import WorldModel, total_variation
+
+
+@dataclass
+class State:
+    """What is kept of each row from one decision to the next.
+
+    plan (B, H, A), the actions that are being executed, and mean (B, H, A), the planner's, for the next warm start;
+    depth (B,), the steps of the plan that are done; the predicted latent z_pred (B, L) and the action executed (B, A),
+    both of the last decision; and the corrector's history (B, K, ·), None for one that reads none.
+    """
+
+    plan: Tensor
+    mean: Tensor
+    depth: Tensor
+    z_pred: Tensor
+    executed: Tensor
+    history: Tensor | None
+
+    def kept(self, rows: list[int]) -> State:
+        """Only these rows."""
+        return State(*(None if x is None else x[rows] for x in vars(self).values()))
+
+
+# What is known of a decision before anybody plans: the fields of `Look`; the gate's action (B, A), its score (NaN where
+# there is no gate) and what the plan had promised (B,); the action's distance to the plan's (B,); the corrector's
+# history with this step in it, or None; and whether all observations and actions are finite ().
+Seen = namedtuple("Seen", (*Look._fields, "action", "score", "promised", "delta", "history", "sound"))
 
 
 @dataclass
@@ -95,7 +123,7 @@ class SpeculativeController:
         beyond = tail == "policy" and execution_horizon > horizon
         self._look = prepared(planner.mode, functools.partial(_look, wm, corrector, gate, beyond), range(6))
         self._encode = prepared(planner.mode, functools.partial(_encode, wm), range(1))
-        self._batch = 0
+        self._batch = 0  # `reset` begins
 
     @property
     def wm(self) -> WorldModel:
@@ -104,36 +132,31 @@ class SpeculativeController:
     @property
     def plan(self) -> Tensor:
         """The plans that are being executed (B, H, A)."""
-        return self._plan
+        return self._state.plan
 
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start `batch_size` episodes: no plan, no warm start, and the rows' own random streams."""
-        c, wm = self.planner.config, self.wm
         if generators is not None and len(generators) != batch_size:
             raise ConfigError(
                 f"{len(generators)} generators were given for {batch_size} episodes; give one per episode."
             )
+        wm, length = self.wm, self._history_len
+        plan = torch.zeros(batch_size, self.planner.config.horizon, wm.action_dim, device=wm.device)
+        z_pred, executed = plan.new_zeros(batch_size, wm.latent_dim), plan.new_zeros(batch_size, wm.action_dim)
+        history = plan.new_zeros(batch_size, length, wm.latent_dim + wm.action_dim + 1) if length else None
+        depth = torch.full((batch_size,), self.execution_horizon, device=wm.device)  # a plan is due
+        self._state = State(plan, torch.zeros_like(plan), depth, z_pred, executed, history)
         self._batch, self._generators, self._decision = batch_size, generators, 0
-        self._plan = torch.zeros(batch_size, c.horizon, wm.action_dim, device=wm.device)
-        self._mean = torch.zeros_like(self._plan)
-        self._z_pred = torch.zeros(batch_size, wm.latent_dim, device=wm.device)  # as it was at the last decision
-        self._executed = torch.zeros(batch_size, wm.action_dim, device=wm.device)
-        self._depth = torch.full((batch_size,), self.execution_horizon, device=wm.device)  # a plan is due
-        width = wm.latent_dim + wm.action_dim + 1
-        self._history = self._z_pred.new_zeros(batch_size, self._history_len, width) if self._history_len else None
-        self._proposed = self._z_pred, self._history
+        self._proposed = z_pred, history
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
-        for name in ("_plan", "_mean", "_z_pred", "_executed", "_depth", "_history"):
-            if getattr(self, name) is not None:
-                setattr(self, name, getattr(self, name)[rows])
+        self._state, self._batch = self._state.kept(rows), len(rows)
         self._generators = self._generators and [self._generators[i] for i in rows]
-        self._batch = len(rows)
 
     def warm_start(self) -> Tensor:
         """Each row's plan mean moved by the steps it has executed (B, H, A): what a replan now would start from."""
-        return shift(self._mean, self._depth)
+        return shift(self._state.mean, self._state.depth)
 
     def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and per-row records (see `Proposal.info`)."""
@@ -154,53 +177,20 @@ class SpeculativeController:
             )
         # A step without planning is as short as a few dozen operations on tensors, so that each of them counts here.
         obs = obs.to(self.wm.device)
-        called = due = self._depth >= self.execution_horizon
+        due = self._state.depth >= self.execution_horizon
         asking = int(due.sum())
-        if asking == self._batch:  # nothing to look at
-            z, sound = self._encode(obs)
-            nothing, history = torch.zeros_like(self._executed), self._history
-            look, action = Look(z, z, nothing[:, 0], nothing, nothing, nothing), nothing
-            score = promised = delta = nothing[:, 0]
-        else:
-            *look, action, score, promised, delta, history, sound = self._look(
-                obs, self._plan, self._z_pred, self._executed, self._depth, self._history
-            )
-            look = Look(*look)
-        if not sound:
+        seen = self._looked(obs) if asking < self._batch else self._encoded(obs)
+        if not seen.sound:
             raise ValueError(unsound(obs))
-        fallback = refined = torch.zeros_like(due)
+        called, fallback = due, torch.zeros_like(due)
+        refined = fallback
         if self.gate is not None and asking < self._batch:
-            fallback = (score > self.gate.threshold) & ~due
-            if self.refiner is not None and fallback.any():
-                refined = self._refine(look.z, action, promised, fallback)
-                fallback = fallback & ~refined
+            fallback, refined = self._judged(seen, due)
             called = due | fallback
             asking = int((called | refined).sum())
-        z_pred, a_plan, mismatch = look.z_pred, look.a_plan, look.mismatch
-        if asking:
-            if called.any():
-                self._take(called, self._solved(self.planner, look.z, self.warm_start(), called))
-            fresh = called | refined
-            row = fresh.unsqueeze(-1)
-            z_pred = torch.where(row, look.z, z_pred)
-            a_plan, action = (torch.where(row, self._plan[:, 0], a) for a in (a_plan, action))
-            mismatch, score = (x.masked_fill(fresh, torch.nan) for x in (mismatch, score))
-            delta = delta.masked_fill(fresh, 0.0)
-        self._proposed = z_pred, history
-        return Proposal(
-            z=look.z,
-            z_pred=z_pred,
-            a_plan=a_plan,
-            a_policy=look.a_policy,
-            action=action,
-            depth=self._depth,
-            planner_called=called,
-            fallback=fallback,
-            refined=refined,
-            mismatch=mismatch,
-            score=score,
-            delta_abs=delta,
-        )
+        if asking and called.any():
+            self._take(called, self._solved(self.planner, seen.z, self.warm_start(), called))
+        return self._assembled(seen, called, fallback, refined, asking > 0)
 
     def commit(self, actions: Tensor) -> None:
         """Record the executed actions (B, A), with which ẑ will be re-rolled; every row is one step deeper.
@@ -214,16 +204,61 @@ class SpeculativeController:
         self._advance(actions.clone())
 
     def _advance(self, executed: Tensor) -> None:
-        self._z_pred, self._history = self._proposed
-        self._executed, self._depth, self._decision = executed, self._depth + 1, self._decision + 1
+        state = self._state
+        state.z_pred, state.history = self._proposed
+        state.executed, state.depth, self._decision = executed, state.depth + 1, self._decision + 1
 
-    def _refine(self, z: Tensor, action: Tensor, promised: Tensor, asked: Tensor) -> Tensor:
+    # --------------------------------------------------------------------- look, judge, solve, assemble: one decision
+
+    def _looked(self, obs: Tensor) -> Seen:
+        """What is known of rows of which some have a plan that goes on."""
+        s = self._state
+        return Seen(*self._look(obs, s.plan, s.z_pred, s.executed, s.depth, s.history))
+
+    def _encoded(self, obs: Tensor) -> Seen:
+        """The same where a plan is due for all rows: there is nothing to look at but where they are."""
+        z, sound = self._encode(obs)
+        nothing = torch.zeros_like(self._state.executed)
+        none = nothing[:, 0]
+        return Seen(z, z, none, nothing, nothing, nothing, nothing, none, none, none, self._state.history, sound)
+
+    def _judged(self, seen: Seen, due: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (B,) that the gate sends to the planner, and those whose refined plan holds up; no row of `due`."""
+        fallback = (seen.score > self.gate.threshold) & ~due
+        if self.refiner is None or not fallback.any():
+            return fallback, torch.zeros_like(due)
+        refined = self._refine(seen, fallback)
+        return fallback & ~refined, refined
+
+    def _assembled(self, seen: Seen, called: Tensor, fallback: Tensor, refined: Tensor, any_fresh: bool) -> Proposal:
+        """The proposal: what was seen, and in the rows with a fresh plan its first action."""
+        if any_fresh:
+            fresh = called | refined
+            row, first = fresh.unsqueeze(-1), self._state.plan[:, 0]
+            seen = seen._replace(
+                z_pred=torch.where(row, seen.z, seen.z_pred),
+                a_plan=torch.where(row, first, seen.a_plan),
+                action=torch.where(row, first, seen.action),
+                mismatch=seen.mismatch.masked_fill(fresh, torch.nan),
+                score=seen.score.masked_fill(fresh, torch.nan),
+                delta=seen.delta.masked_fill(fresh, 0.0),
+            )
+        self._proposed = seen.z_pred, seen.history
+        return Proposal(
+            z=seen.z, z_pred=seen.z_pred, a_plan=seen.a_plan, a_policy=seen.a_policy, action=seen.action,
+            depth=self._state.depth, planner_called=called, fallback=fallback, refined=refined,
+            mismatch=seen.mismatch, score=seen.score, delta_abs=seen.delta,
+        )  # fmt: skip
+
+    def _refine(self, seen: Seen, asked: Tensor) -> Tensor:
         """Refine the plans of the rows asked for around their chosen action; the rows (B,) where the value holds up.
 
         The value is that of the refined action by Q, as in the gate's own scores, so that the threshold fits it.
         """
-        plan = self._solved(self.refiner, z, _around(self.wm, z, action, self._plan, self._depth), asked)
-        holds = promised[asked] - self.wm.q(z[asked], plan.actions[:, 0]).mean(0) <= self.gate.threshold
+        around = _around(self.wm, seen.z, seen.action, self._state.plan, self._state.depth)
+        plan = self._solved(self.refiner, seen.z, around, asked)
+        value = self.wm.q(seen.z[asked], plan.actions[:, 0]).mean(0)
+        holds = seen.promised[asked] - value <= self.gate.threshold
         refined = asked.clone()
         refined[asked] = holds
         self._take(refined, Plan(*(x[holds] for x in vars(plan).values())))
@@ -237,8 +272,8 @@ class SpeculativeController:
 
     def _take(self, rows: Tensor, plan: Plan) -> None:
         """Queue new plans for the rows (B,) that are true."""
-        self._plan[rows], self._mean[rows] = plan.actions, plan.mean
-        self._depth = self._depth.masked_fill(rows, 0)  # a new tensor: a proposal may hold the old one
+        self._state.plan[rows], self._state.mean[rows] = plan.actions, plan.mean
+        self._state.depth = self._state.depth.masked_fill(rows, 0)  # a new tensor: a proposal may hold the old one
 
 
 def _around(wm: WorldModel, z: Tensor, action: Tensor, plan: Tensor, depth: Tensor) -> Tensor:
@@ -258,13 +293,10 @@ def _encode(wm: WorldModel, obs: Tensor) -> tuple[Tensor, Tensor]:
     return wm.encode(obs), torch.isfinite(obs).all()
 
 
-def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, executed, depth, history):
-    """What a decision without planning takes. obs (B, obs_dim), plan (B, H, A), and, at the decision before, the
-    predicted latent (B, L) and the action (B, A); depth (B,), which is now; the corrector's history (B, K, ·) or None.
+def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, executed, depth, history) -> Seen:
+    """All that a decision without planning takes: observations (B, obs_dim) and what `State` has, to a `Seen`.
 
-    Returns the fields of `Look`, the action (B, A), the gate's score (NaN without a gate), the plan's promise and the
-    action's distance to the plan (B,), the history with this step in it, and whether observations and actions are all
-    finite. `beyond`: past the plan's last action the policy prior goes on inside the model; else it is held.
+    `beyond`: past the plan's last action the policy prior goes on inside the model; else it is held.
     """
     z, z_pred = wm.encode(obs), wm.next(z_pred, executed)
     index = depth.clamp(0, plan.shape[1] - 1).view(-1, 1, 1).expand(-1, 1, plan.shape[2])
@@ -283,4 +315,4 @@ def _look(wm: WorldModel, corrector, gate, beyond: bool, obs, plan, z_pred, exec
         action, score, promised = gate(wm, look)
     delta = torch.zeros_like(promised) if action is a_plan else (action - a_plan).abs().mean(-1)
     sound = torch.isfinite(obs).all() & torch.isfinite(action).all()
-    return *look, action, score, promised, delta, history, sound
+    return Seen(*look, action, score, promised, delta, history, sound)

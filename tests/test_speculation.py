@@ -59,7 +59,7 @@ class TestGate(Gate):
 
 def at_depth(controller, rows, depth):
     """A gate that lets these rows (B,) not pass at this depth."""
-    return TestGate(lambda look: torch.tensor(rows) & (controller[0]._depth == depth))
+    return TestGate(lambda look: torch.tensor(rows) & (controller[0]._state.depth == depth))
 
 
 def drifted(limit):
