@@ -24,6 +24,7 @@ from lib.records import paths
 from lib.records.store import write_bytes
 from lib.study.arms import SCHEMES
 from lib.study.calibrate import CALLS_PER_PLAN, WANTED
+from lib.study.claims import RIVAL
 from lib.study.distillation import RIGHT_SIZED
 from lib.study.profiles import PROFILES
 
@@ -38,7 +39,8 @@ class PaperError(RuntimeError):
 
 def result_files(profile: str) -> list[str]:
     """Files the paper may read, relative to the root: the profile's tables and figures."""
-    found = [*paths.results(profile).rglob("*.csv"), *paths.figures(profile).glob("*.svg")]
+    tables = paths.results(profile)
+    found = [*tables.rglob("*.csv"), *tables.glob("statistics/claims.json"), *paths.figures(profile).glob("*.svg")]
     return sorted(f.relative_to(paths.ROOT).as_posix() for f in found)
 
 
@@ -57,6 +59,7 @@ def method(profile: str) -> dict:
         "planner": as_dict(settings.planner or standard),
         "standard": as_dict(standard) | {"model_evaluations": standard.model_evaluations},
         "right_sized": as_dict(PlannerConfig.budget(*RIGHT_SIZED)),
+        "rival": RIVAL,
         "refiner": as_dict(SCHEMES["ladder"]["refiner"]),
         "corrector": {name: training[name].default for name in ("history_len", "lambda_reg")},
         "calibration": {"calls_per_plan": CALLS_PER_PLAN, "wanted": WANTED},

@@ -12,6 +12,7 @@ from pypdf import PdfReader
 from lib.records import paths
 from lib.records.store import read_table, write_table
 from lib.study.cards import card_row
+from lib.study.claims import write_claims
 from lib.study.stats.aggregates import aggregate
 from lib.study.stats.comparisons import compare, cost_ends
 from lib.study.stats.coverage import power_table
@@ -90,6 +91,7 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     write_table(folder / "statistics" / "coverage.csv", coverage)
     write_table(folder / "statistics" / "power.csv", power_table(pd.DataFrame(rows)).assign(cell=CELL))
     write_table(folder / "statistics" / "comparisons.csv", compare(pd.DataFrame(rows)).assign(cell=CELL))
+    write_claims(profile)
 
 
 def teacher(profile: str, name=CELL, task="walker-walk", size="1m", seed=1, mean=900.0, **facts) -> None:
@@ -154,7 +156,10 @@ def shown(profile: str, **p_values: float) -> None:
 
 
 def text_of(profile: str) -> str:
-    """The PDF's text on one line, with hyphenated words joined, but for names that have a hyphen."""
+    """The PDF's text on one line, with hyphenated words joined, but for names that have a hyphen. What the tables show
+    is found anew before, where there are any."""
+    if (paths.results(profile) / "horizon" / "summary.csv").is_file():
+        write_claims(profile)
     pages = PdfReader(paper.build(profile)).pages
     joined = re.sub(r"-\n", "", "\n".join(page.extract_text() for page in pages))
     for name in ("walker-walk", "cup-catch", "open-loop", "two-tower"):
@@ -526,6 +531,7 @@ def two_cells(cell: str, task="walker-walk", size="1m", more=()) -> dict[str, pd
         for part in ("corrector", "distillation"):
             for file in (folder / part).glob(f"{CELL}*.csv"):
                 shutil.copy(file, str(file).replace(CELL, cell))
+    write_claims("paper")
     return rows
 
 

@@ -1,0 +1,73 @@
+"""`statistics/claims.json` of a profile: every conclusion that the paper and the figures name.
+
+    write_claims("quick")
+
+The paper chooses sentences by these facts and formats numbers; what they mean is said in `lib.study.stats.claims` and
+`lib.study.stats.study_claims`. Nothing is said of tables that are not there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lib.records import paths
+from lib.records.store import read_table, write_artefact, write_json
+from lib.study.distillation import RIGHT_SIZED
+from lib.study.stats import claims, study_claims
+
+RIVAL = "budget-{}×{}".format(*RIGHT_SIZED)  # the smaller planner, asked at every step
+ARCHITECTURES = ("two_tower", "temporal")
+OFFLINE = ("cells", "gaps", "correlations", "differences")
+
+
+def write_claims(profile: str) -> Path:
+    """Write the facts of a profile and return the file's path. Raises `ResultError` without `summary.csv`."""
+    path, facts = paths.results(profile) / "statistics" / "claims.json", gather(profile)
+    return write_artefact(path, lambda temporary: write_json(temporary, facts))
+
+
+def gather(profile: str) -> dict:
+    """The facts of a profile's tables: those of the evaluation, and by study those of the others."""
+    folder = paths.results(profile)
+    summary = read_table(folder / "horizon" / "summary.csv")
+    picks = folder / "statistics" / "headline.csv"
+    facts = claims.evaluation(summary, read_table(folder / "statistics" / "comparisons.csv"), RIVAL)
+    facts["headline"] = claims.headline(read_table(picks), summary, RIVAL) if picks.is_file() else None
+    for cell, found in facts["cells"].items():
+        errors = {arch: folder / "corrector" / f"{cell}-{arch}-depth.csv" for arch in ARCHITECTURES}
+        found["removed"] = {a: claims.removed(read_table(file)) for a, file in errors.items() if file.is_file()}
+    return facts | {
+        "sequence": dict(_sequences(folder / "decision_transformer")),
+        "model_error": {
+            file.stem: study_claims.model_error(read_table(file), file.stem)
+            for file in sorted((folder / "model_error").glob("*.csv"))
+        },
+        "offline": _offline(folder / "offline"),
+        "fastest": {
+            file.stem: study_claims.fastest(table)
+            for file in sorted((folder / "planner").glob("*.csv"))
+            if {"learner", "solve_ms_p50"} & set(table := read_table(file))
+        },
+    }
+
+
+def _sequences(folder: Path):
+    for file in sorted(folder.glob("*-summary.csv")):
+        stem = file.name.removesuffix("-summary.csv")
+        curves = [read_table(curve) for curve in sorted(folder.glob(f"{stem}-*.csv")) if _is_seed(curve, stem)]
+        yield stem, study_claims.sequence(read_table(file), curves)
+
+
+def _is_seed(file: Path, stem: str) -> bool:
+    return file.stem.removeprefix(f"{stem}-").isdecimal()
+
+
+def _offline(folder: Path) -> dict | None:
+    files = {name: folder / f"{name}.csv" for name in OFFLINE}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    tables: dict[str, pd.DataFrame] = {name: read_table(file) for name, file in files.items()}
+    tasks = list(tables["cells"]["task"].unique())
+    return study_claims.offline(tables["correlations"], tables["differences"], tables["gaps"], tasks)
