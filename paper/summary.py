@@ -21,7 +21,7 @@ from lib.records.keys import key_of
 from lib.records.store import cached, read_sidecar, read_table, write_json, write_table
 from lib.study.cells import CELL_NAME
 from lib.study.claims import write_claims
-from lib.study.evaluate import evaluated_cells
+from lib.study.evaluate import evaluated_cells, read_cell
 from lib.study.profiles import PROFILES
 from lib.study.selection import pick
 from lib.study.stats.aggregates import aggregate, performance_profiles
@@ -43,12 +43,11 @@ def main() -> None:
     parser.add_argument("--profile", default="quick", choices=PROFILES)
     name = parser.parse_args().profile
     profile, folder = PROFILES[name], paths.results(name) / "horizon"
-    tables = {cell: folder / f"{cell}.csv" for cell in evaluated_cells(name)}
-    write_json(folder / "arms.json", {cell: read_sidecar(table)["arms"] for cell, table in tables.items()})
-    rows = {cell: read_table(table) for cell, table in tables.items()}
+    rows = {cell: read_cell(name, cell) for cell in evaluated_cells(name)}
+    write_json(folder / "arms.json", {cell: read_sidecar(folder / f"{cell}.csv")["arms"] for cell in rows})
 
     def write(file: str, table: pd.DataFrame) -> None:
-        print(write_table(folder.parent / file, table, cells=list(tables)))
+        print(write_table(folder.parent / file, table, cells=list(rows)))
 
     steps = {cell: latency(name, cell, episodes) for cell, episodes in rows.items()}
 

@@ -22,15 +22,16 @@ from lib.study.stats.intervals import (
     StatisticsError,
     arms_by_seed,
     bootstrap_ci,
+    on_planner_of,
     pair,
     paired_difference,
-    references,
     shared,
     studentised,
     vector,
 )
 
-EVERY_STEP = ("budget-", "best-of-", "policy")  # beginnings of names of arms that look at every state anew
+EVERY_STEP = ("budget", "best-of", "policy")  # schemes of arms that look at every state anew
+TWINS = {"no-plan": ("with the plan", "two-tower"), "sensitive": ("no corrector", "gate-only")}
 MARGIN = 0.02  # of the mean return of the arm compared with
 COSTS = ("planner_calls", "model_evaluations")  # of an episode
 
@@ -144,6 +145,22 @@ def cost_ends(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, 
     return pd.DataFrame(table)
 
 
+def references(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """What an arm is compared with, among the arms of its cell: role → name of that arm.
+
+    `teacher`; `open loop`, on the same planner and execution horizon; `every step`, its planner replanning at every
+    step where that is not the teacher: budget-64×2 for 64×2+two-tower-3.
+    """
+    mine = arms[name].iloc[0]
+    found = {"teacher": "teacher" if "teacher" in arms else None}
+    # At an execution horizon of 1 there is no plan to leave uncorrected, so an open-loop twin exists only beyond it.
+    if mine["execution_horizon"] > 1:
+        found["open loop"] = on_planner_of(name, arms, "open-loop", mine["execution_horizon"])
+    if not mine["standard_planner"]:
+        found["every step"] = on_planner_of(name, arms, "budget", 1)
+    return {role: reference for role, reference in found.items() if reference not in (None, name)}
+
+
 def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] | None = None) -> dict[str, str]:
     """What is cheap without speculation, for an arm that executes plans for several steps: role → name of an arm.
 
@@ -156,12 +173,12 @@ def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] |
         return {}
     spent = {other: table["model_evaluations"].mean() for other, table in arms.items()}
     times = {other: time for other, time in (step_ms or {}).items() if other in arms and time > 0}  # nan is not
-    returns = {other: arms[other]["return"].mean() for other in times if other.startswith(EVERY_STEP)}
+    returns = {other: arms[other]["return"].mean() for other in _of(EVERY_STEP, times, arms)}
     faster = {other: [r for rival, r in returns.items() if times[rival] < times[other]] for other in returns}
     worth_it = {other: times[other] for other in returns if returns[other] > max(faster[other], default=-math.inf)}
     found = {
-        "equal compute": _next(name, spent, ("budget-",)),
-        "equal time": _next(name, worth_it | {name: times.get(name, math.inf)}, EVERY_STEP),
+        "equal compute": _next(name, spent, ("budget",), arms),
+        "equal time": _next(name, worth_it | {name: times.get(name, math.inf)}, EVERY_STEP, arms),
         "policy": "policy" if "policy" in arms else None,
     }
     return {role: rival for role, rival in found.items() if rival}
@@ -172,14 +189,17 @@ def twins(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
 
     `with the plan`, for an arm whose corrector is blind to the plan; `no corrector`, for a gate by sensitivity.
     """
-    others = {
-        "with the plan": name.replace("no-plan-", "two-tower-"),
-        "no corrector": name.replace("sensitive-", "gate-only-"),
-    }
-    return {role: twin for role, twin in others.items() if twin != name and twin in arms}
+    scheme, execution_horizon = arms[name].iloc[0][["scheme", "execution_horizon"]]
+    role, other = TWINS.get(scheme, (None, None))
+    twin = role and on_planner_of(name, arms, other, execution_horizon)
+    return {role: twin} if twin else {}
 
 
-def _next(name: str, costs: dict[str, float], kinds: tuple[str, ...]) -> str | None:
-    """Of the arms whose names start so, the one with the least cost that is not below the named arm's; None if none."""
-    enough = [other for other in costs if other.startswith(kinds) and costs[other] >= costs.get(name, math.inf)]
+def _of(schemes: tuple[str, ...], names, arms: dict[str, pd.DataFrame]) -> list[str]:
+    return [name for name in names if arms[name]["scheme"].iloc[0] in schemes]
+
+
+def _next(name: str, costs: dict[str, float], schemes: tuple[str, ...], arms: dict[str, pd.DataFrame]) -> str | None:
+    """Of the arms of these schemes, the one with the least cost that is not below the named arm's; None if none."""
+    enough = [other for other in _of(schemes, costs, arms) if costs[other] >= costs.get(name, math.inf)]
     return min(enough, key=costs.get, default=None)

@@ -21,7 +21,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from lib.study.arms import ARM_COLUMNS
+
 CELL = ["task", "size", "teacher_seed"]
+PLANNER = ["standard_planner", "planner_samples", "planner_iterations"]  # columns that tell what an arm stands on
 MIN_INTERVAL = 2  # episodes: a single one says nothing about spread
 
 
@@ -208,10 +211,11 @@ def share_limit(count: int, n: int, level: float = 0.95) -> float:
 def summarise(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """One row per cell and arm from one row per episode, in order of first appearance.
 
-    rows: the records of one or more cells (`horizon/<cell>.csv`). Returns are sums of reward; `planner_calls`,
-    `model_evaluations`, `fallbacks` and `delta_abs` are means per episode; `kept`, `calls_kept` and `evaluations_kept`
-    are fractions of the teacher's over the same episodes. `difference` is to the teacher, `gain` to the open-loop arm
-    of the same planner and execution horizon (empty where there is none), both in return and paired by `episode_seed`.
+    rows: those of one or more cells, as `lib.study.evaluate.read_cell` reads them. Returns are sums of reward;
+    `planner_calls`, `model_evaluations`, `fallbacks` and `delta_abs` are means per episode; `kept`, `calls_kept` and
+    `evaluations_kept` are fractions of the teacher's over the same episodes. `difference` is to the teacher, `gain` to
+    the open-loop arm of the same planner and execution horizon (empty where there is none), both in return and paired
+    by `episode_seed`. The columns of the arm itself are those of `Arm.columns`.
     `return_worst5` is the mean of the worst 5 % of episodes. `failures` counts episodes that ended before the cell's
     longest or returned less than half of the teacher's mean, and `failures_share_high` is the upper end of the interval
     of their share: no bootstrap knows of falls that are not among its episodes. Missing is nan, never 0.
@@ -229,7 +233,8 @@ def summarise(rows: pd.DataFrame, level: float = 0.95, resamples: int = 10_000, 
         for name in arms:
             row = dict(zip(CELL, cell, strict=True)) | {"arm": name}
             table.append(row | _summary(name, arms, full_length, options))
-    return pd.DataFrame(table)
+    # Where an arm has no planner, pandas would make floats of the others' whole numbers.
+    return pd.DataFrame(table).astype({f"planner_{name}": "Int64" for name in ("samples", "iterations", "horizon")})
 
 
 def arms_by_seed(episodes: pd.DataFrame, cell: str) -> dict[str, pd.DataFrame]:
@@ -256,18 +261,11 @@ def shared(arm: pd.DataFrame, reference: pd.DataFrame) -> tuple[pd.DataFrame, pd
     return arm.loc[seeds], reference.loc[seeds]
 
 
-def references(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """What an arm is compared with, among the arms of its cell: role → name of that arm.
-
-    `teacher`; `open loop`, on the same planner and execution horizon; `every step`, its planner replanning at every
-    step where that is not the teacher: budget-64×2 for 64×2+two-tower-3.
-    """
-    planner, plus, _ = name.rpartition("+")
-    horizon = int(arms[name]["execution_horizon"].iloc[0])
-    # At an execution horizon of 1 there is no plan to leave uncorrected, so an open-loop twin exists only beyond it.
-    found = {"teacher": "teacher"} | ({"open loop": f"{planner}{plus}open-loop-{horizon}"} if horizon > 1 else {})
-    found |= {"every step": f"budget-{planner}"} if plus else {}
-    return {role: reference for role, reference in found.items() if reference in arms and reference != name}
+def on_planner_of(name: str, arms: dict[str, pd.DataFrame], scheme: str, execution_horizon: int) -> str | None:
+    """The arm of a scheme and execution horizon that stands on the planner of the named one; None if there is none."""
+    columns = [*PLANNER, "scheme", "execution_horizon"]
+    wanted = [*arms[name].iloc[0][PLANNER], scheme, execution_horizon]
+    return next((other for other, rows in arms.items() if [*rows.iloc[0][columns]] == wanted), None)
 
 
 def _summary(name: str, arms: dict[str, pd.DataFrame], full_length: int, options: dict) -> dict:
@@ -276,13 +274,14 @@ def _summary(name: str, arms: dict[str, pd.DataFrame], full_length: int, options
     low, high = bootstrap_ci(returns, **options)
     kept = kept_return(returns, teacher_returns, **options)
     difference = paired_difference(returns, teacher_returns, **options)
-    gain, twin = Estimate(math.nan, math.nan, math.nan), references(name, arms).get("open loop")
-    if twin:
+    steps = arm["execution_horizon"].iloc[0]
+    gain, twin = Estimate(math.nan, math.nan, math.nan), on_planner_of(name, arms, "open-loop", steps)
+    if steps > 1 and twin not in (None, name):
         gain = paired_difference(*(both["return"] for both in shared(arm, arms[twin])), **options)
     means = {c: float(arm[c].mean()) for c in ("planner_calls", "model_evaluations", "fallbacks", "delta_abs")}
     failed = (arm["length"] < full_length) | (returns < 0.5 * teacher_returns.mean())
     return {
-        "execution_horizon": int(arm["execution_horizon"].iloc[0]),
+        **{column: arm[column].iloc[0] for column in ARM_COLUMNS},
         "episodes": len(arm),
         "return_mean": float(returns.mean()),
         "return_low": low,

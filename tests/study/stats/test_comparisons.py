@@ -14,11 +14,12 @@ from lib.study.stats.comparisons import (
     non_inferiority,
     one_sided_p,
     probability_of_improvement,
+    references,
     rivals,
 )
 from lib.study.stats.coverage import POPULATIONS
 from lib.study.stats.intervals import StatisticsError, bootstrap_ci, paired_difference
-from tests.tiny_results import episodes
+from tests.tiny_results import about, episodes
 
 
 def test_probability_of_improvement_counts_ties_by_half():
@@ -108,6 +109,23 @@ ARMS = {
 }
 
 
+def test_references():
+    names = ["teacher", "policy", "open-loop-3", "two-tower-3", "64×2+two-tower-3", "64×2+open-loop-3", "budget-64×2"]
+    arms = {name: pd.DataFrame([about(name)]) for name in names}
+    assert references("teacher", arms) == {}
+    assert references("policy", arms) == references("budget-64×2", arms) == {"teacher": "teacher"}
+    assert references("open-loop-3", arms) == {"teacher": "teacher"}
+    assert references("two-tower-3", arms) == {"teacher": "teacher", "open loop": "open-loop-3"}
+    assert references("64×2+two-tower-3", arms) == {
+        "teacher": "teacher",
+        "open loop": "64×2+open-loop-3",
+        "every step": "budget-64×2",
+    }
+    assert references("64×2+open-loop-3", arms) == {"teacher": "teacher", "every step": "budget-64×2"}
+    del arms["64×2+open-loop-3"], arms["budget-64×2"]  # what was not evaluated is left out
+    assert references("64×2+two-tower-3", arms) == {"teacher": "teacher"}
+
+
 def test_compare():
     rows = episodes(ARMS)
     table = compare(rows).set_index(["arm", "role"])
@@ -128,13 +146,7 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     spent = {"teacher": 90, "policy": 0, "budget-64×1": 30, "budget-64×2": 50, "two-tower-3": 31, "64×2+two-tower-3": 4}
     returns = {"policy": 6, "budget-64×1": 7, "budget-64×2": 8}
     arms = {
-        name: pd.DataFrame(
-            {
-                "model_evaluations": [value, value],
-                "execution_horizon": 3 if "tower" in name else 1,
-                "return": returns.get(name, 9),
-            }
-        )
+        name: pd.DataFrame(2 * [about(name) | {"model_evaluations": value, "return": returns.get(name, 9)}])
         for name, value in spent.items()
     }
     assert rivals("two-tower-3", arms) == {"equal compute": "budget-64×2", "policy": "policy"}
@@ -143,7 +155,7 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     times = {"best-of-64": 2.0, "budget-64×1": 7.0, "budget-64×2": 9.0, "two-tower-3": 8.0, "64×2+two-tower-3": 1.9}
     assert rivals("two-tower-3", arms, times)["equal time"] == "budget-64×2"
     assert rivals("64×2+two-tower-3", arms, times)["equal time"] == "budget-64×1"  # best-of-64 was not evaluated
-    arms["best-of-64"] = arms["policy"]
+    arms["best-of-64"] = arms["policy"].assign(**about("best-of-64"))
     assert rivals("64×2+two-tower-3", arms, times)["equal time"] == "best-of-64"
     wasted = times | {"policy": 0.5}  # as good in less time, so that nobody would spend it on the best of 64
     assert rivals("64×2+two-tower-3", arms, wasted)["equal time"] == "budget-64×1"

@@ -14,7 +14,6 @@ from lib.study.stats.intervals import (
     iqm,
     kept_return,
     paired_difference,
-    references,
     share_limit,
     slice_mean,
     studentised_ends,
@@ -212,23 +211,6 @@ def test_summarise():
     assert table.loc[["teacher", "policy", "open-loop-3"], "gain"].isna().all()
     assert table.loc[["teacher", "policy", "open-loop-3"], "delta_abs"].isna().all()
     assert tuple(table.loc["teacher", ["kept", "kept_low", "kept_high", "difference_low"]]) == (1, 1, 1, 0)
-
-
-def test_references():
-    names = ["teacher", "policy", "open-loop-3", "two-tower-3", "64×2+two-tower-3", "64×2+open-loop-3", "budget-64×2"]
-    arms = {n: pd.DataFrame({"execution_horizon": [3 if n.endswith("3") else 1]}) for n in names}
-    assert references("teacher", arms) == {}
-    assert references("policy", arms) == references("budget-64×2", arms) == {"teacher": "teacher"}
-    assert references("open-loop-3", arms) == {"teacher": "teacher"}
-    assert references("two-tower-3", arms) == {"teacher": "teacher", "open loop": "open-loop-3"}
-    assert references("64×2+two-tower-3", arms) == {
-        "teacher": "teacher",
-        "open loop": "64×2+open-loop-3",
-        "every step": "budget-64×2",
-    }
-    assert references("64×2+open-loop-3", arms) == {"teacher": "teacher", "every step": "budget-64×2"}
-    del arms["64×2+open-loop-3"], arms["budget-64×2"]  # what was not evaluated is left out
-    assert references("64×2+two-tower-3", arms) == {"teacher": "teacher"}
 
 
 def test_summarise_pairs_by_seed_whatever_the_order_of_rows():
