@@ -20,8 +20,7 @@ from lib.records.keys import module_key
 from lib.records.store import write_table
 from lib.study.cells import Cell, Settings
 from lib.study.profiles import PROFILES
-from lib.study.sequence import datasets as offline_datasets
-from lib.study.sequence import teacher_episodes
+from lib.study.sequence import datasets, teacher_episodes
 from lib.study.sequence.d4rl import COLUMNS, read_hdf5, read_pickle
 from lib.study.sequence.datasets import (
     dataset_label,
@@ -349,7 +348,7 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     made = type("NotedEnv", (fresh_env(), SpacedEnv), {})
-    for module in (teacher_episodes, offline_datasets):
+    for module in (teacher_episodes, datasets):
         monkeypatch.setattr(module, "make_env", made)
     monkeypatch.setattr(teacher_episodes, "module_key", code_key)
     (paths.TEACHERS / str(CELL)).mkdir(parents=True)
