@@ -28,8 +28,9 @@ from lib.study.stats.intervals import bootstrap_ci
 from lib.teachers.replay import Episode, EpisodeFileError, save_episodes
 from lib.weights.native import save_world_model
 from tests import tiny
+from tests.bare import run_notebook
 from tests.figures.test_charts import load_figure, pdf_text
-from tests.test_notebooks import execute_here, ship
+from tests.test_notebooks import ship
 from tests.tiny import ACTIONS, LATENT, OBS, LatentModel, tiny_model
 
 CELL = "tiny-task-1m-7"
@@ -571,7 +572,7 @@ def test_the_notebook_measures_and_writes(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     ship("walker-walk-1m-1")
-    execute_here("05_model_error", profile="smoke", horizon="5")
+    run_notebook("05_model_error", profile="smoke", horizon=5)
     written = read_table(paths.results("smoke") / "model_error" / "walker-walk-1m-1.csv")
     assert written["step"].max() == 5 and set(written["source"]) == set(GENERATED)
     assert (paths.results("smoke") / "model_error" / "walker-walk-1m-1_model_error.txt").is_file()

@@ -12,7 +12,6 @@ from scipy import stats
 
 from lib.config import ConfigError, WorldModelConfig
 from lib.records import paths
-from lib.records.notebook import read_notebook
 from lib.records.seeds import SEED_BLOCKS
 from lib.records.store import read_sidecar
 from lib.study.model_quality import bench as benches
@@ -45,6 +44,7 @@ from lib.study.model_quality.tables import (
 from lib.study.profiles import PROFILES, OfflineStudy
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
+from tests.bare import run_notebook
 from tests.figures.test_charts import load_figure, pdf_text
 from tests.tiny import tiny_model
 
@@ -331,10 +331,7 @@ def parts():
 
 
 def execute(**given):
-    parameters, _, code = read_notebook(
-        paths.NOTEBOOKS / "06_offline_vs_downstream.ipynb", {"profile": "smoke"} | given
-    )
-    exec("\n".join(code.values()), {"display": lambda shown: None, **parameters})
+    run_notebook("06_offline_vs_downstream", profile="smoke", **given)
 
 
 def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, capsys):

@@ -1,7 +1,6 @@
 """Offline data: windows against a slow twin, files of others that are cut, refused or read, and datasets made here."""
 
 import dataclasses
-import functools
 import json
 import os
 import pickle
@@ -16,7 +15,6 @@ from scipy.stats import chisquare
 
 from lib.config import ConfigError
 from lib.records import paths
-from lib.records.keys import module_key
 from lib.records.store import write_table
 from lib.study.cells import Cell, Settings
 from lib.study.profiles import PROFILES
@@ -42,7 +40,6 @@ from lib.weights.native import save_world_model
 from tests.tiny import ACTIONS, BUDGET, OBS, TinyEnv, fresh_env, tiny_model
 
 CELL = Cell("tiny-task", "1m", 1)
-code_key = functools.cache(module_key)  # the code does not change while the tests run
 
 
 def trajectory(length, seed=0):
@@ -350,7 +347,6 @@ def home(tmp_path, monkeypatch):
     made = type("NotedEnv", (fresh_env(), SpacedEnv), {})
     for module in (teacher_episodes, datasets):
         monkeypatch.setattr(module, "make_env", made)
-    monkeypatch.setattr(teacher_episodes, "module_key", code_key)
     (paths.TEACHERS / str(CELL)).mkdir(parents=True)
     curve = [(100, 50.0), (200, 380.0), (300, 700.0), (400, 800.0)]
     for seed, (decisions, _) in enumerate(curve):
