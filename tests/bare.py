@@ -1,10 +1,11 @@
-"""A process in which nothing but torch, numpy and safetensors is installed, with what these need themselves."""
+"""Code run elsewhere: where nothing but torch, numpy and safetensors is installed; and notebooks, without a kernel."""
 
+import json
 import subprocess
 import sys
 import textwrap
 
-from lib.records.paths import ROOT
+from lib.records.paths import NOTEBOOKS, ROOT
 
 ONLY_TORCH = """
 import sys
@@ -35,3 +36,18 @@ def run_bare(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def notebook_code(name: str, **given) -> str:
+    """The code of a notebook, its parameters as given."""
+    code = []
+    for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        code += ["".join(cell["source"])] if cell["cell_type"] == "code" else []
+        if "parameters" in cell["metadata"].get("tags", []):
+            code += [f"{parameter} = {value!r}" for parameter, value in given.items()]
+    return "\n".join(code)
+
+
+def run_notebook(name: str, **given) -> None:
+    """Run a notebook in this process, which a kernel would take ten seconds for."""
+    exec(notebook_code(name, **given), {"display": lambda shown: None})

@@ -17,14 +17,13 @@ import pytest
 
 from lib.config import ConfigError, WorldModelConfig
 from lib.records import paths
-from lib.records.notebook import read_notebook
 from lib.records.paths import NOTEBOOKS, ROOT
 from lib.records.seeds import SEED_BLOCKS
 from lib.study.cells import Cell
 from lib.study.profiles import PROFILES
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
-from tests.bare import run_bare
+from tests.bare import notebook_code, run_bare, run_notebook
 
 CELL = "walker-walk-1m-1"
 SMOKE = "data/results/smoke"
@@ -216,26 +215,14 @@ def test_08_measures_and_plays(copy, run_all):
 
 
 def test_08_measures_where_only_torch_numpy_and_safetensors_are_installed(tmp_path):
-    said = run_bare(f"""
-    from pathlib import Path
-    from lib.records import paths
-    from lib.records.notebook import read_notebook
-    paths.DATA = Path({str(tmp_path)!r})
-    parameters, _, code = read_notebook(paths.NOTEBOOKS / "08_planner_benchmark.ipynb", {{"profile": "smoke"}})
-    exec("\\n".join(code.values()), dict(parameters))
-    """)
+    said = run_bare(
+        "from pathlib import Path\nfrom lib.records import paths\n"
+        f"paths.DATA = Path({str(tmp_path)!r})\n{notebook_code('08_planner_benchmark', profile='smoke')}"
+    )
     assert said.count("is not installed") == 2  # no tables shown, no episodes
     assert "not measured solve 512 × 6, 1m" in said and "the products alone" in said
     made = sorted(p.name for p in (tmp_path / "results" / "smoke" / "planner").glob("*.csv"))
     assert made == ["cpu-step.csv", "cpu-updates.csv", "cpu.csv"]
-
-
-# In these two the cells run here: a kernel would cost ten seconds each, and what it adds is tested above.
-
-
-def execute_here(name, **given):
-    parameters, _, code = read_notebook(NOTEBOOKS / f"{name}.ipynb", given)
-    exec("\n".join(code.values()), {"display": lambda shown: None, **parameters})
 
 
 @pytest.fixture
@@ -260,7 +247,7 @@ def ship(name):
 
 
 def test_01_trains_when_asked_to(elsewhere):
-    execute_here("01_teacher", profile="smoke", decisions="48")
+    run_notebook("01_teacher", profile="smoke", decisions=48)
     table = pd.read_csv(elsewhere / f"{CELL}.csv")
     assert {"decision", "frames", "return", "episodes", "minutes"} <= set(table)
     assert table["decision"].tolist()[-1] == 48 and (table["frames"] == 2 * table["decision"]).all()
@@ -271,12 +258,12 @@ def test_01_trains_when_asked_to(elsewhere):
 
 def test_01_does_not_train_and_show_another_teacher_at_once(elsewhere):
     with pytest.raises(ConfigError, match="decisions=48 trains from scratch, without teacher='official/dog-run-1'"):
-        execute_here("01_teacher", profile="smoke", decisions="48", teacher="official/dog-run-1")
+        run_notebook("01_teacher", profile="smoke", decisions=48, teacher="official/dog-run-1")
 
 
 def test_01_measures_a_teacher_from_elsewhere_and_names_its_results_after_it(elsewhere, tmp_path, capsys):
     mine = ship(CELL).rename(tmp_path / "mine.safetensors")
-    execute_here("01_teacher", profile="smoke", teacher=str(mine))
+    run_notebook("01_teacher", profile="smoke", teacher=str(mine))
     cell = str(Cell.of_teacher(str(mine), "walker-walk", 1))
     assert (
         cell.startswith("mine-") and f"{mine} has no card: nothing is known of its training" in capsys.readouterr().out
@@ -289,7 +276,7 @@ def test_01_measures_a_teacher_from_elsewhere_and_names_its_results_after_it(els
 def test_01_shows_every_size_that_is_shipped_and_says_which_are_not(elsewhere, capsys):
     for name in ("walker-walk-1m-1", "walker-walk-19m-1", "walker-walk-5m-2", "cheetah-run-48m-1"):
         ship(name)
-    execute_here("01_teacher", profile="smoke", model_size="all")
+    run_notebook("01_teacher", profile="smoke", model_size="all")
     left_out = "not shipped, so left out: walker-walk-5m-1, walker-walk-48m-1, walker-walk-317m-1\n"
     assert left_out in capsys.readouterr().out
     cards = sorted(p.name for p in elsewhere.glob("*-card.csv"))
@@ -305,14 +292,14 @@ def test_01_says_when_no_size_is_shipped(elsewhere):
     with pytest.raises(
         CheckpointError, match="no teacher 'walker-walk-1m-2'.* the shipped teachers are walker-walk-1m-1"
     ):
-        execute_here("01_teacher", profile="smoke", model_size="all", seed="2")
+        run_notebook("01_teacher", profile="smoke", model_size="all", seed=2)
 
 
 def test_a_size_that_is_not_shipped_is_a_sentence(copy, monkeypatch):
     monkeypatch.setattr(paths, "TEACHERS", copy.root / "data" / "teachers")
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     with pytest.raises(CheckpointError) as error:
-        execute_here("03_train_corrector", model_size="5m", profile="smoke")
+        run_notebook("03_train_corrector", model_size="5m", profile="smoke")
     sentence = str(error.value)
     assert "no teacher 'walker-walk-5m-1'" in sentence and f"shipped teachers are {CELL}" in sentence
     assert "python -m lib.teachers.cli" in sentence and "\n" not in sentence

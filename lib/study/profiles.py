@@ -8,6 +8,7 @@ corrector again.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 from lib.config import PlannerConfig
 from lib.teachers.config import SNAPSHOTS
+
+BUDGETS = ((512, 6), (64, 2))  # samples, iterations: the standard planner and the right-sized one
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,38 @@ class ErrorStudy:
     episodes: int = 10
 
 
+@dataclass(frozen=True)
+class SpeedStudy:
+    """How much notebook 08 measures; None takes the device's own list (see `lib.study.speed.benchmark`).
+
+    Budgets are samples × iterations: `budgets` of the solves, `small` and `standard` of the control step and of the
+    episodes that compare dtypes, `collect` of a training decision, `memory` of the 317m model. `mode` is the planner's
+    beside the solves; `seconds` and `rounds` are for each group of functions, see `lib.study.speed.timing.timed`.
+    """
+
+    sizes: tuple[str, ...] | None = None
+    batches: tuple[int, ...] | None = None
+    budgets: tuple[tuple[int, int], ...] = BUDGETS
+    modes: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] | None = None
+    step_sizes: tuple[str, ...] = ("1m", "5m")
+    update_sizes: tuple[str, ...] = ("1m", "5m")
+    update_batch: int = 256
+    small: tuple[int, int] = (64, 2)
+    standard: tuple[int, int] = (512, 6)
+    collect: tuple[int, int] = (128, 2)
+    memory: tuple[tuple[int, int], ...] = ()
+    mode: str = "auto"
+    episodes: int = 0
+    seconds: float = 10.0
+    rounds: int = 5
+
+    def narrowed(self, size: str, seconds: float = 0.0) -> SpeedStudy:
+        """This study for one model size ("all" leaves it as it is), with other seconds where they are not 0."""
+        sizes = {} if size == "all" else dict.fromkeys(("sizes", "step_sizes", "update_sizes"), (size,))
+        return dataclasses.replace(self, seconds=seconds or self.seconds, **sizes)
+
+
 class CellEpisodes(NamedTuple):
     """Numbers of episodes in cells whose names match the pattern `cells`."""
 
@@ -121,6 +156,7 @@ class Profile:
     offline: OfflineStudy = OfflineStudy()
     sequence: SequenceStudy = SequenceStudy()
     errors: ErrorStudy = ErrorStudy()
+    speed: SpeedStudy = SpeedStudy()
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 
     @property
@@ -145,6 +181,7 @@ _MAKERS = {
     "offline": _offline,
     "sequence": SequenceStudy,
     "errors": ErrorStudy,
+    "speed": SpeedStudy,
     "cell_episodes": CellEpisodes,
 }
 

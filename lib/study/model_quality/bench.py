@@ -2,9 +2,10 @@
 
     bench = Bench(snapshot, "quick", study.sizes)
     row, gaps = bench.rows()
+    rows, gaps, skipped = measure_cells(study)      # of all cells
 
-`lib.study.model_quality.kept` does so for all cells. Whatever is costly is kept under a key of its own, part by part: a
-killed run goes on where it was, and a change in one part leaves the others.
+Rows are measured, or taken from result files whose keys say that they would come out again. Whatever is costly is kept
+under a key of its own, part by part: a killed run goes on where it was, and a change in one part leaves the others.
 """
 
 from __future__ import annotations
@@ -16,22 +17,24 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from lib.config import PlannerConfig
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import key_of
-from lib.records.ledger import name_of
+from lib.records.keys import key_of, shown
+from lib.records.ledger import name_of, renamed
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, write_json
+from lib.records.store import cached, intact, read_table, write_json
 from lib.study.arms import make_arm
+from lib.study.cells import CELL_NAME
 from lib.study.evaluate import Stage
 from lib.study.model_quality.gap import LearnedModel, Matched, episodes, gap
 from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, bank, fit_decoder, model_metrics, visit
 from lib.study.model_quality.oracle import Oracle
 from lib.study.model_quality.search import MppiPlanner, Search
-from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, study_seeds
+from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, Study, study_cells, study_seeds
 from lib.study.profiles import OfflineStudy
 from lib.study.stats.intervals import bootstrap_ci, kept_return
 from lib.weights.native import load_world_model, resolve_device, size_of, teacher_key
@@ -204,3 +207,82 @@ def row_key(weights: str, task: str, sizes: OfflineStudy) -> str:
 def _budget(planner: PlannerConfig) -> dict:
     """A planner's settings without how its plans are computed."""
     return {k: v for k, v in vars(planner).items() if k != "mode"}
+
+
+# ------------------------------------------------------------------------------------------------------- all cells
+
+Record = tuple[dict, list[dict]]  # a cell's row, and one per planner of the gap
+
+
+def measure_cells(study: Study) -> tuple[list[dict], list[dict], list[str]]:
+    """One row per cell, one row per cell and planner of the gap, and the files of cells with neither weights nor rows.
+
+    Cells that the profile's result files have under the same key are taken from there, also those that were not asked
+    for now. So are those whose weights are not here, see `_of_absent`: one run of each task is shipped, and the rows of
+    others were measured where they had been trained.
+    """
+    known, taken, strange = recorded(study.profile), {}, set()
+    others = [snapshot for snapshot in study_cells(study.sizes)[0] if snapshot not in study.cells]
+    for number, snapshot in enumerate([*others, *study.cells], 1 - len(others)):
+        bench = Bench(snapshot, study.profile, study.sizes, study.device)
+        key = name_of(bench.key())
+        if key not in known:
+            strange.add(str(snapshot.cell))
+        if key in taken or key not in known and snapshot in others:
+            continue
+        if key in known:  # perhaps as a file of any name, when it was measured
+            row, of_it = known[key]
+            taken[key] = row | bench.about, [gap | bench.about for gap in of_it]
+        else:
+            print(f"cell {number} of {len(study.cells)}: {snapshot.label}", flush=True)
+            taken[key] = bench.rows()
+    here = {_point(row) for row, _ in taken.values()}
+    absent = {key: (row, gaps) for key, (row, gaps) in known.items() if _point(row) not in here}
+    taken |= _of_absent(absent, study, strange)
+    have = {_point(row) for row, _ in taken.values()}
+    missing = [snapshot for snapshot in study.skipped if (str(snapshot.cell), snapshot.decisions) not in have]
+    skipped = [shown(paths.TEACHERS / f"{snapshot.name}.safetensors") for snapshot in missing]
+    return [row for row, _ in taken.values()], [gap for _, gaps in taken.values() for gap in gaps], skipped
+
+
+def _of_absent(known: dict[str, Record], study: Study, strange: set[str]) -> dict[str, Record]:
+    """The records of the study's runs whose weights are not here and would give the same keys today.
+
+    Snapshots of two runs must not pass for those of one: where a run has weights here that were not measured
+    (`strange`), its other records are dropped. Says which are.
+    """
+    kept, dropped = {}, []
+    for key, (row, gaps) in known.items():
+        match = CELL_NAME.fullmatch(_point(row)[0])
+        if not match or match[1] not in study.sizes.tasks or int(match[3]) not in study.sizes.seeds:
+            continue  # of a teacher from elsewhere
+        weights = row.get("weights")
+        if weights and name_of(row_key(weights, match[1], study.sizes)) == key and match[0] not in strange:
+            kept[key] = row, gaps
+        else:
+            dropped.append(row["cell"])
+    if dropped:
+        print(
+            f"dropped, as other code or settings measured them, or they are of another run than the weights that are "
+            f"here: {', '.join(dropped)}",
+            flush=True,
+        )
+    return kept
+
+
+def _point(row: dict) -> tuple[str, int | None]:
+    """(run, decisions of training) of a row: its cell is named after the run, and after both before the run's end."""
+    decisions = None if row["decisions"] is None else int(row["decisions"])  # a table with an empty one has floats
+    return row["cell"].removesuffix(f"-{decisions}"), decisions
+
+
+def recorded(profile: str) -> dict[str, Record]:
+    """Name of the key → row and gaps of the cells in a profile's result files."""
+    tables = []
+    for name in ("cells", "gaps"):
+        file = paths.results(profile) / "offline" / f"{name}.csv"
+        table = read_table(file) if intact(file) else pd.DataFrame(columns=["key"])  # not when edited by hand
+        tables.append(table.astype(object).where(table.notna(), None).to_dict("records"))
+    found = {row["key"]: (row, [gap for gap in tables[1] if gap["key"] == row["key"]]) for row in tables[0]}
+    found = {renamed(key): rows for key, rows in found.items() if rows[1]}
+    return {name_of(key): rows for key, rows in found.items() if "-" in key}

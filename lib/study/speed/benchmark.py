@@ -30,23 +30,30 @@ from lib.config import ConfigError, PlannerConfig, WorldModelConfig, one_of
 from lib.planner import MPPI
 from lib.records.keys import combine, shown
 from lib.records.store import intact, read_sidecar, write_table
+from lib.study.profiles import BUDGETS, PROFILES, SpeedStudy
 from lib.study.speed.matrix_products import ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.study.speed.official_manner import OfficialPlanner
-from lib.study.speed.scope import (
-    BATCHES,
-    BUDGETS,
-    MODES,
-    PARTS,
-    SCOPES,
-    SIZES,
-    Scope,
+from lib.study.speed.step import benchmark_memory, benchmark_step, benchmark_updates
+from lib.study.speed.timing import (
+    budget,
     chosen_device,
     device_name,
+    fast_dtypes,
+    forget_compiled,
     load_before,
+    random_model,
+    started,
+    summary,
+    timed,
 )
-from lib.study.speed.step import benchmark_memory, benchmark_step, benchmark_updates
-from lib.study.speed.timing import budget, fast_dtypes, forget_compiled, random_model, started, summary, timed
 from lib.world_model import WorldModel
+
+SIZES = {"cpu": ("1m", "5m"), "cuda": ("1m", "5m", "19m", "48m", "317m")}
+BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 64, 512)}
+# "official-compiled" is the twin under torch.compile(mode="reduce-overhead"), as the official code runs on a GPU.
+MODES = {"cpu": ("eager", "compiled"), "cuda": ("eager", "compiled", "cudagraph", "official-compiled")}
+PARTS = ("solves", "step", "updates", "memory")
+
 
 # ------------------------------------------------------------------------------------------------------------- ceiling
 
@@ -192,7 +199,7 @@ def _solves(wm, batch, samples, iterations, modes, dtypes, device, seconds, roun
 
 
 def measure_part(
-    part: str, out: Path, device: str = "cpu", scope: Scope = SCOPES["paper"], precision: str = "high"
+    part: str, out: Path, device: str = "cpu", scope: SpeedStudy = PROFILES["paper"].speed, precision: str = "high"
 ) -> Path:
     """Measure one of `PARTS` and return its table: solves go to `out`, others beside it, as in `…-step.csv`.
 
@@ -257,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, help="at least, of each group")
     parser.add_argument("--precision", default="high", help="of float32 products on a GPU: highest or high")
     given = parser.parse_args(arguments)
-    device, scope = chosen_device(given.device), SCOPES[one_of("profile", given.profile, SCOPES)]
+    device, scope = chosen_device(given.device), PROFILES[one_of("profile", given.profile, PROFILES)].speed
     names = ("sizes", "batches", "modes", "dtypes", "mode", "seconds", "rounds")
     changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.budgets:

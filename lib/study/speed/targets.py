@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lib.records.keys import ResultError
 from lib.records.store import read_sidecar
-from lib.study.speed.scope import BUDGETS
+from lib.study.profiles import BUDGETS
 
 STANDARD, SMALL = BUDGETS
 

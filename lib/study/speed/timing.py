@@ -6,15 +6,19 @@ summary(times["ours"])                                           # {"p50_ms": â€
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Hashable
+from functools import cache
 
 import numpy as np
 import torch
 from torch import nn
 
 from lib.config import PlannerConfig, WorldModelConfig
+from lib.records.store import machine
 from lib.world_model import WorldModel
 
 OBS_DIM, ACTION_DIM = 24, 6  # walker: the task of the shipped teacher
@@ -115,3 +119,30 @@ def fast_dtypes(device: str) -> tuple[str, ...]:
     halves = x.bfloat16()
     times = timed({"float32": lambda: x @ x, "bfloat16": lambda: halves @ halves}, 0.05)
     return ("float32", "bfloat16") if np.median(times["bfloat16"]) < np.median(times["float32"]) else ("float32",)
+
+
+# -------------------------------------------------------------------------------------------------------------- device
+
+
+def chosen_device(device: str) -> str:
+    """ "auto" is the first GPU where there is one, else the CPU. (`lib.weights.native` needs more installed.)"""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def device_name(device: str) -> str:
+    """What the timings are of: the GPU's name, or the machine's cores and processor."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return machine().partition(",")[0]
+
+
+def slug(device: str) -> str:
+    """Stem of the device's tables: "cpu", or the GPU's name as in nvidia-h200."""
+    kind = torch.device(device).type
+    return kind if kind == "cpu" else re.sub("[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+
+
+@cache
+def load_before() -> float:
+    """Load of the last minute when this is first asked: what else was running, on a machine that should be idle."""
+    return os.getloadavg()[0]

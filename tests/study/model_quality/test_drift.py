@@ -19,9 +19,7 @@ from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import intact, read_sidecar, read_table, write_table
 from lib.study.cells import Cell, resolve
-from lib.study.model_quality import buffers
-from lib.study.model_quality import drift as model_error
-from lib.study.model_quality import drift_study as model_error_study
+from lib.study.model_quality import buffers, drift, drift_study
 from lib.study.model_quality.buffers import GENERATED, check, generate, read
 from lib.study.model_quality.drift import BATCH, TAIL, Flat, error_rows, growth_exponent, predictions
 from lib.study.model_quality.drift_study import models_of, study, summary, write_model_error
@@ -30,8 +28,9 @@ from lib.study.stats.intervals import bootstrap_ci
 from lib.teachers.replay import Episode, EpisodeFileError, save_episodes
 from lib.weights.native import save_world_model
 from tests import tiny
+from tests.bare import run_notebook
 from tests.figures.test_charts import load_figure, pdf_text
-from tests.test_notebooks import execute_here, ship
+from tests.test_notebooks import ship
 from tests.tiny import ACTIONS, LATENT, OBS, LatentModel, tiny_model
 
 CELL = "tiny-task-1m-7"
@@ -94,7 +93,7 @@ def slow(wm, episodes, start, k):
 
 
 def test_every_number_is_that_of_the_slow_twin(monkeypatch):
-    monkeypatch.setattr(model_error, "BATCH", 5)  # several batches, the last one smaller
+    monkeypatch.setattr(drift, "BATCH", 5)  # several batches, the last one smaller
     wm = short_sighted(tiny_model(num_q=3))
     episodes = [episode(18, 1), episode(3, 2), episode(4, 3), episode(23, 4)]
     owner, found = predictions(wm, episodes, HORIZON)
@@ -211,7 +210,7 @@ def test_rows_are_the_plain_statistics_of_the_predictions():
 
 
 def test_no_more_states_than_asked_for_and_none_twice(monkeypatch):
-    monkeypatch.setattr(model_error, "BATCH", 4)
+    monkeypatch.setattr(drift, "BATCH", 4)
     wm, episodes = tiny_model(), [episode(20, 1), episode(9, 2), episode(2, 3)]
     everything = predictions(wm, episodes, 3, batches=7)[1]["mse"]
     assert len(everything) == 18 + 7
@@ -390,7 +389,7 @@ def test_a_study_measures_every_model_on_every_source_once(env, snapshots, monke
         part = table[table["source"] == source]
         assert (part["on_policy"] == own).all()
     env.steps.clear()
-    monkeypatch.setattr(model_error_study, "predictions", None)
+    monkeypatch.setattr(drift_study, "predictions", None)
     assert study(given, given.cell, **asked) == (rows, about) and not env.steps
     with pytest.raises(TypeError):  # another horizon is another measurement
         study(given, given.cell, asked["buffer"], horizon=HORIZON - 1)
@@ -573,7 +572,7 @@ def test_the_notebook_measures_and_writes(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     ship("walker-walk-1m-1")
-    execute_here("05_model_error", profile="smoke", horizon="5")
+    run_notebook("05_model_error", profile="smoke", horizon=5)
     written = read_table(paths.results("smoke") / "model_error" / "walker-walk-1m-1.csv")
     assert written["step"].max() == 5 and set(written["source"]) == set(GENERATED)
     assert (paths.results("smoke") / "model_error" / "walker-walk-1m-1_model_error.txt").is_file()

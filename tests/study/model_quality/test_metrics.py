@@ -12,22 +12,11 @@ from scipy import stats
 
 from lib.config import ConfigError, WorldModelConfig
 from lib.records import paths
-from lib.records.notebook import read_notebook
 from lib.records.seeds import SEED_BLOCKS
 from lib.records.store import read_sidecar
-from lib.study.model_quality import (
-    bench as offline_study,
-)
-from lib.study.model_quality import (
-    kept as offline_records,
-)
-from lib.study.model_quality import (
-    snapshots as offline_cells,
-)
-from lib.study.model_quality import (
-    tables as offline_tables,
-)
-from lib.study.model_quality.kept import measure_cells
+from lib.study.model_quality import bench as benches
+from lib.study.model_quality import snapshots, tables
+from lib.study.model_quality.bench import measure_cells
 from lib.study.model_quality.metrics import (
     RandomActions,
     Visited,
@@ -55,6 +44,7 @@ from lib.study.model_quality.tables import (
 from lib.study.profiles import PROFILES, OfflineStudy
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
+from tests.bare import run_notebook
 from tests.figures.test_charts import load_figure, pdf_text
 from tests.tiny import tiny_model
 
@@ -322,14 +312,14 @@ def test_parameters_are_checked(shipped):
 def test_seeds_of_the_study_are_its_own():
     first, last = study_seeds("bank, random", 1)[0], study_seeds("starts", 1)[0]
     assert SEED_BLOCKS["buffer"] + 90_000_000 <= first < last < SEED_BLOCKS["trial"]
-    assert len({study_seeds(purpose, 1)[0] for purpose in offline_cells.SEEDS}) == 5
+    assert len({study_seeds(purpose, 1)[0] for purpose in snapshots.SEEDS}) == 5
 
 
 def test_the_papers_study_is_the_one_that_was_asked_for():
     """What is fixed: searches, whole episodes, at least 150 states, k. Numbers of episodes are what time allows."""
     paper = PROFILES["paper"].offline
     assert paper == OfflineStudy() and set(paper.tasks) == set(SCORED)
-    searches = offline_study.Bench(None, "paper", paper)
+    searches = benches.Bench(None, "paper", paper)
     assert (searches.shooting, searches.cem) == (SHOOTING, CEM)
     assert paper.decisions == paper.arm_decisions == 500 and paper.states >= 150 and paper.k == 10
     assert paper.actions_per_state == paper.snapshots == 0 and paper.mppi_episodes == 10
@@ -341,10 +331,7 @@ def parts():
 
 
 def execute(**given):
-    parameters, _, code = read_notebook(
-        paths.NOTEBOOKS / "06_offline_vs_downstream.ipynb", {"profile": "smoke"} | given
-    )
-    exec("\n".join(code.values()), {"display": lambda shown: None, **parameters})
+    run_notebook("06_offline_vs_downstream", profile="smoke", **given)
 
 
 def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, capsys):
@@ -365,7 +352,7 @@ def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, c
     assert set(wanted.split()) <= set(table) and table["n"].le(2).all() and table["spearman"].isna().all()
 
     played = []
-    monkeypatch.setattr(offline_study, "model_metrics", lambda *a: played.append(a))
+    monkeypatch.setattr(benches, "model_metrics", lambda *a: played.append(a))
     before = (folder / "cells.csv").read_bytes()
     execute()  # from the result files
     assert "cell 1" not in capsys.readouterr().out and (folder / "cells.csv").read_bytes() == before
@@ -387,7 +374,7 @@ def test_weights_that_were_measured_under_another_name_are_known(shipped, monkey
     assert pd.read_csv(folder / "cells.csv")["decisions"].isna().all()
     execute()
     assert pd.read_csv(folder / "cells.csv")["decisions"].tolist() == [24, 50_000]
-    monkeypatch.setattr(offline_records.Bench, "rows", None)
+    monkeypatch.setattr(benches.Bench, "rows", None)
     execute(task="walker-walk", teacher="walker-walk-1m-1/50000")
     assert pd.read_csv(folder / "cells.csv")["decisions"].tolist() == [24, 50_000]
 
@@ -397,10 +384,10 @@ def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped
     study (9). A run that is here, and has not been measured, may be another one than its rows are of."""
     sizes = dataclasses.replace(PROFILES["smoke"].offline, seeds=(2, 3), snapshots=0)
     study = dataclasses.replace(resolve_study("smoke", "walker-walk", "1m", 0, "", "cpu"), cells=[], sizes=sizes)
-    monkeypatch.setattr(offline_records.Bench, "rows", None)  # nothing is measured
+    monkeypatch.setattr(benches.Bench, "rows", None)  # nothing is measured
 
     def key(weights):
-        return offline_study.row_key(weights, "walker-walk", sizes)
+        return benches.row_key(weights, "walker-walk", sizes)
 
     def rows(seed, key, weights="a" * 64, decisions=2_500):
         cell = f"walker-walk-1m-{seed}-{decisions}"
@@ -456,8 +443,8 @@ def cells(tasks=("cartpole-swingup", "walker-walk"), runs=3, steps=6, seed=0):
 @pytest.fixture
 def few(monkeypatch):
     """Five metrics of one bank, as each takes its time."""
-    monkeypatch.setattr(offline_tables, "METRICS", {name: METRICS[name] for name in MAIN_METRICS})
-    monkeypatch.setattr(offline_tables, "BANKS", ())
+    monkeypatch.setattr(tables, "METRICS", {name: METRICS[name] for name in MAIN_METRICS})
+    monkeypatch.setattr(tables, "BANKS", ())
 
 
 def test_correlations_are_within_tasks_and_pooled_only_without_units(few, monkeypatch):
@@ -509,7 +496,7 @@ def test_differences_are_signed_so_that_larger_is_better(few):
 
 def test_what_needs_no_decoder_is_compared_with_its_like(monkeypatch):
     names = [f"{name}{end}" for name in MAIN_METRICS for end in ("", "_latent")]
-    monkeypatch.setattr(offline_tables, "METRICS", {name: METRICS[name] for name in names})
+    monkeypatch.setattr(tables, "METRICS", {name: METRICS[name] for name in names})
     table = cells(tasks=("walker-walk",), runs=1)
     table["m5_latent"] = -table["teacher_return"]  # regret: less is better
     found = differences(table).set_index(["metric", "baseline", "target"])["difference"]

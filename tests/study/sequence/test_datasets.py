@@ -1,7 +1,6 @@
 """Offline data: windows against a slow twin, files of others that are cut, refused or read, and datasets made here."""
 
 import dataclasses
-import functools
 import json
 import os
 import pickle
@@ -16,12 +15,10 @@ from scipy.stats import chisquare
 
 from lib.config import ConfigError
 from lib.records import paths
-from lib.records.keys import module_key
 from lib.records.store import write_table
 from lib.study.cells import Cell, Settings
 from lib.study.profiles import PROFILES
-from lib.study.sequence import datasets as offline_datasets
-from lib.study.sequence import teacher_episodes
+from lib.study.sequence import datasets, teacher_episodes
 from lib.study.sequence.d4rl import COLUMNS, read_hdf5, read_pickle
 from lib.study.sequence.datasets import (
     dataset_label,
@@ -43,7 +40,6 @@ from lib.weights.native import save_world_model
 from tests.tiny import ACTIONS, BUDGET, OBS, TinyEnv, fresh_env, tiny_model
 
 CELL = Cell("tiny-task", "1m", 1)
-code_key = functools.cache(module_key)  # the code does not change while the tests run
 
 
 def trajectory(length, seed=0):
@@ -349,9 +345,8 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     made = type("NotedEnv", (fresh_env(), SpacedEnv), {})
-    for module in (teacher_episodes, offline_datasets):
+    for module in (teacher_episodes, datasets):
         monkeypatch.setattr(module, "make_env", made)
-    monkeypatch.setattr(teacher_episodes, "module_key", code_key)
     (paths.TEACHERS / str(CELL)).mkdir(parents=True)
     curve = [(100, 50.0), (200, 380.0), (300, 700.0), (400, 800.0)]
     for seed, (decisions, _) in enumerate(curve):

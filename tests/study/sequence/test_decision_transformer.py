@@ -16,7 +16,6 @@ from lib.config import ConfigError, WorldModelConfig
 from lib.environments import make_env
 from lib.records import paths
 from lib.records.keys import ResultError
-from lib.records.notebook import read_notebook
 from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, read_table, write_table
 from lib.rollout import rollout
@@ -47,6 +46,7 @@ from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectoryS
 from lib.teachers.controllers import RandomController
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
+from tests.bare import run_notebook
 from tests.figures.test_charts import load_figure, pareto, pdf_text, summary
 from tests.study.sequence.test_datasets import SpacedEnv, flat, trajectories, write
 from tests.test_paper import paper as build
@@ -673,8 +673,7 @@ def test_the_words_of_the_paper_follow_the_numbers(elsewhere, tmp_path):
 
 
 def run_07(**given):
-    parameters, _, code = read_notebook(paths.NOTEBOOKS / "07_decision_transformer.ipynb", {"profile": "smoke"} | given)
-    exec("\n".join(code.values()), {"display": lambda shown: None, **parameters})
+    run_notebook("07_decision_transformer", profile="smoke", **given)
 
 
 def test_07_trains_evaluates_and_evaluates_a_checkpoint_alone(elsewhere):
@@ -699,7 +698,7 @@ def test_07_trains_evaluates_and_evaluates_a_checkpoint_alone(elsewhere):
     assert about["card"]["kind"] == "expert" and about["training"]["updates"] == 4
     (kept,) = (paths.CACHE / "decision_transformer").glob("*decision-transformer-1.safetensors")
     assert json.loads(json.dumps(load_policy(kept)[1]))["env"] == "walker-walk"
-    run_07(checkpoint=str(kept), episodes="1")
+    run_07(checkpoint=str(kept), episodes=1)
     alone = read_table(elsewhere / f"walker-walk-checkpoint-{kept.stem}-episodes.csv")
     mine = rows[(rows["arm"] == "decision-transformer") & (rows["episode_seed"] == first)]
     theirs = alone[alone["arm"] == "decision-transformer"]

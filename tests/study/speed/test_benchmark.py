@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, WorldModelConfig
 from lib.planner import MPPI
+from lib.study.profiles import PROFILES, SpeedStudy
 from lib.study.speed import benchmark, timing
 from lib.study.speed import step as benchmark_step
 from lib.study.speed.matrix_products import (
@@ -24,8 +25,7 @@ from lib.study.speed.matrix_products import (
     twin_products,
 )
 from lib.study.speed.official_manner import OfficialPlanner
-from lib.study.speed.scope import SCOPES, Scope, chosen_device, device_name, slug
-from lib.study.speed.timing import random_model, timed
+from lib.study.speed.timing import chosen_device, device_name, random_model, slug, timed
 from tests.bare import run_bare
 
 TINY = dict(enc_dim=8, mlp_dim=16, latent_dim=16, num_enc_layers=2, num_q=3)
@@ -256,7 +256,7 @@ def test_the_memory_of_one_plan_is_that_of_a_process_of_its_own(monkeypatch):
 
 
 def test_smoke_compiles_nothing_and_quick_is_small():
-    smoke, quick, paper = (SCOPES[name] for name in ("smoke", "quick", "paper"))
+    smoke, quick, paper = (PROFILES[name].speed for name in ("smoke", "quick", "paper"))
     assert smoke.modes == ("eager",) and smoke.mode == "eager" and smoke.seconds == 0
     assert max(n * i for n, i in (*smoke.budgets, smoke.small, smoke.standard, smoke.collect)) < 64
     assert quick.batches == (1,) and quick.update_sizes == ("1m",) and not quick.memory and not quick.episodes
@@ -264,7 +264,7 @@ def test_smoke_compiles_nothing_and_quick_is_small():
 
 
 def test_a_scope_is_narrowed_to_a_size():
-    scope = SCOPES["quick"]
+    scope = PROFILES["quick"].speed
     assert scope.narrowed("all") == scope
     one = scope.narrowed("5m", 0.5)
     assert one.sizes == one.step_sizes == one.update_sizes == ("5m",) and one.seconds == 0.5
@@ -321,7 +321,7 @@ def test_wrong_options_are_refused(options, message, tmp_path):
 
 def test_a_table_that_the_same_code_made_at_the_same_scope_is_kept(tiny, tmp_path, capsys):
     small = {"small": (16, 1), "standard": (32, 1), "mode": "eager", "seconds": 0.0, "rounds": 2}
-    scope = Scope(step_sizes=(tiny,), **small)
+    scope = SpeedStudy(step_sizes=(tiny,), **small)
     path = benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
     first = path.read_bytes()
     assert path.name == "cpu-step.csv" and "kept" not in capsys.readouterr().err
