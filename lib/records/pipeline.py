@@ -112,7 +112,7 @@ STAGES = (
         "notebooks/03_train_corrector.ipynb",
         ("corrector",),
         lambda scope, cell: scope.result(
-            *(f"corrector/{cell}-{a}{end}" for a in scope.profile.correctors for end in (".csv", "-depth.csv", ".safetensors"))
+            *(f"corrector/{cell}-{a}{e}" for a in scope.profile.correctors for e in (".csv", "-depth.csv", ".safetensors"))
         ),
         lambda scope, cell: [*scope.result(f"distillation/{cell}.csv"), *weights(cell)],
         each=lambda scope: scope.cells,
@@ -135,7 +135,13 @@ STAGES = (
         keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),
         rows="lib.study.rows:rows",
     ),
-    drawn("teachers", lambda scope: [*scope.there(*(f"teacher/{c}{e}.csv" for c in scope.teacher_cells for e in ("", "-card"))), OFFICIAL]),
+    drawn(
+        "teachers",
+        lambda scope: [
+            *scope.there(*(f"teacher/{cell}{end}.csv" for cell in scope.teacher_cells for end in ("", "-card"))),
+            OFFICIAL,
+        ],
+    ),
     Stage(
         "summary",
         "paper/summary.py",
@@ -224,7 +230,7 @@ STAGES = (
     drawn("offline", lambda scope: scope.result("offline/cells.csv", "offline/correlations.csv"), "offline-cells"),
     drawn(
         "decision_transformer",
-        lambda scope: [p for part in ("summary", *seeds(scope)) for c in scope.study_cells for p in learnt(scope, c, part)],
+        lambda scope: [p for a in ("summary", *seeds(scope)) for c in scope.study_cells for p in learnt(scope, c, a)],
     ),
     Stage(
         "planner",
