@@ -19,6 +19,7 @@ from lib.records.jobs import Job, Scope, Stage, files
 
 ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
+ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
 
@@ -112,7 +113,7 @@ STAGES = (
         "notebooks/03_train_corrector.ipynb",
         ("corrector",),
         lambda scope, cell: scope.result(
-            *(f"corrector/{cell}-{a}{e}" for a in scope.profile.correctors for e in (".csv", "-depth.csv", ".safetensors"))
+            *(f"corrector/{cell}-{arch}{end}" for arch in scope.profile.correctors for end in ENDS)
         ),
         lambda scope, cell: [*scope.result(f"distillation/{cell}.csv"), *weights(cell)],
         each=lambda scope: scope.cells,

@@ -237,7 +237,7 @@ def test_what_counts_and_for_which_stages(before, tmp_path, what):
         ("from lib.math.mean import *", r"planner\.py:\d+: a star import"),
         ("import lib.nothing", r"planner\.py:\d+: lib\.nothing is imported, but"),
         ("from lib.nothing import x", r"planner\.py:\d+: lib\.nothing is imported, but"),
-        ("import importlib as i\n        TEMPERATURE = i.import_module('lib.config').SAMPLES", r"planner\.py:\d+: import"),
+        ("import importlib as i\n        TEMPERATURE = i.import_module('lib.config').SAMPLES", r"\.py:\d+: importlib"),
         ("TEMPERATURE = settings.NOTHING", r"planner\.py:\d+: settings\.NOTHING: lib\.config has no NOTHING"),
         ("from lib.config import GONE as TEMPERATURE", r"\.py:\d+: TEMPERATURE is imported from lib\.config, which"),
         ("TEMPERATURE = str(settings)", r"planner\.py:\d+: the module lib\.config is used as an object"),
