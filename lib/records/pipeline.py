@@ -83,6 +83,7 @@ def further(scope: Scope, figure: str) -> bool:
     return len(scope.cells) > MOST_CELLS[figure]
 
 
+KEYED = "coverage"  # a table of simulations, which has a key of its own
 OFFICIAL = paths.DATA / "official_returns.csv"
 STAGES = (
     Stage(
@@ -151,7 +152,7 @@ STAGES = (
             "horizon/summary.csv",
             "horizon/arms.json",
             "statistics/claims.json",
-            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables),
+            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables if table != KEYED),
         ),
         # Of the timings the sidecars: that a column of times has changed is otherwise no reason to do anything again.
         lambda scope, _: [
@@ -159,6 +160,9 @@ STAGES = (
             *(p for p in scope.result(*(f"{name}.meta.json" for name in tables(scope, "latency"))) if p.is_file()),
         ],
         settings=("headline", "earlier"),
+        keeps=lambda scope, _: scope.result(
+            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables if table == KEYED)
+        ),
     ),
     Stage(
         "sequence",
