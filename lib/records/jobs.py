@@ -61,8 +61,7 @@ class Scope:
 
 
 def files(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder that match, sorted; what begins with a dot is a half-written file of somebody's, and no file
-    of ours."""
+    """The files of a folder that match, sorted; what begins with a dot is half-written, and no file of ours."""
     return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
 
 

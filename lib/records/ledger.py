@@ -27,17 +27,17 @@ def file() -> Path:
 
 def entries() -> tuple[dict, ...]:
     """All entries, oldest first; a line cut short at the end is none. `ResultError` for another that is no JSON."""
-    return _read(*_state())
+    return _read(*_state())[0]
 
 
 def _state() -> tuple[Path, int, int]:
-    """What changes with the ledger; what is read of it is kept until then."""
     path = file()
     return (path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (path, 0, 0)
 
 
 @functools.lru_cache(maxsize=2)
-def _read(path: Path, _changed: int, size: int) -> tuple[dict, ...]:
+def _read(path: Path, _changed: int, size: int) -> tuple[tuple[dict, ...], dict[str, str]]:
+    """The entries, and the names that adopted keys have now."""
     *lines, _ = path.read_text(encoding="utf-8").split("\n") if size else [""]
     found = []
     for number, line in enumerate(lines, start=1):
@@ -45,7 +45,7 @@ def _read(path: Path, _changed: int, size: int) -> tuple[dict, ...]:
             found.append(json.loads(line))
         except ValueError:
             raise ResultError(f"{shown(path)}:{number} is not JSON; restore the ledger from git.") from None
-    return tuple(found)
+    return tuple(found), {old: new for e in found if e["kind"] == "adopted" for old, new in e["keys"].items()}
 
 
 def append(entry: dict) -> None:
@@ -76,7 +76,7 @@ def equals(code: str) -> set[str]:
             if pair & found:
                 found |= pair
         grown = len(found) > before
-    return found
+    return {other for other in found if frozenset((code, other)) not in unequal}
 
 
 def representative(code: str) -> str:
@@ -96,12 +96,7 @@ def same(kept: str | None, now: str) -> bool:
 
 def renamed(key: str) -> str:
     """A key of the first edition, as sidecars and tables have it, as what it is now; any other as it is."""
-    return _names(*_state()).get(key, key)
-
-
-@functools.lru_cache(maxsize=2)
-def _names(*state) -> dict[str, str]:
-    return {old: new for e in _read(*state) if e["kind"] == "adopted" for old, new in e["keys"].items()}
+    return _read(*_state())[1].get(key, key)
 
 
 def name_of(key: str) -> str:

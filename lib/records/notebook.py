@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import math
 import os
 import sys
@@ -61,19 +60,13 @@ def read_parameters(path: Path, given: dict[str, str]) -> tuple[dict, dict]:
 
 
 def typed(text: str, kind: str):
-    """`text` as a value of the annotated type ("int", "float | None", …). Raises `ValueError` if it is not one."""
-    kinds = [part.strip() for part in kind.split("|")]
-    if text == "None" and "None" in kinds:
-        return None
-    if "bool" in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for number in (int, float):
-        if number.__name__ in kinds:
-            with contextlib.suppress(ValueError):
-                if math.isfinite(value := number(text)):
-                    return value
-    if "str" in kinds:
+    """`text` as a value of the type "int", "float", "bool" or "str". Raises `ValueError` if it is not one."""
+    if kind == "str":
         return text
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind in ("int", "float") and math.isfinite(value := int(text) if kind == "int" else float(text)):
+        return value
     raise ValueError(text)
 
 

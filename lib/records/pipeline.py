@@ -19,6 +19,7 @@ from lib.records.jobs import Job, Scope, Stage, files
 
 ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
+ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
 
@@ -82,6 +83,7 @@ def further(scope: Scope, figure: str) -> bool:
     return len(scope.cells) > MOST_CELLS[figure]
 
 
+KEYED = "coverage"  # a table of simulations, which has a key of its own
 OFFICIAL = paths.DATA / "official_returns.csv"
 STAGES = (
     Stage(
@@ -112,7 +114,7 @@ STAGES = (
         "notebooks/03_train_corrector.ipynb",
         ("corrector",),
         lambda scope, cell: scope.result(
-            *(f"corrector/{cell}-{a}{end}" for a in scope.profile.correctors for end in (".csv", "-depth.csv", ".safetensors"))
+            *(f"corrector/{cell}-{arch}{end}" for arch in scope.profile.correctors for end in ENDS)
         ),
         lambda scope, cell: [*scope.result(f"distillation/{cell}.csv"), *weights(cell)],
         each=lambda scope: scope.cells,
@@ -135,7 +137,13 @@ STAGES = (
         keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),
         rows="lib.study.rows:rows",
     ),
-    drawn("teachers", lambda scope: [*scope.there(*(f"teacher/{c}{e}.csv" for c in scope.teacher_cells for e in ("", "-card"))), OFFICIAL]),
+    drawn(
+        "teachers",
+        lambda scope: [
+            *scope.there(*(f"teacher/{cell}{end}.csv" for cell in scope.teacher_cells for end in ("", "-card"))),
+            OFFICIAL,
+        ],
+    ),
     Stage(
         "summary",
         "paper/summary.py",
@@ -144,7 +152,7 @@ STAGES = (
             "horizon/summary.csv",
             "horizon/arms.json",
             "statistics/claims.json",
-            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables),
+            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables if table != KEYED),
         ),
         # Of the timings the sidecars: that a column of times has changed is otherwise no reason to do anything again.
         lambda scope, _: [
@@ -152,6 +160,9 @@ STAGES = (
             *(p for p in scope.result(*(f"{name}.meta.json" for name in tables(scope, "latency"))) if p.is_file()),
         ],
         settings=("headline", "earlier"),
+        keeps=lambda scope, _: scope.result(
+            *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables if table == KEYED)
+        ),
     ),
     Stage(
         "sequence",
@@ -224,7 +235,7 @@ STAGES = (
     drawn("offline", lambda scope: scope.result("offline/cells.csv", "offline/correlations.csv"), "offline-cells"),
     drawn(
         "decision_transformer",
-        lambda scope: [p for part in ("summary", *seeds(scope)) for c in scope.study_cells for p in learnt(scope, c, part)],
+        lambda scope: [p for a in ("summary", *seeds(scope)) for c in scope.study_cells for p in learnt(scope, c, a)],
     ),
     Stage(
         "planner",

@@ -1,5 +1,5 @@
-"""Run sources at audit size in a source tree, and say what its simulators were told: `lib.records.audit` runs this file,
-as it is today, in the tree of an old commit and in today's.
+"""Run sources at audit size in a source tree, and say what its simulators were told: `lib.records.audit` runs this
+file, as it is today, in the tree of an old commit and in today's.
 
     python replay.py TREE REQUEST.json ANSWER.json
 

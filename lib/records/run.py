@@ -171,7 +171,8 @@ def run(job: Job, parts: dict) -> None:
                     raise RunError(
                         f"{shown(job.source)} ran but did not write {shown(out)}; see {shown(job.evidence)}."
                     )
-                if not store.intact(out):  # the source wrote no sidecar of its own, as figure scripts may
+                # The source may have written no sidecar of its own, as figure scripts do.
+                if not store.intact(out) or store.read_sidecar(out).get("run", {}).get("key") != record["key"]:
                     store.describe(out)
         except BaseException:
             restore(kept)
@@ -183,16 +184,13 @@ def run(job: Job, parts: dict) -> None:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Changes whenever a file is written, replaced or touched."""
+    """Changes whenever a file is written or replaced."""
     return (path.stat().st_mtime_ns, path.stat().st_ino) if path.is_file() else None
 
 
 def restore(kept: dict[Path, bytes | None]) -> None:
-    """Put results back as they were before a failed run, except artefacts with a finished key of their own."""
+    """Put results back as they were before a failed run."""
     for file, content in kept.items():
-        out = Path(str(file).removesuffix(".meta.json"))
-        if store.intact(out) and "key" in store.read_sidecar(out):
-            continue
         if content is None:
             file.unlink(missing_ok=True)
         elif not file.is_file() or file.read_bytes() != content:

@@ -220,10 +220,6 @@ def cached(path: str | Path, key: str, make: Callable[[Path], object], what: str
     """Return `path` if it is intact and its key is the same; else say so and let `make(temporary_path)` make it."""
     path = Path(path)
     if intact(path) and ledger.same(read_sidecar(path).get("key"), key):
-        with contextlib.suppress(
-            OSError
-        ):  # tells lib.records.run that this run vouches for the file; keys ignore times
-            os.utime(path)
         return path
     print(f"making {what}: {shown(path)}", file=sys.stderr, flush=True)
     start = time.monotonic()

@@ -96,7 +96,7 @@ def step_times(
     `compile_all` compiles, as for a robot, also planners so small that whoever plays episodes does not wait for it.
 
     Kept as the result file `latency/<cell>.csv` while arms, weights and device stay the same, whatever code says: no
-    audit can carry a time over, so that it keeps its commit and date, and is measured again once the file is removed."""
+    audit can carry a time over, so it keeps its commit and date, and is measured again once the file is removed."""
     arms, key = steps_key(stage, standard, calibration, work, compile_all)
 
     def make(path: Path) -> None:

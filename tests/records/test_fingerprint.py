@@ -169,17 +169,24 @@ def moved() -> dict[str, str]:
 
 SAME = {
     "a file moves and a module is renamed": moved(),
-    "an unused gate": edit("lib/gates.py", 'GATES = {"drift": Drift, ', 'class New:\n            kind = "new"\n\n\n        GATES = {"new": New, "drift": Drift, '),
+    "an unused gate": edit(
+        "lib/gates.py",
+        'GATES = {"drift": Drift, ',
+        'class New:\n            kind = "new"\n\n\n        GATES = {"new": New, "drift": Drift, ',
+    ),
     "a comment": edit("lib/planner.py", "# of each iteration", "# drawn each time"),
     "a docstring": edit("lib/planner.py", '"""Makes plans."""', '"""Plans are made here."""'),
     "prose of the module": edit("lib/planner.py", '"""Plans."""', '"""All about plans."""'),
-    "the layout": edit("lib/math/mean.py", "m.exp(score / temperature)", "m.exp(\n                (score / temperature)\n            )"),
+    "the layout": edit(
+        "lib/math/mean.py", "m.exp(score / temperature)", "m.exp(\n                (score / temperature)\n            )"
+    ),
     "a message of a function that is not reached": edit("lib/planner.py", "nobody calls this", "never called"),
     "a constant that is not reached": edit("lib/planner.py", "UNUSED = 7", "UNUSED = 8"),
     "an unused import": edit("lib/math/mean.py", "import math as m", "import json\n        import math as m"),
     "an import by another name": edit("lib/math/mean.py", "numpy as np", "numpy", "lib/math/mean.py", "np.", "numpy."),
     "the order of definitions": edit(
-        "lib/math/mean.py", "DROPOUT = 0.3\n", "", "lib/math/mean.py", "def odd(n):", "DROPOUT = 0.3\n\n\n        def odd(n):"
+        *("lib/math/mean.py", "DROPOUT = 0.3\n", ""),
+        *("lib/math/mean.py", "def odd(n):", "DROPOUT = 0.3\n\n\n        def odd(n):"),
     ),
     "an annotation of a function": edit("lib/planner.py", "budget: settings.Budget", "budget: object"),
     "a function's name": edit(
@@ -201,8 +208,14 @@ OTHER = {  # what changes → the stages that reach it
     "the gate that is used": (edit("lib/gates.py", 'kind = "drift"', 'kind = "other"'), {"play"}),
     "another function of a package": (edit("lib/math/mean.py", "np.std", "np.var"), {"play"}),
     "an import from elsewhere": (edit("lib/math/mean.py", "import math as m", "import cmath as m"), {"play"}),
-    "what the module does when it is imported": (edit("lib/math/mean.py", "DROPOUT = 0.3", "DROPOUT = 0.3\n        np.seterr(all='raise')"), {"play"}),
-    "a constant that is changed later": (edit("lib/config.py", "SAMPLES = 512", "SAMPLES = 512\n        SAMPLES += 1"), {"play"}),
+    "what the module does when it is imported": (
+        edit("lib/math/mean.py", "DROPOUT = 0.3", "DROPOUT = 0.3\n        np.seterr(all='raise')"),
+        {"play"},
+    ),
+    "a constant that is changed later": (
+        edit("lib/config.py", "SAMPLES = 512", "SAMPLES = 512\n        SAMPLES += 1"),
+        {"play"},
+    ),
 }  # fmt: skip
 
 
@@ -224,9 +237,9 @@ def test_what_counts_and_for_which_stages(before, tmp_path, what):
         ("from lib.math.mean import *", r"planner\.py:\d+: a star import"),
         ("import lib.nothing", r"planner\.py:\d+: lib\.nothing is imported, but"),
         ("from lib.nothing import x", r"planner\.py:\d+: lib\.nothing is imported, but"),
-        ("import importlib\n        TEMPERATURE = importlib.import_module('lib.config').SAMPLES", r"planner\.py:\d+: import"),
+        ("import importlib as i\n        TEMPERATURE = i.import_module('lib.config').SAMPLES", r"\.py:\d+: importlib"),
         ("TEMPERATURE = settings.NOTHING", r"planner\.py:\d+: settings\.NOTHING: lib\.config has no NOTHING"),
-        ("from lib.config import GONE as TEMPERATURE", r"planner\.py:\d+: TEMPERATURE is imported from lib\.config, which"),
+        ("from lib.config import GONE as TEMPERATURE", r"\.py:\d+: TEMPERATURE is imported from lib\.config, which"),
         ("TEMPERATURE = str(settings)", r"planner\.py:\d+: the module lib\.config is used as an object"),
     ],
 )  # fmt: skip

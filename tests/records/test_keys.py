@@ -1,98 +1,13 @@
-"""Keys change with what code and files say, and with nothing else."""
+"""Keys change with settings and with what files say, and with nothing else; their code half is test_fingerprint's."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 
-from lib.records.keys import ResultError, code_hash, combine, content_hash, import_closure, module_key
-
-SNIPPET = '''
-"""Docstring."""
-from __future__ import annotations
-import os, sys as system
-
-@decorator(1, key="x")
-class A(B, metaclass=C):
-    """Another."""
-    x: int = 3
-
-    async def f(self, a, /, b=1, *args: int, c: str | None = None, **rest) -> list[int]:
-        # a comment
-        async with self as (y, z):
-            return [await i async for i in a if (n := i) > -1.5e3]
-
-def g(*a, **k):
-    match a:
-        case [1, *others] | {"x": others, **more} if others:
-            return {**k, "y": (lambda q=...: q)(b"\\x00")}
-        case A(x=0):
-            return f"a{{b{a!r:>{k['w']}}}c" "d" f"{a:}{a=}"
-    try:
-        yield from a[1:, ..., ::2]
-    except* (ValueError, OSError) as error:
-        raise RuntimeError from error
-    finally:
-        del a
-'''
-
-
-def test_code_hash_is_the_same_on_every_python_version():
-    # If this fails on a new Python while the other tests pass, every committed result would look stale there.
-    assert code_hash(SNIPPET) == "d2ce828b97867142db615c615391857af017f454bcd358af30e7bf63e254715c"
-
-
-@pytest.mark.parametrize(
-    "same",
-    [
-        "def f(a):\n    '''Doc.'''\n    return a + 1  # comment\n",
-        "def f(\n    a,\n):\n    'Other doc.'\n\n    return (a+1)\n",
-        "'''Module.'''\ndef f(a):\n    return a + 1",
-    ],
-)
-def test_comments_docstrings_and_layout_do_not_count(same):
-    assert code_hash(same) == code_hash("def f(a):\n    return a + 1\n")
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("a = 1", "a = 2"),
-        ("a = 1", "a = 1.0"),
-        ("a = 1", "a = True"),
-        ("a = '1'", "a = 1"),
-        ("a = 'x'", "a = b'x'"),
-        ("a = x", "a = 'x'"),
-        ("f(a, b)", "f(b, a)"),
-        ("f(*a)", "f(a)"),
-        ("{**a}", "{None: a}"),
-        ("x[1:]", "x[:1]"),
-        ("f'{a}'", "f'{a!r}'"),
-        ("f'{a:2}'", "f'{a:3}'"),
-        ("if a: b()", "while a: b()"),
-        ("return_ = None", "return_: None"),
-        ("def f(a, *, b): pass", "def f(a, b): pass"),
-        ("%matplotlib inline", "%matplotlib widget"),
-    ],
-)
-def test_code_that_differs_has_another_hash(one, other):
-    assert code_hash(one) != code_hash(other)
-
-
-def names(source):
-    return {file.stem for file in import_closure(source)}
-
-
-def test_import_closure_follows_every_form_of_import():
-    assert names("import numpy") == set()
-    assert {"paths", "keys", "__init__"} == names("import lib.records.keys as k")
-    assert {"results", "keys", "paths"} <= names("def f():\n    from lib import results")
-    assert {"results", "keys", "paths"} <= names("from .results import cached")
-    assert {"results", "keys"} <= names("%matplotlib inline\nimport lib.records.store\n!ls\n")
-    assert "run" not in names("import lib.records.store")
-
-
-def test_module_key_names_a_missing_module():
-    assert module_key("lib.records.store") != module_key("lib.records.paths")
-    with pytest.raises(ResultError, match="lib.nothing"):
-        module_key("lib.nothing")
+from lib.records.fingerprint import fingerprint
+from lib.records.keys import ResultError, combine, content_hash, file_hash, key_of, rest_of, shown
+from lib.records.paths import ROOT
 
 
 def test_combine_ignores_the_order_of_keys_and_nothing_else():
@@ -100,6 +15,26 @@ def test_combine_ignores_the_order_of_keys_and_nothing_else():
     assert combine("a", "b") != combine("b", "a") != combine("ab")
     with pytest.raises(ResultError, match="object"):
         combine(object())
+
+
+def test_combine_takes_dataclasses_paths_sets_and_numbers_of_numpy_by_what_they_say():
+    @dataclass
+    class Budget:
+        samples: int = 512
+
+    assert combine(Budget(), ROOT / "lib", {2, 1}, np.float64(0.5)) == combine({"samples": 512}, "lib", [1, 2], 0.5)
+
+
+def test_a_key_is_of_code_and_of_the_rest():
+    key = key_of([combine], "settings", 3)
+    assert key == f"{fingerprint(combine)}-{combine('settings', 3)}"
+    assert rest_of(key) == rest_of(key_of([rest_of], "settings", 3)) != rest_of(key_of([combine], "settings", 4))
+    assert key_of([combine, rest_of], 1) == key_of([rest_of, combine], 1) != key_of([combine], 1)
+
+
+def test_paths_are_shown_from_the_repository_on():
+    assert shown(ROOT / "data" / ".." / "lib") == "lib"
+    assert shown(ROOT.parent / "elsewhere").startswith("/")
 
 
 @pytest.mark.parametrize("column", ["minutes", "seconds", "solve_ms", "p50_minutes", "total_seconds", "steps_per_s"])
@@ -118,3 +53,9 @@ def test_every_other_column_counts(tmp_path):
     c.write_bytes(a.read_bytes().replace(b"\n", b"\r\n"))
     assert content_hash(a) != content_hash(b)
     assert content_hash(a) == content_hash(c)
+
+
+def test_other_files_count_by_their_bytes(tmp_path):
+    (tmp_path / "a.json").write_text('{"minutes": 1}')
+    (tmp_path / "b.json").write_text('{"minutes": 2}')
+    assert content_hash(tmp_path / "a.json") == file_hash(tmp_path / "a.json") != content_hash(tmp_path / "b.json")

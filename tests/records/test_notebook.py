@@ -1,12 +1,16 @@
 """Parameters are checked before anything runs, and the committed notebooks keep the house rules."""
 
+import ast
 import json
 
 import pytest
 
-from lib.records.notebook import RunError, read_notebook, split_parameters, typed
+from lib.records.notebook import RunError, read_parameters, typed
 from lib.records.paths import NOTEBOOKS
+from lib.records.syntax import bound_names
 
+HEAD = {"metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python"}}}
+HEAD |= {"nbformat": 4, "nbformat_minor": 5}
 SHARED = {"profile", "task", "model_size", "seed", "teacher", "device"}
 
 
@@ -21,8 +25,6 @@ SHARED = {"profile", "task", "model_size", "seed", "teacher", "device"}
         ("true", "bool", True),
         ("False", "bool", False),
         ("007", "str", "007"),
-        ("None", "float | None", None),
-        ("2", "float | None", 2.0),
     ],
 )
 def test_values_take_the_annotated_type(text, kind, value):
@@ -39,16 +41,39 @@ def test_values_of_another_type_are_refused(text, kind):
         typed(text, kind)
 
 
-def test_split_parameters_reads_annotations_defaults_and_the_rest():
-    declared, rest = split_parameters("seed: int = 1  # RNG\nlr: float = 1\nname = 'a'\nx = 2 * 3\nimport os", "here")
-    assert declared == {"seed": ("int", 1), "lr": ("float", 1.0), "name": ("str", "a"), "x": ("str", "2 * 3")}
-    assert rest == "import os"
+def notebook(path, parameters):
+    cell = {"cell_type": "code", "source": parameters, "metadata": {"tags": ["parameters"]}, "outputs": [], "id": "a"}
+    path.write_text(json.dumps(HEAD | {"cells": [cell | {"execution_count": None}]}))
+    return path
+
+
+def test_parameters_have_annotations_or_the_types_of_their_defaults(tmp_path):
+    text = "seed: int = 1  # RNG\nlr: float = 1\nname = 'a'\nflag = False\ny = 2 * 3"
+    path = notebook(tmp_path / "a.ipynb", text)
+    defaults = {"seed": 1, "lr": 1.0, "name": "a", "flag": False, "y": "2 * 3"}
+    every, given = read_parameters(path, {})
+    assert every == defaults and type(every["lr"]) is float and given == {}
+    every, given = read_parameters(path, {"lr": "2", "name": "7", "flag": "true"})
+    assert given == {"lr": 2.0, "name": "7", "flag": True} and every == defaults | given
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"sede": "1"}, r"has no parameter 'sede'; its parameters are: seed \(int\)\."),
+        ({"seed": "1e6"}, r"Parameter seed of .*a\.ipynb must be int, not '1e6'"),
+    ],
+)
+def test_wrong_parameters_are_one_sentence_and_exit_status_2(tmp_path, given, sentence):
+    with pytest.raises(RunError, match=sentence) as raised:
+        read_parameters(notebook(tmp_path / "a.ipynb", "seed: int = 1"), given)
+    assert raised.value.code == 2
 
 
 def test_a_file_that_is_no_notebook_is_one_sentence(tmp_path):
     (tmp_path / "a.ipynb").write_text("{")
-    with pytest.raises(RunError, match="is not a notebook"):
-        read_notebook(tmp_path / "a.ipynb", {})
+    with pytest.raises(RunError, match="is not a notebook; restore it from git"):
+        read_parameters(tmp_path / "a.ipynb", {})
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -59,5 +84,6 @@ def test_committed_notebooks_keep_the_house_rules(path):
     lines = [line for cell in code for line in "".join(cell["source"]).splitlines() if line.strip()]
     assert len([line for line in lines if not line.strip().startswith("#")]) <= 150
     assert cells[0]["cell_type"] == "markdown", "a notebook opens with the question that it answers"
-    parameters, _, _ = read_notebook(path, {})
-    assert SHARED <= set(parameters)
+    declared = "".join(next(c for c in code if "parameters" in c["metadata"].get("tags", []))["source"])
+    names = bound_names(ast.parse(declared).body)  # papermill knows no annotation with |, say, and leaves it out
+    assert SHARED <= names == set(read_parameters(path, {})[0])

@@ -1,5 +1,7 @@
 """Result files are whole or absent, say how they came about, and read back exactly."""
 
+import ast
+import json
 import math
 import os
 import signal
@@ -12,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.records import keys
+from lib.records import keys, ledger, paths
 from lib.records import store as results
 from lib.records.keys import ResultError
 from lib.records.paths import ROOT
@@ -48,6 +50,82 @@ def test_the_sidecar_holds_provenance_and_the_hash(tmp_path):
     assert facts["versions"]["python"].startswith("3.") and facts["machine"] and facts["written"].endswith("Z")
     path.write_text("a\n2\n")
     assert not results.intact(path)
+
+
+def test_a_sidecar_is_never_edited(tmp_path):
+    path = results.write_table(tmp_path / "a.csv", [{"a": 1}], seed=3)
+    before = results.sidecar(path).read_bytes()
+    with pytest.raises(ResultError, match=r"a\.csv\.meta\.json was written with its result and is not edited"):
+        results.describe(path, seed=4)
+    assert results.sidecar(path).read_bytes() == before
+    results.write_table(path, [{"a": 1}], seed=4)  # the same rows once more are another result
+    assert results.read_sidecar(path)["seed"] == 4
+
+
+def test_only_the_store_writes_sidecars():
+    """Whoever names them is listed; a file more here is one to read with care."""
+    sources = [f for folder in ("lib", "figures", "paper", "notebooks") for f in (ROOT / folder).rglob("*")]
+    named = {f.relative_to(ROOT).as_posix() for f in sources if f.suffix in (".py", ".ipynb") and names_sidecars(f)}
+    assert named == {
+        "lib/records/store.py",
+        "lib/records/run.py",  # puts them back after a failed run
+        "lib/records/pipeline.py",  # an input
+        "lib/records/audit.py",  # leaves them out
+        "lib/study/model_quality/buffers.py",  # whether there is one
+        "lib/weights/names.py",  # its records of downloads: no results
+    }
+
+
+def names_sidecars(file: Path) -> bool:
+    if file.suffix == ".ipynb":
+        return "meta.json" in file.read_text() or " sidecar" in file.read_text()
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    return any("meta.json" in text for text in texts) or any(ast.unparse(f).split(".")[-1] == "sidecar" for f in called)
+
+
+def test_the_sidecar_names_the_commit_and_whether_the_code_is_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    found = []
+
+    def commit():
+        results.commit.cache_clear()
+        return results.commit()
+
+    def git(*words):
+        options = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *options, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "a.py").write_text("A = 1\n")
+    try:
+        assert commit() == ""
+        git("init", "-q")
+        git("add", ".")
+        git("commit", "-qm", "one")
+        head = git("rev-parse", "HEAD").stdout.strip()
+        (tmp_path / "words.md").write_text("not code")
+        found.append(commit())
+        path = results.write_table(tmp_path / "a.csv", [{"a": 1}])
+        (tmp_path / "lib" / "a.py").write_text("A = 2\n")
+        found.append(commit())
+    finally:
+        results.commit.cache_clear()
+    assert found == [head, f"{head}+"] and results.read_sidecar(path)["commit"] == head
+
+
+def test_the_record_of_a_run_is_in_the_sidecars_of_its_results_alone(tmp_path, monkeypatch):
+    wanted, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    record = {"outs": [keys.shown(wanted)], "record": {"stage": "one", "key": "a-1"}, "started": 0}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    monkeypatch.setenv(results.RUN, str(tmp_path / "run.json"))
+    for path in (wanted, other):
+        results.write_table(path, [{"a": 1}], run="not this one")
+    assert results.read_sidecar(wanted)["run"].keys() == {"stage", "key", "minutes"}
+    assert results.read_sidecar(other)["run"] == "not this one"
+    monkeypatch.setenv(results.RUN, str(tmp_path / "gone.json"))
+    assert "run" not in results.read_sidecar(results.write_table(wanted, [{"a": 2}]))
 
 
 def test_errors_name_the_file_and_the_way_out(tmp_path):
@@ -114,13 +192,28 @@ def test_cached_makes_once_per_key_and_again_when_damaged(tmp_path, capsys):
         made.append(1)
         temporary.write_bytes(b"content")
 
-    for key in ("one", "one", "two"):
+    for key in ("one-1", "one-1", "two-1"):
         assert results.cached(path, key, make, "a test set", episodes=3) == path
     assert len(made) == 2 and results.read_sidecar(path)["episodes"] == 3
     path.write_bytes(b"by hand")
-    results.cached(path, "two", make, "a test set")
+    results.cached(path, "two-1", make, "a test set")
     assert len(made) == 3 and path.read_bytes() == b"content"
     assert capsys.readouterr().err.count("making a test set") == 3
+
+
+def test_cached_takes_what_code_has_made_that_was_shown_to_be_equal(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    path, made = tmp_path / "set.bin", []
+    make = lambda temporary: made.append(temporary.write_bytes(b"content"))  # noqa: E731
+    results.cached(path, "old-1", make, "a test set")
+    before = results.sidecar(path).read_bytes()
+    ledger.append({"kind": "audit", "old": "old", "new": "new", "equal": True})
+    ledger.append({"kind": "audit", "old": "old", "new": "worse", "equal": False})
+    results.cached(path, "new-1", make, "a test set")
+    assert len(made) == 1 and results.sidecar(path).read_bytes() == before
+    for key in ("new-2", "worse-2"):
+        results.cached(path, key, make, "a test set")
+    assert len(made) == 3
 
 
 def test_the_runner_starts_without_heavy_imports():
