@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import pkgutil
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +44,7 @@ AUDITED = ("distillation", "corrector", "horizon", "sequence", "action_error", "
 # Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
 SIZE = {
     "planner": None,
-    "decisions": 24,
+    "decisions": 14,
     "collect_episodes": 4,
     "rounds": 2,
     "collect_horizon": 6,
@@ -76,15 +79,18 @@ class Doubt:
 def doubts(scope: Scope, stages: tuple[str, ...] = AUDITED) -> list[Doubt]:
     """What there is to audit: parameters, settings and inputs agree, code does not, and no audit has looked at it."""
     found: dict[tuple[str, str], Doubt] = {}
+    shown_by: dict[tuple[str, str, str], Doubt] = {}  # the doubt that shows a stage's pair: one commit is enough
     looked = {(e["old"], e["new"]) for e in ledger.entries() if e["kind"] == "audit"}
     for job in jobs(scope, tuple(stage for stage in AUDITED if stage in stages)):
         for name, commit, kept, now in [*of_outs(job), *of_rows(job)]:
             pair = kept.split("-")[0], now.split("-")[0]
             if kept.split("-")[1] != now.split("-")[1] or pair[1] in ledger.equals(pair[0]) or pair in looked:
                 continue
-            doubt = found.setdefault((job.stage, commit), Doubt(job.stage, commit))
+            if (doubt := shown_by.get((job.stage, *pair))) is None:
+                doubt = found.setdefault((job.stage, commit), Doubt(job.stage, commit))
+                shown_by[job.stage, *pair] = doubt
             doubt.pairs.setdefault(pair, []).append(f"{job.cell} {name}".strip())
-            if job not in doubt.jobs:
+            if doubt.commit == commit and job not in doubt.jobs:
                 doubt.jobs.append(job)
     return list(found.values())
 
@@ -111,46 +117,44 @@ def commit_of(out: Path) -> str:
     return entry["commit"] if entry else store.read_sidecar(out).get("commit", "")
 
 
-def audit(doubt: Doubt, rows: int, trees: Trees, bar: tqdm) -> bool:
-    """Replay `rows` of the doubt's jobs, drawn with a fixed seed, there and here; add what came of it to the ledger."""
+def audit(doubt: Doubt, rows: int, trees: Trees) -> str:
+    """Replay `rows` of the doubt's jobs, drawn with a fixed seed, there and here; add what came of it to the ledger.
+
+    Returns that in words. Raises `ResultError` when a tree cannot be replayed: that shows nothing.
+    """
     if not doubt.commit or doubt.commit.endswith("+"):
-        raise ResultError(
-            f"{doubt.jobs[0].name} was made by code that was not committed; it cannot be audited: run it."
-        )
+        raise ResultError(f"{doubt.jobs[0].name} was made by code that was not committed; run it again.")
     drawn = random.Random(doubt.stage).sample(doubt.jobs, min(rows, len(doubt.jobs)))
     sources = [[shown(job.source), job.parameters | {"profile": "audit"}] for job in drawn]
     started, head = time.monotonic(), store.commit()
-    answers = [replayed(trees.of(commit), sources) for commit in (doubt.commit, head)]
-    bar.update(1)
-    difference = compared(*answers)
+    there, here = (replayed(trees.of(commit), sources) for commit in (doubt.commit, head))
+    about = {"commit": doubt.commit, "head": head, "machine": store.machine(), "rows": [job.name for job in drawn]}
+    about |= {"episodes": len(there[0]), "minutes": round((time.monotonic() - started) / 60, 2)}
+    about |= {"written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    differ, played, equal = differences(there, here), arms(there[1]), 0
     for (old, new), names in doubt.pairs.items():
-        ledger.append(
-            {
-                "kind": "audit",
-                "stage": doubt.stage,
-                "old": old,
-                "new": new,
-                "equal": not difference,
-                "difference": difference,
-                "rows": [job.name for job in drawn],
-                "stands_for": sorted(names)[:4] + ([f"and {len(names) - 4} more"] if len(names) > 4 else []),
-                "episodes": len(answers[0][0]),
-                "commit": doubt.commit,
-                "head": head,
-                "machine": store.machine(),
-                "minutes": round((time.monotonic() - started) / 60, 2),
-                "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-        )
-    return not difference
+        mine = {name.split(" ")[-1] for name in names if " arm " in name or " gate of " in name}
+        if mine and not mine & played:
+            continue  # no arm of this kind is among those of `SIZE`: nothing was shown
+        found = next((text for name, text in differ.items() if name in ("", *mine) or not mine), "")
+        equal += not found
+        some = sorted(names)[:3] + ([f"and {len(names) - 3} more"] if len(names) > 3 else [])
+        pair = {"kind": "audit", "stage": doubt.stage, "old": old, "new": new, "equal": not found}
+        ledger.append(pair | {"difference": found, "stands_for": some} | about)
+    first = next(iter(differ.values()), "")
+    return f"{equal} of {len(doubt.pairs)} kinds of rows equal{f'; first difference: {first}' if first else ''}"
 
 
 class Trees(contextlib.ExitStack):
-    """Worktrees of commits, made when they are first asked for and gone at the end."""
+    """Worktrees of commits, made when they are first asked for and gone at the end; those of killed audits go first."""
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="audit-")))
+        for old in Path(tempfile.gettempdir()).glob("audit-of-*-*"):
+            if not Path(f"/proc/{old.name.split('-')[2]}").exists():
+                shutil.rmtree(old, ignore_errors=True)
+        git("worktree", "prune")
+        self.folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix=f"audit-of-{os.getpid()}-")))
 
     def of(self, commit: str) -> Path:
         tree = self.folder / commit[:12]
@@ -178,7 +182,7 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no error was printed"])[-1]
-            return [f"it failed: {last}"], {}
+            raise ResultError(f"{sources[0][0]} of {tree.name} could not be replayed: {last}")
         results = tree / "data" / "results" / "audit"
         return json.loads(answer.read_text(encoding="utf-8")), {
             str(file.relative_to(results)): contents(file)
@@ -188,13 +192,16 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
 
 
 def contents(file: Path) -> list:
-    """The rows of a table without its timings; other files as one row of bytes."""
+    """The rows of a table without its timings, a dict each; other files as one row."""
     if file.suffix == ".json":
-        return [json.dumps(without_keys(json.loads(file.read_text(encoding="utf-8"))), sort_keys=True)]
+        found = without_keys(json.loads(file.read_text(encoding="utf-8")))
+        return [{"arm": name, "value": json.dumps(value, sort_keys=True)} for name, value in found.items()]
     if file.suffix != ".csv":
-        return [file.read_bytes()]
+        return [{"content": hashlib.sha256(file.read_bytes()).hexdigest()}]
     with file.open(newline="", encoding="utf-8") as opened:
-        return [{k: v for k, v in row.items() if not TIMING.fullmatch(k)} for row in csv.DictReader(opened)]
+        return [
+            {k: v for k, v in row.items() if not TIMING.fullmatch(k) and k != "key"} for row in csv.DictReader(opened)
+        ]
 
 
 def without_keys(value):
@@ -204,26 +211,30 @@ def without_keys(value):
     return value
 
 
-def compared(old: tuple[list, dict], new: tuple[list, dict]) -> str:
-    """The first difference between two answers, "" if there is none. New columns of a table are none."""
-    for which, (told, _) in (("there", old), ("here", new)):
-        if told and isinstance(told[0], str):
-            return f"{which} {told[0]}"
-    if old[0] != new[0]:
-        first = next((a for a, b in zip(old[0], new[0], strict=False) if a != b), None)
-        where = f"the episode that begins in {first[0][:8]}" if first else f"{len(old[0])} and {len(new[0])} episodes"
-        return f"actions or rewards: {where}"
-    for name, rows in old[1].items():
-        others = new[1].get(name)
+def arms(files: dict[str, list[dict]]) -> set[str]:
+    """The arms that rows of tables are of."""
+    return {row["arm"] for rows in files.values() for row in rows if "arm" in row}
+
+
+def differences(there: tuple[list, dict], here: tuple[list, dict]) -> dict[str, str]:
+    """Arm → the first difference of its rows, and "" → the first that is of no arm. New columns of a table are none."""
+    found: dict[str, str] = {}
+    for name, rows in there[1].items():
+        others = here[1].get(name)
         if others is None or len(others) != len(rows):
-            return f"{name}: {'missing' if others is None else f'{len(rows)} and {len(others)} rows'}"
+            found.setdefault("", f"{name}: {'missing' if others is None else f'{len(rows)} and {len(others)} rows'}")
+            continue
         for number, (row, other) in enumerate(zip(rows, others, strict=True), start=1):
-            if isinstance(row, dict):
-                if differ := [k for k in row if row[k] != other.get(k)]:
-                    return f"{name}, row {number}, {differ[0]}: {row[differ[0]]} and {other.get(differ[0])}"
-            elif row != other:
-                return f"{name}: other content"
-    return ""
+            if differ := [k for k in row if row[k] != other.get(k)]:
+                text = f"{name}, row {number}, {differ[0]}: {row[differ[0]]} and {other.get(differ[0])}"
+                found.setdefault(row.get("arm", ""), text)
+    if there[0] != here[0] and not found:  # else that explains it
+        first = next((a for a, b in zip(there[0], here[0], strict=False) if a != b), None)
+        where = (
+            f"the episode that begins in {first[0][:8]}" if first else f"{len(there[0])} and {len(here[0])} episodes"
+        )
+        found[""] = f"actions or rewards: {where}"
+    return found
 
 
 @dataclass(frozen=True)
@@ -241,12 +252,16 @@ def carry_out(command: Command) -> None:
     found = doubts(Scope.of(profile(command.profile)), tuple(command.stages.split()) or AUDITED)
     about = sum(MINUTES.get(doubt.stage, 1.0) * command.rows for doubt in found)
     print(f"{len(found)} kinds of results to replay, about {about:.0f} minutes" if found else "nothing to audit")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # worktrees go, as with Ctrl-C
     with Trees() as trees, tqdm(total=len(found), desc="audit", unit="kind") as bar:
         for doubt in found:
             bar.set_postfix_str(f"{doubt.stage} of {doubt.commit[:8]}")
-            equal = audit(doubt, command.rows, trees, bar)
-            names = sum(map(len, doubt.pairs.values()))
-            tqdm.write(f"{'equal' if equal else 'NOT equal'}: {doubt.stage} of {doubt.commit[:8]}, {names} results")
+            try:
+                said = audit(doubt, command.rows, trees)
+            except ResultError as error:
+                said = f"nothing shown: {error}"
+            bar.update(1)
+            tqdm.write(f"{doubt.stage} of {doubt.commit[:8]}: {said}")
 
 
 def main(arguments: list[str] | None = None) -> int:

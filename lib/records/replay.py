@@ -11,7 +11,6 @@ of the state that it began in, of all actions and of all rewards.
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -25,21 +24,21 @@ from pathlib import Path
 def main(tree: str, request: str, answer: str) -> None:
     wanted = json.loads(Path(request).read_text(encoding="utf-8"))
     sys.path.insert(0, tree)
+    # An installed `lib` would lend the tree the modules that it does not have.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
     episodes = listen()
-    add_profile(wanted["profile"])
-    skip_timing()
+    add_profile(Path(tree), wanted["profile"])
+    skip_timing(Path(tree))
     for source, parameters in wanted["sources"]:
         run(Path(tree) / source, parameters)
     said = [[start, h.hexdigest(), r.hexdigest(), n] for start, h, r, n in episodes if n]
     Path(answer).write_text(json.dumps(sorted(said)), encoding="utf-8")
 
 
-def add_profile(fields: dict) -> None:
+def add_profile(tree: Path, fields: dict) -> None:
     """The tree's smoke profile with other fields, as far as the tree has them, under the name "audit"."""
-    try:
-        profiles = importlib.import_module("lib.study.profiles").PROFILES
-    except ModuleNotFoundError:  # a commit of the first edition
-        profiles = importlib.import_module("lib.workload").PROFILES
+    first_edition = (tree / "lib" / "workload.py").is_file()
+    profiles = importlib.import_module("lib.workload" if first_edition else "lib.study.profiles").PROFILES
     smoke = profiles["smoke"]
     known = {field.name for field in dataclasses.fields(smoke)}
     fields = {k: frozen(v) for k, v in fields.items() if k in known}
@@ -50,14 +49,13 @@ def frozen(value):
     return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
-def skip_timing() -> None:
+def skip_timing(tree: Path) -> None:
     """Notebook 04 times steps as well, which an audit has no use for."""
     import pandas as pd
 
     columns = "arm part batch p50_ms p95_ms mean_ms steps_per_s calls_per_decision".split()
-    for name in ("lib.study.steps", "lib.latency"):
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name).step_times = lambda *about, **more: pd.DataFrame(columns=columns)
+    name = "lib.latency" if (tree / "lib" / "latency.py").is_file() else "lib.study.steps"
+    importlib.import_module(name).step_times = lambda *about, **more: pd.DataFrame(columns=columns)
 
 
 def listen() -> list[list]:
