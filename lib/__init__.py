@@ -1,1 +1,38 @@
-"""Speculative TD-MPC2: the tested code behind the notebooks. The README says what each file holds."""
+"""Speculative TD-MPC2, a method that stands alone: plan in a learned world model, execute, correct, check, replan.
+
+    from lib import MPPI, SpeculativeController, load_world_model, make_env, rollout
+
+What is named here is loaded when it is first used, so that importing the package costs nothing, and whoever has no
+simulator installed can still control. The README says what the wings around the method hold.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from lib.rollout import rollout  # at once: else the module of that name would take its place
+
+_PLACES = {
+    "load_world_model": "lib.weights.native",
+    "WorldModel": "lib.world_model",
+    "MPPI": "lib.planner",
+    "PlannerConfig": "lib.config",
+    "SpeculativeController": "lib.speculation",
+    "PolicyController": "lib.policy",
+    "TwoTowerCorrector": "lib.correctors",
+    "TemporalCorrector": "lib.correctors",
+    "make_env": "lib.environments",
+}
+
+__all__ = ["rollout", *_PLACES]  # noqa: PLE0604 - they are strings
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(_PLACES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,12 +9,16 @@ The simulator is dm_control (through shimmy's compatibility wrapper); nothing he
 
 from __future__ import annotations
 
+import functools
 import os
+from typing import TYPE_CHECKING
 
-import gymnasium
 import numpy as np
 
 from lib.config import ConfigError, one_of
+
+if TYPE_CHECKING:
+    import gymnasium
 
 ACTION_REPEAT = 2  # simulator frames per decision
 EPISODE_DECISIONS = 500
@@ -47,50 +51,57 @@ def _domain_and_task(name: str) -> tuple[str, str]:
     raise AssertionError("one_of raises for an unknown task")
 
 
-class DMControlEnv(gymnasium.Wrapper):
-    """A suite task with flat float32 observations in dm_control's own order, rewards summed over the action repeat."""
+@functools.cache
+def _dm_control_env() -> type[gymnasium.Env]:
+    """The class of the environments, made when one is first asked for: nothing else here needs gymnasium."""
+    _suite()  # chooses the rendering backend, before shimmy imports dm_control
+    import gymnasium
+    from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
-    def __init__(self, task: str, seed: int | None = None):
-        domain, name = _domain_and_task(task)
-        from shimmy.dm_control_compatibility import DmControlCompatibilityV0  # after the backend is chosen
+    class DMControlEnv(gymnasium.Wrapper):
+        """A suite task: flat float32 observations in dm_control's own order, rewards summed over the action repeat."""
 
-        self.task = task
-        self._dm_env = _suite().load(domain, name, task_kwargs={"random": seed if seed is not None else 0})
-        super().__init__(DmControlCompatibilityV0(self._dm_env))
-        self._keys = list(self._dm_env.observation_spec())  # shimmy's Dict space sorts; official weights do not
-        size = sum(int(np.prod(s.shape)) or 1 for s in self._dm_env.observation_spec().values())
-        spec = self._dm_env.action_spec()
-        self._low, self._high = spec.minimum, spec.maximum
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
-        self._first_seed, self._decisions = seed, 0
+        def __init__(self, task: str, seed: int | None = None):
+            domain, name = _domain_and_task(task)
+            self.task = task
+            self._dm_env = _suite().load(domain, name, task_kwargs={"random": seed if seed is not None else 0})
+            super().__init__(DmControlCompatibilityV0(self._dm_env))
+            self._keys = list(self._dm_env.observation_spec())  # shimmy's Dict space sorts; official weights do not
+            size = sum(int(np.prod(s.shape)) or 1 for s in self._dm_env.observation_spec().values())
+            spec = self._dm_env.action_spec()
+            self._low, self._high = spec.minimum, spec.maximum
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
+            self._first_seed, self._decisions = seed, 0
 
-    def _flat(self, obs) -> np.ndarray:
-        return np.concatenate([np.ravel(obs[k]) for k in self._keys]).astype(np.float32)
+        def _flat(self, obs) -> np.ndarray:
+            return np.concatenate([np.ravel(obs[k]) for k in self._keys]).astype(np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start an episode. `seed` fixes the start state; without one, episodes of an environment follow each other."""
-        if seed is None:
-            seed, self._first_seed = self._first_seed, None
-        obs, info = self.env.reset(seed=seed, options=options)
-        self._decisions = 0
-        return self._flat(obs), info
+        def reset(self, *, seed: int | None = None, options: dict | None = None):
+            """Start an episode. `seed` fixes its start state; without one, episodes of an environment follow on."""
+            if seed is None:
+                seed, self._first_seed = self._first_seed, None
+            obs, info = self.env.reset(seed=seed, options=options)
+            self._decisions = 0
+            return self._flat(obs), info
 
-    def step(self, action):
-        """Repeat `action` (A,) in [−1, 1] for 2 frames. `ValueError` for a wrong shape or a non-finite action."""
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"{self.task} takes finite actions of shape {self.action_space.shape}, got {action}.")
-        native = self._low + (np.clip(action, -1, 1) + 1) * 0.5 * (self._high - self._low)
-        total = 0.0
-        for _ in range(ACTION_REPEAT):
-            obs, reward, terminated, truncated, info = self.env.step(native)
-            total += float(reward)
-            if terminated or truncated:
-                break
-        self._decisions += 1
-        truncated = truncated or self._decisions >= EPISODE_DECISIONS
-        return self._flat(obs), total, bool(terminated), bool(truncated and not terminated), info
+        def step(self, action):
+            """Repeat `action` (A,) in [−1, 1] for 2 frames. `ValueError` for a wrong shape or a non-finite action."""
+            action = np.asarray(action, dtype=np.float64)
+            if action.shape != self.action_space.shape or not np.isfinite(action).all():
+                raise ValueError(f"{self.task} takes finite actions of shape {self.action_space.shape}, got {action}.")
+            native = self._low + (np.clip(action, -1, 1) + 1) * 0.5 * (self._high - self._low)
+            total = 0.0
+            for _ in range(ACTION_REPEAT):
+                obs, reward, terminated, truncated, info = self.env.step(native)
+                total += float(reward)
+                if terminated or truncated:
+                    break
+            self._decisions += 1
+            truncated = truncated or self._decisions >= EPISODE_DECISIONS
+            return self._flat(obs), total, bool(terminated), bool(truncated and not terminated), info
+
+    return DMControlEnv
 
 
 def make_env(task: str, seed: int | None = None) -> gymnasium.Env:
@@ -100,4 +111,4 @@ def make_env(task: str, seed: int | None = None) -> gymnasium.Env:
     """
     if not isinstance(task, str):
         raise ConfigError(f"task={task!r} must be a name such as 'walker-walk'.")
-    return DMControlEnv(task, seed)
+    return _dm_control_env()(task, seed)

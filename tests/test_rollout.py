@@ -1,0 +1,60 @@
+"""The loop: what it yields, in what order, whose episodes end, and the random streams that belong to a seed."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib.rollout import rollout
+from tests.tiny import ACTIONS, fresh_env
+
+
+class Noted:
+    """Draws each row's action from its own stream, and notes what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def reset(self, batch_size=1, generators=None):
+        self.generators = generators
+        self.told.append(("reset", batch_size))
+
+    def keep(self, rows):
+        self.generators = [self.generators[i] for i in rows]
+        self.told.append(("keep", rows))
+
+    def act(self, obs):
+        assert obs.dtype == torch.float32 and len(obs) == len(self.generators)
+        action = torch.stack([2 * torch.rand(ACTIONS, generator=g) - 1 for g in self.generators])
+        return action, {"first": obs[:, 0], "flag": action[:, 0] > 0}
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_each_seed_has_its_own_episode_whoever_makes_the_environments(made):
+    """The slow twin plays one episode after the other by hand."""
+    env, seeds, controller = fresh_env(), [5, 6, 7], Noted()
+    env.ends = {5: 3, 7: 2}
+    steps = list(rollout(controller, [env("tiny") for _ in seeds] if made else lambda seed: env("tiny"), seeds, 4))
+    assert [step.rows for step in steps] == [[0, 1, 2], [0, 1, 2], [0, 1], [1]]
+    assert controller.told == [("reset", 3), ("keep", [0, 1]), ("keep", [1])]
+    for number, seed in enumerate(seeds):
+        world, stream = env("tiny"), torch.Generator().manual_seed(seed)
+        obs = world.reset(seed=seed)[0]
+        for step in (step for step in steps if number in step.rows):
+            row, action = step.rows.index(number), (2 * torch.rand(ACTIONS, generator=stream) - 1).numpy()
+            assert np.array_equal(step.obs[row], obs) and np.array_equal(step.actions[row], action)
+            obs, reward, *_ = world.step(action)
+            assert np.array_equal(step.next_obs[row], obs) and step.rewards[row] == reward
+            assert step.info["first"][row] == step.obs[row, 0] and step.info["flag"][row] == (action[0] > 0)
+
+
+def test_an_episode_of_one_or_none():
+    env, controller = fresh_env(), Noted()
+    env.ends = {1: 2}
+    assert [step.rewards.shape for step in rollout(controller, env, [1], 5)] == [(1,), (1,)]
+    assert list(rollout(controller, env, [], 5)) == [] and list(rollout(controller, env, [1], 0)) == []
+
+
+def test_a_bar_is_drawn_only_with_a_label(capsys):
+    for what in ("", "an arm"):
+        list(rollout(Noted(), fresh_env(), [1], 2, what))
+        assert ("an arm" in capsys.readouterr().err) == bool(what)
