@@ -10,7 +10,6 @@ Typst reads the CSV and JSON files itself. The same files give the same bytes on
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import typst
 
 from lib.config import PlannerConfig, as_dict, one_of
-from lib.distil.train import train_corrector
+from lib.distil.train import CorrectorTraining
 from lib.records import paths
 from lib.records.store import write_bytes
 from lib.study.arms import SCHEMES
@@ -53,7 +52,6 @@ def stale_lines(profile: str) -> list[str]:
 def method(profile: str) -> dict:
     """The constants of the method that the text names, from where the code has them."""
     settings, standard = PROFILES[profile], PlannerConfig()
-    training = inspect.signature(train_corrector).parameters
     return {
         "profile": as_dict(settings) | {"last_depth": settings.collect_horizon - 1},
         "planner": as_dict(settings.planner or standard),
@@ -61,7 +59,7 @@ def method(profile: str) -> dict:
         "right_sized": as_dict(PlannerConfig.budget(*RIGHT_SIZED)),
         "rival": RIVAL,
         "refiner": as_dict(SCHEMES["ladder"]["refiner"]),
-        "corrector": {name: training[name].default for name in ("history_len", "lambda_reg")},
+        "corrector": as_dict(CorrectorTraining()),
         "calibration": {"calls_per_plan": CALLS_PER_PLAN, "wanted": WANTED},
     }
 

@@ -1,6 +1,6 @@
 """Training a corrector on a distillation set, and its errors against the references.
 
-    trained = train_corrector(data, "temporal", epochs=60, history_len=4)
+    trained = train_corrector(data, CorrectorTraining("temporal", epochs=60), wm)
     rows = errors_by_depth(trained.validation, trained.corrector)
 
 The loss of a row is the squared error to the teacher's action. Three terms are optional:
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lib.config import ConfigError, one_of
 from lib.correctors import CORRECTORS, Corrector, appended, token
@@ -29,6 +28,30 @@ from lib.world_model import WorldModel
 
 CHUNK = 1024  # rows at a time where no gradient is needed
 WEIGHT_LIMITS = (0.1, 10.0)  # of a row in a value-weighted loss: none is lost, none rules a batch
+
+
+@dataclass(frozen=True)
+class CorrectorTraining:
+    """How a corrector is trained; the module says what λ, ω and `q_weighted` add to the loss.
+
+    Training ends `patience` epochs after the best validation loss. `history_len` is for the temporal corrector.
+    """
+
+    arch: str = "two_tower"
+    epochs: int = 100
+    batch_size: int = 256
+    lr: float = 1e-3
+    lambda_reg: float = 0.0
+    rollout_weight: float = 0.0
+    q_weighted: bool = False
+    history_len: int = 4
+    patience: int = 30
+    seed: int = 0
+
+    def __post_init__(self):
+        one_of("arch", self.arch, CORRECTORS)
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ConfigError(f"epochs={self.epochs} and batch_size={self.batch_size} must be at least 1.")
 
 
 @dataclass
@@ -41,7 +64,7 @@ class TrainedCorrector:
 
 
 @dataclass
-class Batch:
+class States:
     """B rows of a distillation set in float32. plan, teacher_plan (B, H, A); history (B, K, L + A + 1) or None."""
 
     z_real: Tensor
@@ -55,7 +78,7 @@ class Batch:
     history: Tensor | None
 
     @classmethod
-    def of(cls, data: DistillationSet, rows: Tensor, index: Tensor | None = None, device="cpu") -> Batch:
+    def of(cls, data: DistillationSet, rows: Tensor, index: Tensor | None = None, device="cpu") -> States:
         """The rows (B,) of `data`; with `index` = `data.history_index(K)` (n, K), their history too."""
         columns = {k: getattr(data, k)[rows].to(device) for k in cls.__annotations__ if k != "history"}
         columns |= {k: columns[k].float() for k in ("z_real", "z_pred")}
@@ -95,24 +118,24 @@ def split_by_episode(data: DistillationSet, fraction: float = 0.2, seed: int = 0
 # ---------------------------------------------------------------------------------------------------------- losses
 
 
-def rollout_error(corrector: Corrector, wm: WorldModel, batch: Batch, action: Tensor) -> Tensor:
+def rollout_error(corrector: Corrector, wm: WorldModel, states: States, action: Tensor) -> Tensor:
     """Mean squared error (B,) to the teacher's plan over its H steps, acting on with the corrector in the world model.
 
     `action` (B, A) is what the corrector does first. z and ẑ both follow it: z_{j+1} = d(z_j, a_j),
     ẑ_{j+1} = d(ẑ_j, a_j), as in the controller; past its end the stale plan goes on with the policy prior at ẑ.
     """
-    z, z_pred, history = batch.z_real, batch.z_pred, batch.history
-    steps, length = batch.teacher_plan.shape[1], batch.plan.shape[1]
+    z, z_pred, history = states.z_real, states.z_pred, states.history
+    steps, length = states.teacher_plan.shape[1], states.plan.shape[1]
     rows = torch.arange(len(z), device=z.device)
-    error = (action - batch.teacher_plan[:, 0]).square().mean(-1)
+    error = (action - states.teacher_plan[:, 0]).square().mean(-1)
     for j in range(1, steps):
-        z, z_pred, depth = wm.next(z, action), wm.next(z_pred, action), batch.depth + j
-        planned = batch.plan[rows, depth.clamp(max=length - 1)]
+        z, z_pred, depth = wm.next(z, action), wm.next(z_pred, action), states.depth + j
+        planned = states.plan[rows, depth.clamp(max=length - 1)]
         a_plan = torch.where((depth < length).unsqueeze(-1), planned, wm.policy(z_pred)[0])
         if history is not None:
             history = appended(history, token(z, z_pred, a_plan, depth))
         action = corrector(z, z_pred, a_plan, wm.policy(z)[0], depth, history)
-        error = error + (action - batch.teacher_plan[:, j]).square().mean(-1)
+        error = error + (action - states.teacher_plan[:, j]).square().mean(-1)
     return error / steps
 
 
@@ -140,32 +163,48 @@ def value_weights(data: DistillationSet, wm: WorldModel) -> Tensor:
 
 def train_corrector(
     data: DistillationSet,
-    arch: str = "two_tower",
-    epochs: int = 100,
-    batch_size: int = 256,
-    lr: float = 1e-3,
-    lambda_reg: float = 0.0,
-    patience: int = 30,
-    seed: int = 0,
-    progress: bool = True,
-    history_len: int = 4,
-    rollout_weight: float = 0.0,
-    q_weighted: bool = False,
+    training: CorrectorTraining,
     wm: WorldModel | None = None,
+    progress: bool = True,
 ) -> TrainedCorrector:
-    """Minimise the loss that the options give (see the module); keep the weights of the best validation epoch.
+    """Minimise the loss that the settings give; keep the weights of the best validation epoch.
 
     Training runs on the device of `wm`, the teacher's frozen world model in eval mode, else on the CPU; the corrector
     comes back on the CPU. Rows of the curve: `loss` is what is minimised, `action_mse` and `delta_abs` are plain means.
-    `history_len` is for the temporal corrector. Raises `ConfigError` for an unknown arch, a history longer than the
-    episodes, and a loss that needs the world model without one that fits; `DistillationError` when no validation loss
-    is finite.
+    Raises `ConfigError` for a history longer than the episodes, and a loss that needs the world model without one that
+    fits; `DistillationError` when no validation loss is finite.
     """
-    one_of("arch", arch, CORRECTORS)
-    if epochs < 1 or batch_size < 1:
-        raise ConfigError(f"epochs={epochs} and batch_size={batch_size} must be at least 1.")
+    from tqdm import tqdm
+
+    _check(data, training, wm)
+    run = _Run(data, training, wm)
+    best, best_weights, since, curve = np.inf, None, 0, []
+    epochs = range(1, training.epochs + 1)
+    bar = tqdm(epochs, f"training {training.arch}", unit="epoch", disable=not progress, mininterval=2)
+    for epoch in bar:
+        learnt, held = run.epoch()
+        for split, values in (("train", learnt), ("validation", held)):
+            numbers = dict(zip(("loss", "action_mse", "delta_abs"), values, strict=True))
+            curve.append({"epoch": epoch, "split": split, **numbers})
+        bar.set_postfix({"train": f"{learnt[1]:.4f}", "validation": f"{held[1]:.4f}"})
+        since += 1
+        if held[0] < best:
+            best, best_weights, since = held[0], copy.deepcopy(run.corrector.state_dict()), 0
+        if since >= training.patience:
+            break
+    if best_weights is None:
+        raise DistillationError(
+            f"no validation loss of {training.epochs} epochs is finite; train longer, or with a smaller lr."
+        )
+    run.corrector.load_state_dict(best_weights)
+    held_out = torch.zeros(len(data), dtype=torch.bool).index_fill(0, run.validation, True)
+    return TrainedCorrector(run.corrector.cpu().eval().requires_grad_(False), curve, data.rows(held_out))
+
+
+def _check(data: DistillationSet, training: CorrectorTraining, wm: WorldModel | None) -> None:
+    """`ConfigError` unless the settings, the states and the world model fit together."""
     latent_dim, action_dim = data.z_real.shape[1], data.a_plan.shape[1]
-    if (rollout_weight or q_weighted) and wm is None:
+    if (training.rollout_weight or training.q_weighted) and wm is None:
         raise ConfigError("rollout_weight and q_weighted need the world model; pass the teacher's as wm.")
     if wm is not None and (wm.latent_dim, wm.action_dim) != (latent_dim, action_dim):
         raise ConfigError(
@@ -173,67 +212,62 @@ def train_corrector(
             f"{wm.action_dim}; pass the teacher that they were collected with."
         )
     longest = int(data.decision.max()) + 1
-    if arch == "temporal" and history_len > longest:
-        raise ConfigError(f"history_len={history_len} is longer than the longest episode, {longest} decisions.")
-    torch.manual_seed(seed)
-    device = "cpu" if wm is None else wm.device
-    shape = {"history_len": history_len} if arch == "temporal" else {}
-    corrector = CORRECTORS[arch](latent_dim, action_dim, **shape).to(device)
-    parameters = list(corrector.parameters())
-    index = data.history_index(corrector.history_len) if corrector.history_len else None
-    weights = value_weights(data, wm) if q_weighted else torch.ones(len(data))
-    train, validation = (side.nonzero().flatten() for side in split_by_episode(data, seed=seed))
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    if training.arch == "temporal" and training.history_len > longest:
+        raise ConfigError(
+            f"history_len={training.history_len} is longer than the longest episode, {longest} decisions."
+        )
 
-    def means(rows: Tensor, size: int, learn: bool) -> list[float]:
-        """Loss, action MSE and |a − a_plan| over the rows, with a step of the optimiser after each batch or without."""
+
+class _Run:
+    """A corrector in training: its optimiser, the rows of each side, and what an epoch does."""
+
+    def __init__(self, data: DistillationSet, training: CorrectorTraining, wm: WorldModel | None):
+        torch.manual_seed(training.seed)
+        self.data, self.training, self.wm = data, training, wm
+        self.device = "cpu" if wm is None else wm.device
+        shape = {"history_len": training.history_len} if training.arch == "temporal" else {}
+        kind = CORRECTORS[training.arch]
+        self.corrector = kind(data.z_real.shape[1], data.a_plan.shape[1], **shape).to(self.device)
+        self.parameters = list(self.corrector.parameters())
+        self.index = data.history_index(self.corrector.history_len) if self.corrector.history_len else None
+        self.weights = value_weights(data, wm) if training.q_weighted else torch.ones(len(data))
+        sides = split_by_episode(data, seed=training.seed)
+        self.train, self.validation = (side.nonzero().flatten() for side in sides)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=training.lr, weight_decay=1e-2)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, training.epochs)
+
+    def epoch(self) -> tuple[list[float], list[float]]:
+        """One pass over the training rows in random order; the means of both sides."""
+        self.corrector.train()
+        learnt = self.means(self.train[torch.randperm(len(self.train))], self.training.batch_size, learn=True)
+        self.schedule.step()
+        self.corrector.eval()
+        with torch.no_grad():
+            return learnt, self.means(self.validation, CHUNK, learn=False)
+
+    def means(self, rows: Tensor, size: int, learn: bool) -> list[float]:
+        """Loss, action MSE and |a − a_plan| over the rows; `learn` steps the optimiser after each `size` of them."""
         sums = torch.zeros(3)
         for part in rows.split(size):
-            batch, weight = Batch.of(data, part, index, device), weights[part].to(device)
-            values = _losses(corrector, batch, weight, lambda_reg, rollout_weight, wm)
+            states, weight = States.of(self.data, part, self.index, self.device), self.weights[part].to(self.device)
+            values = self.losses(states, weight)
             if learn:
-                optimiser.zero_grad(set_to_none=True)
-                values[0].backward(inputs=parameters)
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimiser.step()
+                self.optimiser.zero_grad(set_to_none=True)
+                values[0].backward(inputs=self.parameters)
+                torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+                self.optimiser.step()
             sums += len(part) * values.detach().cpu()
         return (sums / len(rows)).tolist()
 
-    best, best_weights, since, curve = np.inf, None, 0, []
-    bar = tqdm(range(1, epochs + 1), desc=f"training {arch}", unit="epoch", disable=not progress, mininterval=2)
-    for epoch in bar:
-        corrector.train()
-        learnt = means(train[torch.randperm(len(train))], batch_size, learn=True)
-        schedule.step()
-        corrector.eval()
-        with torch.no_grad():
-            held = means(validation, CHUNK, learn=False)
-        for split, values in (("train", learnt), ("validation", held)):
-            numbers = dict(zip(("loss", "action_mse", "delta_abs"), values, strict=True))
-            curve.append({"epoch": epoch, "split": split, **numbers})
-        bar.set_postfix({"train": f"{learnt[1]:.4f}", "validation": f"{held[1]:.4f}"})
-        since += 1
-        if held[0] < best:
-            best, best_weights, since = held[0], copy.deepcopy(corrector.state_dict()), 0
-        if since >= patience:
-            break
-    if best_weights is None:
-        raise DistillationError(f"no validation loss of {epochs} epochs is finite; train longer, or with a smaller lr.")
-    corrector.load_state_dict(best_weights)
-    held_out = torch.zeros(len(data), dtype=torch.bool).index_fill(0, validation, True)
-    return TrainedCorrector(corrector.cpu().eval().requires_grad_(False), curve, data.rows(held_out))
-
-
-def _losses(corrector, batch: Batch, weight: Tensor, lambda_reg: float, rollout_weight: float, wm) -> Tensor:
-    """The loss with row weights (B,), the action MSE, and the mean |a − a_plan|, stacked (3,)."""
-    action = batch.corrected(corrector)
-    error = row_loss = (action - batch.a_teacher).square().mean(-1)
-    if rollout_weight:
-        row_loss = row_loss + rollout_weight * rollout_error(corrector, wm, batch, action)
-    delta = action - batch.a_plan
-    loss = (weight * row_loss).mean() + lambda_reg * delta.square().mean()
-    return torch.stack([loss, error.mean(), delta.abs().mean()])
+    def losses(self, states: States, weight: Tensor) -> Tensor:
+        """The loss with row weights (B,), the action MSE, and the mean |a − a_plan|, stacked (3,)."""
+        action, omega = states.corrected(self.corrector), self.training.rollout_weight
+        error = row_loss = (action - states.a_teacher).square().mean(-1)
+        if omega:
+            row_loss = row_loss + omega * rollout_error(self.corrector, self.wm, states, action)
+        delta = action - states.a_plan
+        loss = (weight * row_loss).mean() + self.training.lambda_reg * delta.square().mean()
+        return torch.stack([loss, error.mean(), delta.abs().mean()])
 
 
 # ---------------------------------------------------------------------------------------------------------- errors
@@ -244,7 +278,7 @@ def corrected_actions(corrector: Corrector, data: DistillationSet, device="cpu")
     """The action (n, A) of a corrector on `device` at every state. Histories are read: `data` holds whole episodes."""
     index = data.history_index(corrector.history_len) if corrector.history_len else None
     parts = torch.arange(len(data)).split(CHUNK)
-    return torch.cat([Batch.of(data, rows, index, device).corrected(corrector).cpu() for rows in parts])
+    return torch.cat([States.of(data, rows, index, device).corrected(corrector).cpu() for rows in parts])
 
 
 @torch.no_grad()

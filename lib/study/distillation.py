@@ -1,7 +1,7 @@
 """Distilling the replanning teacher into a corrector: the artefacts that are kept, and made when they are lacking.
 
     data, key = distillation_set(settings, cell)                       # collected once, then read from the cache
-    trained, errors = make_corrector(settings, cell, "two_tower", data, key, epochs=60)
+    trained, errors = make_corrector(settings, cell, data, key, CorrectorTraining(epochs=60))
 
 A distillation set is collected in shards of a few episodes, each a file with a key of its own under
 `data/cache/distillation/`: a run that was killed goes on at the next shard, and more episodes of the first round only
@@ -21,7 +21,7 @@ from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.correctors import CORRECTORS, CorrectorError, load_corrector, save_corrector
 from lib.distil.collect import collect
 from lib.distil.states import LAYOUT, SOURCES, DistillationError, DistillationSet
-from lib.distil.train import TrainedCorrector, errors_by_depth, train_corrector
+from lib.distil.train import CorrectorTraining, TrainedCorrector, errors_by_depth, train_corrector
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
@@ -173,7 +173,7 @@ def _budget(config: PlannerConfig) -> dict:
 
 def _acting_corrector(files: tuple[Path, ...], epochs: int, wm: WorldModel) -> nn.Module:
     """What acts after the rounds of `files`."""
-    return train_corrector(DistillationSet.load(*files), ACTING, epochs=epochs, wm=wm).corrector.to(wm.device)
+    return train_corrector(DistillationSet.load(*files), CorrectorTraining(ACTING, epochs), wm).corrector.to(wm.device)
 
 
 # --------------------------------------------------------------------------------------------------------- correctors
@@ -185,12 +185,11 @@ def corrector_path(settings: Settings, cell: Cell, arch: str) -> Path:
 
 
 def make_corrector(
-    settings: Settings, cell: Cell, arch: str, data: DistillationSet, key: str, **training
+    settings: Settings, cell: Cell, data: DistillationSet, key: str, training: CorrectorTraining
 ) -> tuple[TrainedCorrector, list[dict]]:
     """Train a corrector and write its learning curve, errors by depth, and weights. Returns it and the errors.
 
-    `training` goes to `train_corrector`, with the teacher's world model. Raises `DistillationError` for a set that is
-    labelled by another teacher.
+    Raises `DistillationError` for a set that is labelled by another teacher.
     """
     name = settings.teacher_name(cell)
     teacher = teacher_key(name)
@@ -200,10 +199,10 @@ def make_corrector(
             "collect one with 02_collect_data."
         )
     wm = load_world_model(name, task=cell.task, device=settings.device)
-    trained = train_corrector(data, arch, **training, wm=wm)
+    trained = train_corrector(data, training, wm)
     errors = errors_by_depth(trained.validation, trained.corrector)
-    path = corrector_path(settings, cell, arch)
-    about = {"distillation_key": key, "samples": len(data), "training": training}
+    path = corrector_path(settings, cell, training.arch)
+    about = {"distillation_key": key, "samples": len(data), "training": as_dict(training)}
     write_table(path.with_suffix(".csv"), trained.curve, **about)
     write_table(path.with_name(f"{path.stem}-depth.csv"), errors, **about)
     write_artefact(path, lambda temporary: save_corrector(trained.corrector, temporary, teacher), **about)
@@ -217,5 +216,5 @@ def ensure_corrector(settings: Settings, cell: Cell, arch: str) -> Path:
         load_corrector(path, teacher_key(settings.teacher_name(cell)))
     except CorrectorError:
         data, key = distillation_set(settings, cell)
-        make_corrector(settings, cell, arch, data, key, epochs=settings.profile.epochs)
+        make_corrector(settings, cell, data, key, CorrectorTraining(arch, settings.profile.epochs))
     return path

@@ -15,7 +15,8 @@ from lib.distil.collect import collect
 from lib.distil.states import DistillationError, DistillationSet
 from lib.distil.train import (
     WEIGHT_LIMITS,
-    Batch,
+    CorrectorTraining,
+    States,
     errors_by_depth,
     history_tokens,
     rollout_error,
@@ -79,8 +80,9 @@ def learnable_set(answer="drift", noise=0.0, seed=0, **sizes):
     return data
 
 
-def train(data, arch="two_tower", **options):
-    return train_corrector(data, arch, **{"epochs": 8, "batch_size": 64, "lr": 3e-3, "progress": False} | options)
+def train(data, arch="two_tower", wm=None, **options):
+    training = CorrectorTraining(arch, **{"epochs": 8, "batch_size": 64, "lr": 3e-3} | options)
+    return train_corrector(data, training, wm, progress=False)
 
 
 def made(arch, seed=0, history_len=3):
@@ -98,7 +100,7 @@ def validation_error(trained):
     """Action MSE on the validation rows, all at once."""
     held, corrector = trained.validation, trained.corrector
     index = held.history_index(corrector.history_len) if corrector.history_len else None
-    action = Batch.of(held, torch.arange(len(held)), index).corrected(corrector)
+    action = States.of(held, torch.arange(len(held)), index).corrected(corrector)
     return (action - held.a_teacher).square().mean().item()
 
 
@@ -179,7 +181,7 @@ class Watched(nn.Module):
 def test_training_reads_what_the_corrector_read_while_collecting(length):
     watched, wm = Watched(made("temporal", history_len=length)), tiny_model()
     data = collect(MPPI(wm, BUDGET), MPPI(wm, BUDGET), fresh_env(), [1, 2], 4, watched, beta=0.3, decisions=12)
-    batch = Batch.of(data, torch.arange(len(data)), data.history_index(length))
+    batch = States.of(data, torch.arange(len(data)), data.history_index(length))
     names = ("z_real", "z_pred", "a_plan", "a_policy", "depth")
     collected = [torch.cat(column) for column in zip(*watched.given, strict=True)]
     assert len(data) == len(collected[0]) > 12
@@ -202,7 +204,7 @@ def test_states_that_were_filtered_out_are_padding():
 
 def test_a_batch_is_in_full_precision_and_its_rows_are_the_sets():
     data, rows = random_set(), torch.tensor([7, 3, 3])
-    batch = Batch.of(data, rows)
+    batch = States.of(data, rows)
     assert batch.history is None and batch.z_real.dtype == batch.z_pred.dtype == torch.float32
     for name in ("z_real", "z_pred", "a_plan", "a_policy", "a_teacher", "plan", "teacher_plan", "depth"):
         assert torch.equal(getattr(batch, name), getattr(data, name)[rows].to(getattr(batch, name).dtype))
@@ -242,7 +244,7 @@ def test_the_rollout_error_is_that_of_a_slow_loop(arch):
     data, wm, corrector = random_set(3, 14), tiny_model(), made(arch)
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:24]
     assert set(data.depth[rows].tolist()) == {1, 2, 3, 4, 5}  # within the plan, at its end and beyond
-    batch = Batch.of(data, rows, data.history_index(3) if corrector.history_len else None)
+    batch = States.of(data, rows, data.history_index(3) if corrector.history_len else None)
     error = rollout_error(corrector, wm, batch, batch.corrected(corrector))
     slow = torch.tensor([slow_rollout(corrector, wm, data, row, corrector.history_len) for row in rows.tolist()])
     assert error.shape == (24,) and slow.std() > 0.01
@@ -252,7 +254,7 @@ def test_the_rollout_error_is_that_of_a_slow_loop(arch):
 def test_the_rollout_error_of_one_step_is_the_action_error():
     data, corrector = random_set(), made("two_tower")
     data.teacher_plan = data.teacher_plan[:, :1]
-    batch = Batch.of(data, torch.arange(len(data)))
+    batch = States.of(data, torch.arange(len(data)))
     action = batch.corrected(corrector)
     error = rollout_error(corrector, tiny_model(), batch, action)
     assert torch.allclose(error, (action - data.a_teacher).square().mean(-1))
@@ -260,7 +262,7 @@ def test_the_rollout_error_of_one_step_is_the_action_error():
 
 def test_later_steps_teach_the_first_action_through_the_model():
     data, wm = random_set(), tiny_model()
-    batch = Batch.of(data, torch.arange(8))
+    batch = States.of(data, torch.arange(8))
     action = batch.a_plan.clone().requires_grad_()
     first = torch.autograd.grad((action - batch.teacher_plan[:, 0]).square().mean(-1).sum() / H, action)[0]
     whole = torch.autograd.grad(rollout_error(made("two_tower"), wm, batch, action).sum(), action)[0]
@@ -347,7 +349,7 @@ def test_the_rollout_loss_enters_and_is_learnt(arch):
     def rollout(trained):
         held, corrector = trained.validation, trained.corrector
         index = held.history_index(2) if corrector.history_len else None
-        batch = Batch.of(held, torch.arange(len(held)), index)
+        batch = States.of(held, torch.arange(len(held)), index)
         return rollout_error(corrector, wm, batch, batch.corrected(corrector)).mean().item()
 
     best = min((r for r in rolled.curve if r["split"] == "validation"), key=lambda r: r["loss"])
@@ -373,7 +375,7 @@ def test_rows_with_more_weight_are_learnt_better(monkeypatch):
     data.z_real[:], data.z_pred[:], data.a_plan[:], data.a_policy[:] = data.z_real[0], data.z_pred[0], 0.0, 0.0
     data.depth[:] = 1
     weighted, plain = (train(data, q_weighted=q, wm=tiny_model(), epochs=20) for q in (True, False))
-    answers = [Batch.of(data, torch.arange(1)).corrected(t.corrector).mean().item() for t in (weighted, plain)]
+    answers = [States.of(data, torch.arange(1)).corrected(t.corrector).mean().item() for t in (weighted, plain)]
     heavy, light = weights[first].sum().item(), weights[~first].sum().item()
     assert answers[0] == pytest.approx(0.5 * (heavy - light) / (heavy + light), abs=0.1)
     assert answers[0] > answers[1] + 0.2
@@ -450,7 +452,7 @@ def test_errors_by_depth_in_parts_are_those_of_row_after_row(monkeypatch, arch):
     monkeypatch.setattr(corrector_training, "CHUNK", 7)
     data, corrector = random_set(3, 20), made(arch)
     index = data.history_index(3) if corrector.history_len else None
-    actions = torch.cat([Batch.of(data, torch.tensor([i]), index).corrected(corrector) for i in range(len(data))])
+    actions = torch.cat([States.of(data, torch.tensor([i]), index).corrected(corrector) for i in range(len(data))])
     for row in errors_by_depth(data, corrector):
         at = data.depth == row["depth"]
         assert row["samples"] == at.sum()
@@ -464,7 +466,7 @@ def test_100k_states_of_a_5m_teacher_train_within_a_gibibyte(arch):
     """All of the process, torch's own 300 MiB and the set's 200 included; in a process of its own."""
     code = f"""
     import torch
-    from lib.distil.train import errors_by_depth, train_corrector
+    from lib.distil.train import CorrectorTraining, errors_by_depth, train_corrector
     from lib.distil.states import DistillationSet
     n, L, A, H, E = 100_000, 512, 6, 3, 5
     row = torch.arange(n)
@@ -475,7 +477,7 @@ def test_100k_states_of_a_5m_teacher_train_within_a_gibibyte(arch):
         *z, few, few.clone(), plans[1][:, 0].clone(), *plans, 1 + row % E, torch.rand(n), row // 500,
         row % 500 + row % 500 // E, torch.zeros_like(row), row[:9000], few[:9000],
     )
-    trained = train_corrector(data, {arch!r}, epochs=1, batch_size=1024, progress=False)
+    trained = train_corrector(data, CorrectorTraining({arch!r}, epochs=1, batch_size=1024), progress=False)
     errors_by_depth(data, trained.corrector)
     peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(int(peak.split()[1]) / 2**20)

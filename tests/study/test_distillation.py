@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from lib.config import ConfigError
+from lib.config import ConfigError, as_dict
 from lib.correctors import load_corrector
 from lib.distil.states import DistillationError, DistillationSet
+from lib.distil.train import CorrectorTraining
 from lib.records import paths
 from lib.records.store import read_sidecar, read_table
 from lib.study import distillation
@@ -48,7 +49,7 @@ def home(monkeypatch, tmp_path):
 
     def noted_training(data, *arguments, **options):
         done.append(len(data))
-        return train_corrector(data, *arguments, **{**options, "progress": False})
+        return train_corrector(data, *arguments, **options, progress=False)
 
     monkeypatch.setattr(distillation, "collect", noted_collect)
     monkeypatch.setattr(distillation, "train_corrector", noted_training)
@@ -251,7 +252,7 @@ def test_a_number_of_episodes_that_no_round_can_have_is_refused(home, episodes):
 def test_a_corrector_is_written_with_its_tables(home):
     chosen = settings()
     data, key = fetch(chosen)
-    trained, errors = make_corrector(chosen, chosen.cell, "two_tower", data, key, epochs=2)
+    trained, errors = make_corrector(chosen, chosen.cell, data, key, CorrectorTraining(epochs=2))
     folder = paths.results("smoke") / "corrector"
     curve = read_table(folder / "tiny-task-1m-1-two_tower.csv")
     assert curve.to_dict("records") == trained.curve
@@ -260,19 +261,18 @@ def test_a_corrector_is_written_with_its_tables(home):
     back = load_corrector(folder / "tiny-task-1m-1-two_tower.safetensors", teacher_key("tiny-task-1m-1"))
     assert all(torch.equal(v, trained.corrector.state_dict()[k]) for k, v in back.state_dict().items())
     about = read_sidecar(folder / "tiny-task-1m-1-two_tower.safetensors")
-    assert about["distillation_key"] == key and about["samples"] == len(data) and about["training"] == {"epochs": 2}
+    assert about["distillation_key"] == key and about["samples"] == len(data) and about["training"]["epochs"] == 2
 
 
 @pytest.mark.parametrize("arch", ["two_tower", "temporal", "state"])
 def test_every_corrector_is_made_with_losses_that_need_the_world_model(home, arch):
     chosen = settings()
     data, key = fetch(chosen)
-    trained, errors = make_corrector(
-        chosen, chosen.cell, arch, data, key, epochs=1, rollout_weight=0.5, q_weighted=True
-    )
+    training = CorrectorTraining(arch, epochs=1, rollout_weight=0.5, q_weighted=True)
+    trained, errors = make_corrector(chosen, chosen.cell, data, key, training)
     assert trained.corrector.arch == arch and all(r["corrector_mse"] >= 0 for r in errors)
     about = read_sidecar(paths.results("smoke") / "corrector" / f"tiny-task-1m-1-{arch}.csv")
-    assert about["training"] == {"epochs": 1, "rollout_weight": 0.5, "q_weighted": True}
+    assert about["training"] == as_dict(training)
 
 
 def test_labels_of_another_teacher_are_refused(home):
@@ -280,7 +280,7 @@ def test_labels_of_another_teacher_are_refused(home):
     data, key = fetch(chosen)
     save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
     with pytest.raises(DistillationError, match="labelled by another tiny-task-1m-1 .* 02_collect_data"):
-        make_corrector(chosen, chosen.cell, "two_tower", data, key, epochs=1)
+        make_corrector(chosen, chosen.cell, data, key, CorrectorTraining(epochs=1))
 
 
 def test_a_lacking_corrector_is_made_and_a_present_one_is_kept(home):
