@@ -731,6 +731,38 @@ def test_citations_exist_and_none_is_left_over():
     assert cited == entries
 
 
+READS = r"\b(arm|optional|number|get|float|average|over-all|card|gain-side)\([^()]*\)"
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        rf"{READS}\s*[<>]=?",  # one result compared with another one or with a number
+        rf"(?<!=)[<>]=?\s*{READS}",
+        r"sorted\(key:[^)]*=> \(?-?(arm|optional|get|average|shown-on)\(",  # the best of several
+        r"p_holm|p_non_inferior|p_permutation\"\) *[<>]",  # tests
+        r"(split|contains)\(\"\+\"|starts-with\(\"(budget|gate|64)|two-tower\", \"temporal\"",  # names of arms
+    ],
+)
+def test_no_decision_about_a_result_is_taken_in_typst(decision):
+    for file in SOURCE.glob("*.typ"):
+        found = re.search(decision, re.sub(r"(?m)//.*$", "", file.read_text()))
+        assert not found, f"{file.name} has {found[0]!r}: a decision belongs in lib/study/stats/claims.py"
+
+
+def test_a_fact_that_nobody_wrote_is_an_error_in_the_paper_profile(tree):
+    results("paper")
+    path = paths.results("paper") / "statistics" / "claims.json"
+    facts = json.loads(path.read_text())
+    del facts["cells"][CELL]["good"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(paper.PaperError, match=rf"fact cells → {CELL} → good in data/.*/claims\.json"):
+        paper.build("paper")
+    path.unlink()
+    with pytest.raises(paper.PaperError, match=r"statistics/claims\.json"):
+        paper.build("paper")
+
+
 def test_numbers_are_formatted_with_fixed_digits(tree):
     (tree / "paper" / "numbers.typ").write_text(
         '#import "style.typ": fixed\n'
