@@ -15,7 +15,7 @@ from lib.study import action_error
 from lib.study.action_error import COLUMNS, measure, stream, teacher_actions, visit, write_action_errors
 from lib.study.arms import make_arm, make_controller
 from lib.study.evaluate import Stage, run_episodes
-from tests.study.test_evaluate import CELL, FIRST, code_key, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
+from tests.study.test_evaluate import CELL, FIRST, corrector_file, env, home, new_teacher  # noqa: F401 - fixtures
 from tests.tiny import BUDGET, tiny_model
 
 GATES = {"gated-4": {"threshold": 0.55}}  # of the mismatches of the random model, about half are above
@@ -25,7 +25,6 @@ ARMS = ["teacher", "policy", "open-loop-3", "gated-4"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, env):  # noqa: F811 - the fixture
     monkeypatch.setattr(action_error, "make_env", env)
-    monkeypatch.setattr(action_error, "module_key", code_key)
     monkeypatch.setenv("CXX", "no-compiler")  # compiling the policy prior would take longer than all tests here
 
 

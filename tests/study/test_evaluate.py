@@ -1,7 +1,6 @@
 """Episodes that are paired, counted, kept, resumed, and re-run to verify what was committed."""
 
 import dataclasses
-import functools
 import json
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
 from lib.records import paths
-from lib.records.keys import module_key
 from lib.records.store import describe, read_sidecar, read_table, write_table
 from lib.study import evaluate as evaluation
 from lib.study.arms import ARM_COLUMNS, make_arm, make_controller
@@ -22,7 +20,6 @@ from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 CELL = Cell("tiny-task", "1m", 1)
 ARMS = ["teacher", "policy", "open-loop-3", "two-tower-3", "hold-last-5", "budget-8x2"]
 FIRST = 700_000_000  # the first trial seed: what smoke plays
-code_key = functools.cache(module_key)  # the code does not change while the tests run
 
 
 # ----------------------------------------------------------------------------------------------------- evaluating
@@ -42,7 +39,6 @@ def home(monkeypatch, tmp_path, env):
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
-    monkeypatch.setattr(evaluation, "module_key", code_key)
     (tmp_path / "teachers").mkdir()
     new_teacher(0)
     return tmp_path

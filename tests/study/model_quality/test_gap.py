@@ -1,6 +1,7 @@
 """Matched planners on a line, where the best action is known, and in the simulator; and the statistics of the gap."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -263,7 +264,7 @@ def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(cartpole, w
 
 def test_every_planner_plays_with_either_model(cartpole, wm, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    learned = LearnedModel(wm, torch.nn.Linear(wm.latent_dim, 5), "weights")
+    learned = LearnedModel(wm, torch.nn.Linear(wm.latent_dim, 5), "code-weights")
     for matched in (
         Matched("shooting", SMALL),
         Matched("cem", SMALL_CEM),
@@ -377,6 +378,7 @@ def played(monkeypatch, tmp_path):
     monkeypatch.setattr(planning_gap, "BLOCK", 2)
     blocks = []
 
+    @functools.wraps(play_oracle)  # keys are of the code that it stands for
     def noted(oracle, planner, seeds, decisions, what):
         blocks.append(seeds)
         if 13 in seeds:
@@ -388,7 +390,7 @@ def played(monkeypatch, tmp_path):
 
 
 def learned_model(key="weights"):
-    return LearnedModel(WorldModel(WorldModelConfig(1, 1, 16, 16, 16, 2, 2)), None, key)
+    return LearnedModel(WorldModel(WorldModelConfig(1, 1, 16, 16, 16, 2, 2)), None, f"code-{key}")
 
 
 def test_episodes_are_kept_by_block_and_only_missing_ones_are_played(played):

@@ -1,6 +1,7 @@
 """M1–M5 where they are known: perfect, shifted and sign-flipped models; and the study's cells, tables and figures."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -352,7 +353,7 @@ def test_the_notebook_measures_what_there_is_and_resumes(shipped, monkeypatch, c
     assert set(wanted.split()) <= set(table) and table["n"].le(2).all() and table["spearman"].isna().all()
 
     played = []
-    monkeypatch.setattr(benches, "model_metrics", lambda *a: played.append(a))
+    monkeypatch.setattr(benches, "model_metrics", functools.wraps(model_metrics)(lambda *a: played.append(a)))
     before = (folder / "cells.csv").read_bytes()
     execute()  # from the result files
     assert "cell 1" not in capsys.readouterr().out and (folder / "cells.csv").read_bytes() == before
@@ -395,7 +396,7 @@ def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped
         return about | {"m1": 0.5, "weights": weights}, [about | {"planner": "shooting"}]
 
     kept = [rows(2, key("a" * 64)), rows(2, key("e" * 64), "e" * 64, 60_000)]  # the second is the end of its run
-    others = [rows(3, "b" * 64), rows(3, key("c" * 64), None, 5_000), rows(9, key("d" * 64), "d" * 64)]
+    others = [rows(3, "code-before"), rows(3, key("c" * 64), None, 5_000), rows(9, key("d" * 64), "d" * 64)]
     found = [*kept, *others]
     write_tables("smoke", [row for row, _ in found], [gap for _, gaps in found for gap in gaps], [])
     study = dataclasses.replace(study, skipped=study_cells(sizes)[1])

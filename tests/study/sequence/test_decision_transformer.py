@@ -1,6 +1,7 @@
 """Decision Transformer and behaviour cloning: what they may see, learn and return, and how they resume."""
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -415,7 +416,8 @@ def test_a_curve_is_kept_for_what_was_played_on_the_way(tiny_task, tmp_path, mon
 def test_what_was_played_is_not_played_again(policy, tiny_task, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     model, real, calls = policy.of(TrajectorySet("some", trajectories(5, 6))).eval(), evaluate_policy, []
-    monkeypatch.setattr(offline_evaluation, "evaluate_policy", lambda *a: calls.append(a) or real(*a))
+    noted = functools.wraps(real)(lambda *a: calls.append(a) or real(*a))  # keys are of the code that it stands for
+    monkeypatch.setattr(offline_evaluation, "evaluate_policy", noted)
     wanted = {1.0: 4.0} if policy is DecisionTransformer else None
     first, again = (evaluated(model, "tiny-task", [1, 2], 5, wanted) for _ in range(2))
     pd.testing.assert_frame_equal(pd.DataFrame(first), pd.DataFrame(real(model, "tiny-task", [1, 2], 5, wanted)))
