@@ -161,7 +161,7 @@ def keys_of(job: Job, out: Path, about: dict, commit: str, trees: Trees) -> dict
         now = evaluate.arm_key(arm, cell, str(cell), files.get(arm.corrector), decisions)
         return f"{trees.fingerprint(commit, *evaluate.arm_roots(arm), *more)}-{rest_of(now)}"
 
-    for name, arm in about.get("arms", {}).items():
+    for arm in about.get("arms", {}).values():
         keys[arm["key"]] = key(recorded(arm), arm["decisions"])
     if out.name.endswith("-calibration.json"):
         import json
