@@ -37,8 +37,8 @@ def main(tree: str, request: str, answer: str) -> None:
 
 def add_profile(tree: Path, fields: dict) -> None:
     """The tree's smoke profile with other fields, as far as the tree has them, under the name "audit"."""
-    first_edition = (tree / "lib" / "workload.py").is_file()
-    profiles = importlib.import_module("lib.workload" if first_edition else "lib.study.profiles").PROFILES
+    first_edition = (tree / "lib" / "profiles.py").is_file()
+    profiles = importlib.import_module("lib.profiles" if first_edition else "lib.study.profiles").PROFILES
     smoke = profiles["smoke"]
     known = {field.name for field in dataclasses.fields(smoke)}
     fields = {k: frozen(v) for k, v in fields.items() if k in known}
