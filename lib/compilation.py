@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.config import ConfigError, data_folder
 
@@ -32,6 +32,15 @@ CPU_OPTIONS = {
     "realize_opcount_threshold": 200,
     "cpp.enable_floating_point_contract_flag": "fast",
     "cpp_wrapper": True,
+}
+# A step without planning takes less than a millisecond on a CPU, and much of that is not arithmetic: torch would check
+# at every call that tensors have the shapes it gave them, and call a library for each product of one row with a matrix,
+# which a loop of its own does as fast. (Its guards stay: all controllers of a process share what is compiled.)
+STEP_OPTIONS = CPU_OPTIONS | {
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "scalar_asserts": False,
+    "post_grad_fusion_options": {"decompose_mm_pass": {}},
 }
 
 
@@ -167,3 +176,14 @@ class Captured:
         with torch.cuda.graph(graph, pool=self._pool):
             results = self.function(*static)
         return graph, static, results
+
+
+def prepared(mode: str, function: functools.partial, batched):
+    """A controller's step, a function of tensors bound to its modules, run as planners run: as it is, compiled, or
+    captured (uncompiled: a graph has no launches to save). `batched`: see `Compiled`."""
+    modules = [m for m in function.args if isinstance(m, nn.Module)]
+    if mode == "eager":
+        return function
+    if mode == "compiled":
+        return Compiled(function, "controller", STEP_OPTIONS if modules[0].device.type == "cpu" else None, batched)
+    return Captured(function, [p for m in modules for p in m.parameters()])

@@ -20,6 +20,7 @@ from torch import Tensor
 from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
 from lib.config import ConfigError, PlannerConfig
 from lib.planning_networks import PlanningNetworks
+from lib.protocols import PlannerNetworks
 from lib.world_model import WorldModel
 
 __all__ = ["MPPI", "Plan", "PlanNoise", "PlannerConfig", "shift"]
@@ -77,7 +78,9 @@ class MPPI:
     Raises `ConfigError` for CUDA graphs without a CUDA device, `ValueError` for weights that are not finite.
     """
 
-    def __init__(self, world_model: WorldModel, config: PlannerConfig | None = None, networks=None):
+    def __init__(
+        self, world_model: WorldModel, config: PlannerConfig | None = None, networks: PlannerNetworks | None = None
+    ):
         self.wm = world_model
         c = self.config = config or PlannerConfig.standard(world_model.action_dim)
         self.networks = networks or PlanningNetworks(world_model, getattr(torch, c.dtype))

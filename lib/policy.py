@@ -1,4 +1,4 @@
-"""Control without planning, and what it shares with `lib.speculation`: how a step is compiled, and when it fails.
+"""Control without planning.
 
 controller = PolicyController(wm)
 controller.reset(batch_size=8)
@@ -10,39 +10,11 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib.compilation import CPU_OPTIONS, Captured, Compiled, resolve_mode
+from lib.compilation import prepared, resolve_mode
+from lib.protocols import unsound
 from lib.world_model import WorldModel
-
-# A step without planning takes less than a millisecond on a CPU, and much of that is not arithmetic: torch would check
-# at every call that tensors have the shapes it gave them, and call a library for each product of one row with a matrix,
-# which a loop of its own does as fast. (Its guards stay: all controllers of a process share what is compiled.)
-STEP_OPTIONS = CPU_OPTIONS | {
-    "size_asserts": False,
-    "alignment_asserts": False,
-    "scalar_asserts": False,
-    "post_grad_fusion_options": {"decompose_mm_pass": {}},
-}
-
-NOT_FINITE = "an action is not finite; check the weights of the corrector and of the world model."
-
-
-def unsound(obs: Tensor) -> str:
-    """Why a decision has no sound action."""
-    rows = (~torch.isfinite(obs)).any(-1).nonzero().flatten().tolist()
-    return f"observations of rows {rows} are not finite." if rows else NOT_FINITE
-
-
-def prepared(mode: str, function: functools.partial, batched):
-    """A function of tensors, bound to its modules, run as planners run: as it is, compiled, or captured (uncompiled: a
-    graph has no launches to save). `batched`: see `Compiled`."""
-    modules = [m for m in function.args if isinstance(m, nn.Module)]
-    if mode == "eager":
-        return function
-    if mode == "compiled":
-        return Compiled(function, "controller", STEP_OPTIONS if modules[0].device.type == "cpu" else None, batched)
-    return Captured(function, [p for m in modules for p in m.parameters()])
 
 
 class PolicyController:

@@ -30,6 +30,15 @@ class Controller(Protocol):
         """Go on with only these rows of the batch: the others' episodes have ended."""
 
 
+NOT_FINITE = "an action is not finite; check the weights of the corrector and of the world model."
+
+
+def unsound(obs: Tensor) -> str:
+    """Why a decision has no sound action."""
+    rows = (~torch.isfinite(obs)).any(-1).nonzero().flatten().tolist()
+    return f"observations of rows {rows} are not finite." if rows else NOT_FINITE
+
+
 @runtime_checkable
 class LatentModel(Protocol):
     """A world model that acts in latent space. Leading dimensions are any, written …"""

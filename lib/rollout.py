@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-if TYPE_CHECKING:  # the package imports this module, and must not take the seconds that torch does
+if TYPE_CHECKING:  # the package imports this module, and must not take the time that numpy and torch do
     import gymnasium
+    import numpy as np
 
     from lib.protocols import Controller
 
@@ -37,6 +36,7 @@ class Decision:
 
 def start(controller: Controller, envs: Sequence[gymnasium.Env], seeds: Sequence[int]) -> np.ndarray:
     """Begin one episode per seed, with the random streams that belong to it: the first observations (B, obs_dim)."""
+    import numpy as np
     import torch
 
     controller.reset(len(seeds), [torch.Generator().manual_seed(seed) for seed in seeds])
@@ -55,6 +55,7 @@ def rollout(
     `envs` are the seeds' own environments, or make the one of a seed. Episodes that end leave the batch. `what` is the
     label of a progress bar; there is none without it.
     """
+    import numpy as np
     import torch
 
     if not seeds:

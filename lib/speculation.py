@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.compilation import prepared
 from lib.config import ConfigError, one_of
 from lib.correctors import appended, token
 from lib.gates import Gate, Look
 from lib.planner import MPPI, Plan, shift
-from lib.policy import NOT_FINITE, prepared, unsound
+from lib.protocols import NOT_FINITE, unsound
 from lib.world_model import WorldModel, total_variation
 
 

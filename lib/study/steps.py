@@ -27,12 +27,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lib.compilation import resolve_mode
+from lib.compilation import prepared, resolve_mode
 from lib.config import PlannerConfig
 from lib.correctors import appended, token
 from lib.environments import make_env
 from lib.gates import Look
-from lib.policy import prepared
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
 from lib.records.ledger import renamed
