@@ -47,9 +47,10 @@ test: setup  ## the tests, without the slow ones
 test-slow: setup  ## the slow tests
 	$(PY) -m pytest -m slow
 
-lint: setup  ## style of code and notebooks
+lint: setup  ## style of code and notebooks, and which part imports which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
 
 film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)
