@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import altair as alt
+import pandas as pd
 import vl_convert
 
 from lib.records.store import write_bytes
@@ -38,10 +39,11 @@ SALTIRE = "M-.9,-.5L-.5,-.9L0,-.4L.5,-.9L.9,-.5L.4,0L.9,.5L.5,.9L0,.4L-.5,.9L-.9
 
 # Okabe–Ito colours (Okabe & Ito 2008) and a dark wine, told apart with every common colour blindness; shapes carry the
 # same information in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
-# Keys are prefixes of an arm's scheme, the longest match counts.
+# Keys are the schemes of arms.
 EVERY_STEP = Family("replans at every step", "#000000", "diamond")
 FAMILIES = {
     "teacher": EVERY_STEP,
+    "teacher-sample": EVERY_STEP,
     "budget": EVERY_STEP,
     "policy": Family("policy prior", "#CC79A7", "triangle-up"),
     "best-of": Family("best of prior samples", "#CC79A7", "triangle-left"),
@@ -61,16 +63,16 @@ FAMILIES = {
 OTHER = Family("other", "#7A7A7A", "wedge")
 
 
-def family(arm: str) -> Family:
-    """The family of an arm, whatever its planner: the longest prefix of its scheme in `FAMILIES`, else `OTHER`."""
-    scheme = arm.split("+")[-1]
-    matches = [prefix for prefix in FAMILIES if scheme.startswith(prefix)]
-    return FAMILIES[max(matches, key=len)] if matches else OTHER
+def family(scheme: str) -> Family:
+    """The family of the arms of a scheme, whatever their planner."""
+    return FAMILIES.get(scheme, OTHER)
 
 
-def on_smaller_planner(arm: str) -> bool:
-    """Whether an arm plans with a smaller planner than the teacher's (64×2+ladder-6, budget-64×2)."""
-    return "+" in arm or arm.startswith("budget")
+def small_planner(arm: pd.Series | dict) -> str:
+    """What plans where it is not the teacher's planner, as 64×2; else empty. arm: a row with the columns of an arm."""
+    if arm["standard_planner"] or pd.isna(arm["planner_samples"]):  # missing where nothing plans
+        return ""
+    return f"{arm['planner_samples']:.0f}×{arm['planner_iterations']:.0f}"
 
 
 @alt.theme.register("paper", enable=False)

@@ -14,11 +14,9 @@ import pandas as pd
 
 from figures import charts, pages
 from figures.charts import FAMILIES, MUTED
-from lib.records import paths
-from lib.records.keys import ResultError, shown
-from lib.records.store import how_to_make, read_table
-from lib.study.arms import has_gate
-from lib.study.stats.intervals import bootstrap_ci
+from lib.records.keys import ResultError
+from lib.study.evaluate import evaluated_cells, read_cell
+from lib.study.stats.intervals import PLANNER, bootstrap_ci
 
 # Column of the tables → title of its axis.
 QUANTITIES = {
@@ -41,55 +39,45 @@ def read(profile: str) -> pd.DataFrame:
 
     Raises `ResultError` if no cell was evaluated, or none has an arm that executes more than one step of a plan.
     """
-    folder, rows = paths.results(profile) / "horizon", []
-    files = sorted(folder.glob("*-depth.csv"))
-    for file in files:
-        cell = file.name.removesuffix("-depth.csv")
-        errors = folder / f"{cell}-action-error.csv"
-        tables = [read_table(file)] + ([read_table(errors)] if errors.is_file() else [])
+    rows = []
+    for cell in evaluated_cells(profile):
+        tables = [read_cell(profile, cell, part) for part in ("-depth", "-action-error")]
         rows += [{"cell": cell} | row for table in tables for row in means(table)]
     if not any(row["depth"] for row in rows):
-        raise ResultError(
-            f"{shown(folder)} holds no arm that executes more than one step of a plan; {how_to_make(folder / 'a.csv')}."
-        )
+        raise ResultError(f"no cell of {profile} has an arm that executes more than one step of a plan; evaluate one.")
     return pd.DataFrame(rows)
 
 
 def means(table: pd.DataFrame) -> list[dict]:
     """The marks of one table: per arm, depth and quantity the mean over episodes of each episode's own mean."""
     rows = []
-    for arm in deepest(list(table["arm"].drop_duplicates())):
-        mine = table[table["arm"] == arm]
+    for arm, mine in deepest(table).groupby("arm", sort=False):
+        about = mine.iloc[0]
         for quantity in [q for q in (*QUANTITIES, FLOOR) if q in mine]:
             if quantity == "delta_abs" and ("action_mse" in mine or not mine[quantity].any()):
                 continue  # of the drawn states alone, or of an arm that corrects nothing
-            if quantity == "mismatch" and has_gate(arm):
+            if quantity == "mismatch" and pd.notna(about["gate"]):
                 continue  # of the steps alone that the gate let pass: it would look as if gates made plans truer
             per_episode = mine.dropna(subset=[quantity]).groupby(["depth", "episode_seed"])[quantity].mean()
             for depth, values in per_episode.groupby("depth"):
                 if quantity == "delta_abs" and depth == 0:
                     continue  # a fresh plan is not corrected
                 low, high = bootstrap_ci(values)
-                about = {"planner": planner(arm), "arm": arm, "family": charts.family(arm).name, "depth": depth}
-                about |= {"quantity": quantity, "episodes": len(values)}
-                rows.append(about | {"mean": values.mean(), "low": low, "high": high})
+                row = {
+                    "planner": charts.small_planner(about),
+                    "arm": arm,
+                    "family": charts.family(about["scheme"]).name,
+                }
+                row |= {"depth": depth, "quantity": quantity, "episodes": len(values)}
+                rows.append(row | {"mean": values.mean(), "low": low, "high": high})
     return rows
 
 
-def planner(arm: str) -> str:
-    """What plans where it is not the standard planner: 64×2 of 64×2+two-tower-6 and of budget-64×2."""
-    return arm.removeprefix("budget-") if arm.startswith("budget-") else arm.rpartition("+")[0]
-
-
-def deepest(arms: list[str]) -> list[str]:
-    """Of arms that differ in the execution horizon at the end of their names alone, the one with the longest."""
-    last: dict[str, str] = {}
-    for arm in arms:
-        scheme, _, steps = arm.rpartition("-")
-        scheme = scheme if scheme and steps.isdigit() else arm
-        if scheme not in last or int(steps) > int(last[scheme].rpartition("-")[2]):
-            last[scheme] = arm
-    return [arm for arm in arms if arm in last.values()]
+def deepest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those arms that execute most steps, of all that differ in the execution horizon alone."""
+    alike = ["scheme", *PLANNER]
+    most = table.groupby(alike, dropna=False)["execution_horizon"].transform("max")
+    return table[table["execution_horizon"] == most]
 
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:

@@ -31,12 +31,12 @@ GAIN_TITLE = "Gain over open loop (return)"
 
 
 def read(profile: str) -> pd.DataFrame:
-    """The table of arms with a plan: `family`, the planner underneath (`small`), and `scheme`."""
+    """The table of arms with a plan: `family`, and the `planner` underneath where it is a smaller one (`small`)."""
     table = read_table(paths.results(profile) / "horizon" / "summary.csv")
     table = table.assign(
-        family=[charts.family(arm).name for arm in table["arm"]],
-        small=table["arm"].map(charts.on_smaller_planner),
-        scheme=table["arm"].map(lambda arm: arm.split("+")[-1]),
+        family=[charts.family(scheme).name for scheme in table["scheme"]],
+        planner=table.apply(charts.small_planner, axis=1),
+        small=lambda arms: arms["planner"] != "",
     )
     return table[table["planner_calls"] > 0]
 
@@ -50,16 +50,16 @@ def along(arms: pd.DataFrame, small: bool, steps: list[int]) -> pd.DataFrame:
     """
     mine = arms[arms["small"] == small]
     several = mine[mine["execution_horizon"] > 1]
-    stem = several["arm"].map(lambda arm: arm.split("+")[0] if small else "")
-    starts = {name: f"budget-{name}" if small else "teacher" for name in stem.unique()} or {"": "teacher"}
+    starts = mine[mine["scheme"] == ("budget" if small else "teacher")]
     names = list(several["family"].unique())
     place = {name: DODGE * ((i + 0.5) / len(names) - 0.5) for i, name in enumerate(names)}
-    parts = [mine[mine["arm"] == start].assign(line=None) for start in starts.values()]
-    for (planner, family), group in several.groupby([stem, "family"], sort=False):
+    parts = [starts[starts["planner"] == planner].assign(line=None) for planner in several["planner"].unique()]
+    parts = parts or [starts.assign(line=None)]
+    for (planner, family), group in several.groupby(["planner", "family"], sort=False):
         if group["execution_horizon"].nunique() == 1:
             parts.append(group.assign(line=None))
         else:
-            start = mine[mine["arm"] == starts[planner]]
+            start = starts[starts["planner"] == planner]
             parts.append(pd.concat([start, group]).assign(line=f"{planner} {family}", colour_of=family))
     rows = pd.concat(parts, ignore_index=True)
     rows["at"] = [
@@ -109,8 +109,11 @@ def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[fl
 
 def gain_panel(rows: pd.DataFrame, bottom: bool):
     """What each arm of a cell returns more than open-loop execution of the same planner with the same horizon."""
+    rows = rows.assign(
+        move=rows["small"].map({False: -0.2, True: 0.2}),
+        scheme=rows["scheme"] + "-" + rows["execution_horizon"].astype(str),
+    )
     schemes = list(rows["scheme"].unique())
-    rows = rows.assign(move=rows["small"].map({False: -0.2, True: 0.2}))
     names = alt.Axis(grid=True, labelLimit=NAMES, minExtent=NAMES, maxExtent=NAMES, labelPadding=4, ticks=False)
     y = alt.Y("scheme:N", sort=schemes, scale=alt.Scale(domain=schemes), title=None, axis=names)
     move = alt.YOffset("move:Q", scale=alt.Scale(domain=[-0.5, 0.5]))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from figures import charts
 from lib.records import paths
-from lib.study.cells import CELL_NAME
+from lib.study.cells import CELL_NAME, Cell
 
 
 def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]], arguments: list[str] | None) -> None:
@@ -30,9 +30,9 @@ def cell_title(cell: str, cells: Iterable[str]) -> str:
     a cell whose teacher is from elsewhere."""
     if not CELL_NAME.fullmatch(cell):
         return cell
-    task, size, seed = cell.rsplit("-", 2)
-    seeds = {other for other in cells if CELL_NAME.fullmatch(other) and other.rsplit("-", 1)[0] == f"{task}-{size}"}
-    return f"{task} ({size}, seed {seed})" if len(seeds) > 1 else f"{task} ({size})"
+    mine, others = Cell.parse(cell), (Cell.parse(other) for other in cells if CELL_NAME.fullmatch(other))
+    seeds = {other.seed for other in others if (other.task, other.size) == (mine.task, mine.size)}
+    return f"{mine.task} ({mine.size}, seed {mine.seed})" if len(seeds) > 1 else f"{mine.task} ({mine.size})"
 
 
 def fitting(marks: pd.DataFrame, most: int, figure: str = "", panels: str = "") -> pd.DataFrame:

@@ -10,7 +10,6 @@ with the most episodes have a row there, and the others in pareto-cells.{…}.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import altair as alt
@@ -18,8 +17,10 @@ import pandas as pd
 
 from figures import charts, pages
 from figures.charts import GRID, INK, MUTED
+from figures.scales import Scale, cost_floor, cost_scale, cost_ticks, kept_scale, kept_ticks
 from lib.records import paths
 from lib.records.store import read_table
+from lib.study.arms import ARM_COLUMNS
 from lib.study.cells import CELL_NAME
 
 # Column of the table → title of the axis, d3 format of its numbers.
@@ -35,11 +36,8 @@ HEIGHT, ROW_EXTRA = 165, 26  # of a panel at most, and what a row needs beside i
 MOST, ROWS_HEIGHT = 2, 430
 MOST_OF_PAGE, PAGE_HEIGHT = 6, 560
 ALL = "mean over all cells"
-EDGE = 5  # units that are free above and below all intervals
 LOW = 110  # a panel that is lower has smaller marks and a shorter title
 REACH = 2  # units that a mark may stand beside its number: less than the radius of the smallest mark
-STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below
-ZERO_SLOT = 0.13  # of the width: logarithmic axes have no zero, so arms that cost nothing stand apart on the left
 LEGEND_COLUMNS, LEGEND_LINE = 5, 11
 # What learnt offline from the teacher's episodes and plans nothing.
 OFFLINE = {
@@ -48,100 +46,16 @@ OFFLINE = {
 }
 
 
-@dataclass(frozen=True)
-class Scale:
-    """An axis of `length` units from `low` to `high`; logarithmic, or proportional to a power where one is given.
-
-    `zero` is where a logarithmic axis shows 0, if it has to.
-    """
-
-    low: float
-    high: float
-    length: float
-    power: float = 0
-    zero: float | None = None
-
-    def bend(self, value: float) -> float:
-        return math.copysign(abs(value) ** self.power, value) if self.power else math.log(value)
-
-    def place(self, value: float) -> float:
-        """Units from the axis' beginning."""
-        low, high = self.bend(self.low), self.bend(self.high)
-        shown = self.zero if value == 0 and self.zero is not None else value
-        return (self.bend(shown) - low) / (high - low) * self.length
-
-    def value(self, place: float) -> float:
-        """What a logarithmic axis shows at a place."""
-        low, high = self.bend(self.low), self.bend(self.high)
-        return math.exp(low + (high - low) * place / self.length)
-
-    @property
-    def altair(self) -> alt.Scale:
-        kind = dict(type="pow", exponent=self.power) if self.power else dict(type="log")
-        return alt.Scale(**kind, domain=[self.low, self.high], nice=False)
-
-
-def cost_scale(costs: pd.Series, width: float) -> Scale:
-    """A logarithmic axis for costs, with a place apart for 0 if one of them is."""
-    most, least = costs.max() * 1.2, costs[costs > 0].min() / 1.2
-    if (costs > 0).all():
-        return Scale(least, most, width)
-    slot = (most / least) ** (ZERO_SLOT / (1 - ZERO_SLOT))
-    return Scale(least / slot, most, width, zero=least / slot**0.55)
-
-
-def kept_scale(arms: pd.DataFrame, height: float) -> Scale:
-    """An axis for return kept in percent that holds every interval, stretched towards its upper end."""
-    ends = 100 * arms[["kept", "kept_low", "kept_high"]].stack()
-    low, high = (end**STRETCH for end in (min(90.0, ends.min()), max(100.0, ends.max())))
-    room = EDGE / height * (high - low)  # for half a mark
-    return Scale(math.cbrt(low - room), math.cbrt(high + room), height, power=STRETCH)
-
-
-def cost_ticks(scale: Scale) -> list[float]:
-    """0 if the axis has a place for it, and round numbers: 1, 2 and 5 times powers of ten, or the powers alone."""
-    decades = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
-    steps = (1, 2, 5) if scale.high / cost_floor(scale) < 100 else (1,)
-    ticks = [s * 10.0**d for d in decades for s in steps if s * 10.0**d <= scale.high]
-    return ([] if scale.zero is None else [scale.zero]) + [t for t in ticks if t >= cost_floor(scale)]
-
-
-def cost_floor(scale: Scale) -> float:
-    """Where the place of 0 ends: the axis' beginning if it has none."""
-    return scale.low if scale.zero is None else scale.value(ZERO_SLOT * scale.length)
-
-
-def kept_ticks(scale: Scale) -> list[int]:
-    """100, 0 where the axis reaches it, and multiples of 5 or 10 as far apart as their labels need."""
-    apart = 1.25 * charts.FONT_SIZE
-    step = 5 if scale.place(100) - scale.place(95) >= apart else 10
-    ticks = [100]
-    for candidates in (range(100 - step, -1, -step), range(100 + step, int(scale.high) + 1, step)):
-        last = 100
-        for value in candidates:
-            if (value >= 80 or value % 10 == 0) and value >= scale.low:
-                if abs(scale.place(value) - scale.place(last)) >= apart:
-                    ticks.append(last := value)
-    if scale.low <= 0:  # it tells how far down the axis is stretched
-        ticks = [0] + [tick for tick in ticks if scale.place(tick) - scale.place(0) >= apart]
-    return sorted(ticks)
-
-
 def size(execution_horizon: int, height: float = HEIGHT) -> float:
     """Area of a mark: the larger the more steps of each plan are executed; all are smaller in a low panel."""
     return (18 + 6 * execution_horizon) * (1 if height > LOW else 0.7)
 
 
-def family_of(arm: str) -> charts.Family:
-    """The family of an arm, or of a policy that learnt offline."""
-    return OFFLINE.get(arm) or charts.family(arm)
-
-
-def look(arm: str) -> dict[str, str]:
-    """Colour, filling and shape of an arm's mark; hollow on a smaller planner."""
-    family = family_of(arm)
-    fill = "white" if charts.on_smaller_planner(arm) else family.colour
-    return {"colour": family.colour, "fill": fill, "shape": family.shape}
+def look(arm: pd.Series) -> dict[str, str]:
+    """Family, colour, filling and shape of an arm's mark; hollow on a smaller planner."""
+    family = OFFLINE.get(arm["scheme"]) or charts.family(arm["scheme"])
+    fill = "white" if charts.small_planner(arm) else family.colour
+    return {"family": family.name, "colour": family.colour, "fill": fill, "shape": family.shape}
 
 
 def place(arms: pd.DataFrame, cost: str, x: Scale, y: Scale) -> pd.DataFrame:
@@ -158,7 +72,7 @@ def place(arms: pd.DataFrame, cost: str, x: Scale, y: Scale) -> pd.DataFrame:
             for value, kept, area in zip(rows[cost], rows["kept"], rows["size"], strict=True)
         ]
         drawn[free] = charts.spread(marks, left, right, reach=REACH)
-    looks = pd.DataFrame([look(arm) for arm in known["arm"]], index=known.index)
+    looks = pd.DataFrame([look(arm) for _, arm in known.iterrows()], index=known.index)
     return looks.assign(
         arm=known["arm"],
         x=[x.value(at) for at in drawn],
@@ -221,11 +135,11 @@ def panel(arms: pd.DataFrame, cost: str, x: Scale, y: Scale, first: bool, bottom
 
 def legend(summary: pd.DataFrame, width: float) -> alt.LayerChart:
     """What shapes, filling and sizes mean, for the arms that are there."""
-    arms, steps = summary["arm"].unique(), summary["execution_horizon"]
-    families = {family_of(arm).name: look(arm) | {"fill": family_of(arm).colour} for arm in arms}
+    looks, steps = [look(arm) for _, arm in summary.iterrows()], summary["execution_horizon"]
+    families = {mark["family"]: mark | {"fill": mark["colour"]} for mark in looks}
     grey = {"colour": MUTED, "fill": MUTED, "shape": "circle"}
     others = {}
-    if any(map(charts.on_smaller_planner, arms)):
+    if any(mark["fill"] == "white" for mark in looks):
         others |= {"standard planner": grey, "smaller planner": grey | {"fill": "white"}}
     if len(several := sorted(steps[steps > 1].unique())) > 1:
         others |= {f"{count} steps of each plan": grey | {"size": size(count)} for count in several}
@@ -296,13 +210,11 @@ def read(profile: str) -> pd.DataFrame:
     whole = summary[summary["arm"] == "teacher"].set_index("cell")["episodes"]
     summary = summary[summary["episodes"] == summary["cell"].map(whole)]
     parts = [over_cells(summary, folder / "statistics" / "aggregate.csv"), summary]
-    for cell, task in summary[["cell", "task"]].drop_duplicates().itertuples(index=False):
-        label = f"{task}-{cell.removeprefix(f'{task}-')}-expert"
-        file = folder / "decision_transformer" / f"{label}-summary.csv"
-        if file.is_file():
-            rows = read_table(file)
-            rows = rows[rows["arm"].isin(OFFLINE) & (rows["asked"].isna() | (rows["asked"] == 1))]
-            parts.append(rows[[column for column in summary if column in rows]])
+    for file in sorted((folder / "decision_transformer").glob("*-expert-summary.csv")):
+        rows = read_table(file)
+        rows = rows[rows["arm"].isin(OFFLINE) & (rows["asked"].isna() | (rows["asked"] == 1))]
+        rows = rows.loc[rows["cell"].isin(summary["cell"]), [column for column in summary if column in rows]]
+        parts.append(rows.assign(scheme=rows["arm"], standard_planner=False))
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True).astype({"execution_horizon": summary["execution_horizon"].dtype})
 
@@ -314,7 +226,7 @@ def over_cells(summary: pd.DataFrame, file: Path) -> pd.DataFrame:
     if own["cell"].nunique() < 2 or not file.is_file():
         return summary.iloc[:0]
     shared = own.groupby("arm")["cell"].transform("nunique") == own["cell"].nunique()
-    columns = dict.fromkeys(COSTS, lambda costs: costs.mean(skipna=False)) | {"execution_horizon": "first"}
+    columns = dict.fromkeys(COSTS, lambda costs: costs.mean(skipna=False)) | dict.fromkeys(ARM_COLUMNS, "first")
     means = own[shared].groupby("arm", sort=False).agg(columns)
     scores = read_table(file).query("scope == 'all' and statistic == 'mean'").set_index("arm")
     scores = scores[["estimate", "low", "high"]].set_axis(["kept", "kept_low", "kept_high"], axis=1)

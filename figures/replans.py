@@ -13,9 +13,8 @@ import pandas as pd
 
 from figures import charts, pages
 from figures.charts import FAMILIES, MUTED
-from lib.records import paths
-from lib.records.keys import ResultError, shown
-from lib.records.store import how_to_make, read_table
+from lib.records.keys import ResultError
+from lib.study.evaluate import evaluated_cells, read_cell
 from lib.study.stats.intervals import bootstrap_ci
 
 X_TITLE, Y_TITLE = "Decision", "Planner calls per decision"
@@ -32,15 +31,11 @@ def read(profile: str) -> pd.DataFrame:
     `decision` is the phase's middle, `planner` is empty for the standard one. Raises `ResultError` if no gated arm was
     evaluated.
     """
-    folder, rows = paths.results(profile) / "horizon", []
-    for file in sorted(folder.glob("*-phase.csv")):
-        cell, phases = file.name.removesuffix("-phase.csv"), read_table(file)
-        if phases.empty:  # a cell without a gated arm, whose table lacks the other columns too
-            continue
-        horizons = read_table(folder / f"{cell}.csv").groupby("arm")["execution_horizon"].first()
-        rows += [{"cell": cell, "execution_horizon": horizons[row["arm"]]} | row for row in means(phases)]
+    phases = {cell: read_cell(profile, cell, "-phase") for cell in evaluated_cells(profile)}
+    # The table of a cell without a gated arm is empty, and lacks the other columns too.
+    rows = [{"cell": cell} | row for cell, table in phases.items() if len(table) for row in means(table)]
     if not rows:
-        raise ResultError(f"{shown(folder)} holds no phases of a gated arm; {how_to_make(folder / 'a-phase.csv')}.")
+        raise ResultError(f"no cell of {profile} has phases of a gated arm; evaluate one.")
     return pd.DataFrame(rows)
 
 
@@ -50,12 +45,9 @@ def means(phases: pd.DataFrame) -> list[dict]:
     for (arm, start), mine in phases.groupby(["arm", "decision"], sort=False):
         rates = mine["planner_calls"] / mine["count"]
         low, high = bootstrap_ci(rates)
-        about = {
-            "planner": arm.rpartition("+")[0],
-            "arm": arm,
-            "family": charts.family(arm).name,
-            "episodes": len(mine),
-        }
+        first = mine.iloc[0]
+        about = {"planner": charts.small_planner(first), "arm": arm, "family": charts.family(first["scheme"]).name}
+        about |= {"execution_horizon": first["execution_horizon"], "episodes": len(mine)}
         middle = start + mine["count"].max() / 2
         rows.append(about | {"decision": middle, "mean": rates.mean(), "low": low, "high": high})
     return rows

@@ -16,9 +16,7 @@ import pandas as pd
 
 from figures import charts, pages
 from figures.charts import INK, MUTED
-from lib.records import paths
-from lib.records.keys import ResultError, shown
-from lib.records.store import how_to_make, read_table
+from lib.study.evaluate import evaluated_cells, read_cell
 from lib.study.stats.intervals import bootstrap_ci
 
 X_TITLE = "Return per episode"
@@ -31,22 +29,20 @@ ORDER = [int(f"{i:05b}"[::-1], 2) / 32 - 0.5 for i in range(1, 32)]
 
 
 def read(profile: str) -> pd.DataFrame:
-    """One row (cell, arm, episode_seed, return) per episode. Raises `ResultError` if no cell was evaluated."""
-    folder = paths.results(profile) / "horizon"
-    # Every evaluated cell has a table by depth, and no other file has its name with that end.
-    cells = [file.name.removesuffix("-depth.csv") for file in sorted(folder.glob("*-depth.csv"))]
-    if not cells:
-        raise ResultError(f"{shown(folder)} holds no evaluated cell; {how_to_make(folder / 'a.csv')}.")
-    tables = [read_table(folder / f"{cell}.csv").assign(cell=cell) for cell in cells]
-    return pd.concat(tables, ignore_index=True)[["cell", "arm", "episode_seed", "return"]]
+    """One row (cell, arm, colour, episode_seed, return) per episode; `ResultError` if no cell was evaluated."""
+    tables = [read_cell(profile, cell).assign(cell=cell) for cell in evaluated_cells(profile)]
+    episodes = pd.concat(tables, ignore_index=True)
+    colours = [charts.family(scheme).colour for scheme in episodes["scheme"]]
+    return episodes.assign(colour=colours)[["cell", "arm", "colour", "episode_seed", "return"]]
 
 
 def medians(episodes: pd.DataFrame) -> pd.DataFrame:
-    """One row (cell, arm, median, low, high) per cell and arm; no interval for a single episode."""
-    rows = []
-    for (cell, arm), mine in episodes.groupby(["cell", "arm"], sort=False):
+    """One row (cell, arm, colour, median, low, high) per cell and arm; no interval for a single episode."""
+    rows, about = [], ["cell", "arm", "colour"]
+    for group, mine in episodes.groupby(about, sort=False):
         low, high = bootstrap_ci(mine["return"], np.median)
-        rows.append({"cell": cell, "arm": arm, "median": mine["return"].median(), "low": low, "high": high})
+        row = dict(zip(about, group, strict=True))
+        rows.append(row | {"median": mine["return"].median(), "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -77,7 +73,6 @@ def panel(episodes, middle, arms, width, height, left: bool, bottom: bool) -> al
     """One cell. `left` and `bottom` say where the panel stands: only there do the axes have titles and names."""
     least, most = episodes["return"].min(), episodes["return"].max()
     room = max(0.03 * (most - least), 1e-6)
-    colours = {arm: charts.family(arm).colour for arm in arms}
 
     def x(field: str) -> alt.X:
         axis = alt.Axis(tickCount=max(3, int(width / 55)), format="d", labelOverlap=True)
@@ -90,8 +85,8 @@ def panel(episodes, middle, arms, width, height, left: bool, bottom: bool) -> al
     colour = alt.Color("colour:N", scale=None)
 
     offsets = episodes.groupby("arm").cumcount().map(lambda n: JITTER * 2 * ORDER[n % len(ORDER)])
-    dots = alt.Chart(episodes.assign(offset=offsets, colour=episodes["arm"].map(colours)))
-    marks = alt.Chart(middle.assign(colour=middle["arm"].map(colours))).encode(y=y)
+    dots = alt.Chart(episodes.assign(offset=offsets))
+    marks = alt.Chart(middle).encode(y=y)
     move = alt.YOffset("offset:Q", scale=alt.Scale(domain=[-0.5, 0.5]))
     layers = [
         dots.mark_circle(size=9, opacity=0.45).encode(x=x("return"), y=y, yOffset=move, color=colour),

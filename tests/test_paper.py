@@ -17,7 +17,7 @@ from lib.study.stats.aggregates import aggregate
 from lib.study.stats.comparisons import compare, cost_ends
 from lib.study.stats.coverage import power_table
 from lib.study.stats.intervals import summarise
-from tests.tiny_results import episodes
+from tests.tiny_results import about, episodes
 
 SOURCE = paths.PAPER  # the repository's own, before any monkeypatching
 RETURNS = {"teacher": 900, "policy": 380, "budget-64×2": 890, "open-loop-3": 745, "two-tower-3": 835}
@@ -51,8 +51,9 @@ def results(profile: str, episodes: int = 6, returns=RETURNS) -> None:
     """Small synthetic result files of one cell, whose numbers are easy to find in the text."""
     calls = {"teacher": 500, "budget-64×2": 500, "policy": 0}
     rows = [
-        dict(task="walker-walk", size="1m", teacher_seed=1, corrector_seed=0, arm=arm, episode_seed=seed, length=500,
-             execution_horizon=3 if arm.endswith("-3") else 1, planner_calls=calls.get(arm, 167), fallbacks=0,
+        about(arm)
+        | dict(task="walker-walk", size="1m", teacher_seed=1, corrector_seed=0, episode_seed=seed, length=500,
+             planner_calls=calls.get(arm, 167), fallbacks=0,
              corrector_calls=333, delta_abs=0.1, model_evaluations=calls.get(arm, 167) * (384 if "64" in arm else 9216))
         | {"return": value + 3.0 * (seed % 4)}
         for arm, value in returns.items()

@@ -8,7 +8,8 @@ from lib.study.arms import make_arm
 
 def about(name: str) -> dict:
     """An arm's name and columns, as tables have them."""
-    return {"arm": name} | make_arm(name, PlannerConfig()).columns
+    arm = make_arm(name, PlannerConfig())
+    return {"arm": arm.name} | arm.columns
 
 
 def episodes(arms: dict, seeds=range(10), task="walker-walk", teacher_seed=1) -> pd.DataFrame:

@@ -15,11 +15,12 @@ import pytest
 from pypdf import PdfReader
 
 from figures import charts
-from figures.charts import EVERY_STEP, FAMILIES, family, on_smaller_planner, spread
+from figures.charts import EVERY_STEP, FAMILIES, family, small_planner, spread
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
 from lib.study.profiles import PROFILES
+from tests.tiny_results import about
 
 
 def load_figure(name: str):
@@ -32,29 +33,31 @@ def load_figure(name: str):
 
 pareto = load_figure("pareto")
 planner = load_figure("planner")
+scales = load_figure("scales")
 teachers = load_figure("teachers")
 
-# name: (execution horizon, planner calls, kept)
+# name: (planner calls, kept)
 ARMS = {
-    "teacher": (1, 500, 1.0),
-    "policy": (1, 0, 0.42),
-    "budget-64×2": (1, 500, 0.99),
-    "open-loop-3": (3, 167, 0.82),
-    "two-tower-3": (3, 167, 0.92),
-    "temporal-3": (3, 167, 0.93),
-    "two-tower-6": (6, 84, 0.62),
-    "64×2+two-tower-6": (6, 84, 0.6),
-    "64×2+ladder-6": (6, 210, 0.96),
+    "teacher": (500, 1.0),
+    "policy": (0, 0.42),
+    "budget-64×2": (500, 0.99),
+    "open-loop-3": (167, 0.82),
+    "two-tower-3": (167, 0.92),
+    "temporal-3": (167, 0.93),
+    "two-tower-6": (84, 0.62),
+    "64×2+two-tower-6": (84, 0.6),
+    "64×2+ladder-6": (210, 0.96),
 }
 
 
 def summary(arms=ARMS, task="walker-walk", teacher_seed=1, half=0.02, timed=True) -> pd.DataFrame:
     rows = [
-        dict(cell=f"{task}-1m-{teacher_seed}", task=task, size="1m", teacher_seed=teacher_seed, arm=arm, kept=kept,
-             execution_horizon=e, planner_calls=calls, model_evaluations=calls * (384 if "64" in arm else 9216),
+        about(arm)
+        | dict(cell=f"{task}-1m-{teacher_seed}", task=task, size="1m", teacher_seed=teacher_seed, kept=kept,
+             planner_calls=calls, model_evaluations=calls * (384 if "64" in arm else 9216),
              kept_low=kept - half * (arm != "teacher"), kept_high=kept + half * (arm != "teacher"),
              step_ms=0.9 + calls / 20 if timed else np.nan, episodes=10)
-        for arm, (e, calls, kept) in arms.items()
+        for arm, (calls, kept) in arms.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -66,21 +69,20 @@ def pdf_text(path) -> str:
 def test_families_are_told_apart_by_colour_and_by_shape_alone():
     families = list(dict.fromkeys([*FAMILIES.values(), charts.OTHER]))
     assert len({f.shape for f in families}) == len({f.name for f in families}) == len(families)
-    assert family("two-tower-3") is family("64×2+two-tower-3") is FAMILIES["two-tower"]
-    assert family("value-only-6") is FAMILIES["value-only"] and family("gate-only-6") is FAMILIES["gate-only"]
-    assert family("budget-64×2") is family("teacher") is EVERY_STEP
+    assert family("budget") is family("teacher") is family("teacher-sample") is EVERY_STEP
     assert family("something-new") is charts.OTHER
 
 
 def test_every_arm_of_every_profile_has_a_look_of_its_own():
     for profile in PROFILES.values():
-        arms = [*profile.arms, *profile.side_arms]
-        assert charts.OTHER not in map(family, arms)
-        looks = {(*pareto.look(arm).values(), arm.rsplit("-")[-1]) for arm in arms}  # E is the size of the mark
-        assert len(looks) == len(arms)
-    paper = [*PROFILES["paper"].arms, *PROFILES["paper"].side_arms]
-    hollow = {arm for arm in paper if pareto.look(arm)["fill"] == "white"}
-    assert hollow == {arm for arm in paper if re.search(r"\dx\d", arm)} == set(filter(on_smaller_planner, hollow))
+        arms = [about(arm) for arm in (*profile.arms, *profile.side_arms)]
+        assert charts.OTHER not in [family(arm["scheme"]) for arm in arms]
+        marks = [(*list(pareto.look(arm).values())[1:], arm["execution_horizon"]) for arm in arms]  # E is the size
+        apart = [arm for arm in arms if arm["scheme"] not in ("teacher-sample", "budget")]  # which stand by their costs
+        assert len(set(marks)) == len(apart) + any(arm["scheme"] == "budget" for arm in arms)
+    paper = [about(arm) for arm in (*PROFILES["paper"].arms, *PROFILES["paper"].side_arms)]
+    hollow = {arm["arm"]: small_planner(arm) for arm in paper if pareto.look(arm)["fill"] == "white"}
+    assert hollow == {arm["arm"]: match[0] for arm in paper if (match := re.search(r"\d+×\d", arm["arm"]))}
 
 
 def test_figure_writes_three_files_with_their_text(tmp_path, monkeypatch):
@@ -299,7 +301,7 @@ def test_the_row_over_all_cells_has_the_arms_that_all_have_and_mean_costs(tmp_pa
     assert list(rows.index) == [arm for arm in ARMS if arm != "policy"]
     assert rows.loc["teacher", "planner_calls"] == 400 and rows.loc["two-tower-6", "planner_calls"] == 192
     assert rows.loc["two-tower-6", ["kept", "kept_low", "kept_high"]].tolist() == [0.9, 0.8, 0.96]
-    assert rows["execution_horizon"].tolist() == [ARMS[arm][0] for arm in rows.index]
+    assert rows["execution_horizon"].tolist() == [about(arm)["execution_horizon"] for arm in rows.index]
     charts.save(pareto.draw(pareto.read("smoke")), tmp_path / "three")
     text = pdf_text(tmp_path / "three.pdf")
     assert all(title in text for title in (pareto.ALL, "walker-walk (1m)", "cup-catch (1m)", "official-x"))
@@ -320,7 +322,7 @@ def test_step_time_has_a_panel_only_where_it_was_measured():
     assert titles(pareto.draw(summary())) == [all_titles]
     assert titles(pareto.draw(summary(timed=False))) == [all_titles[:2]]
     some = summary().assign(step_ms=lambda t: t["step_ms"].where(t["arm"] != "policy"))
-    x, y = pareto.cost_scale(some["step_ms"].dropna(), 140), pareto.kept_scale(some, 165)
+    x, y = scales.cost_scale(some["step_ms"].dropna(), 140), scales.kept_scale(some, 165)
     assert set(pareto.place(some, "step_ms", x, y)["arm"]) == set(ARMS) - {"policy"}
     both = pareto.draw(pd.concat([summary(timed=False), summary(task="cup-catch")]))
     assert [len(row) for row in panels(both)] == [2, 3]
@@ -330,9 +332,9 @@ def test_marks_stand_at_the_numbers_of_the_table():
     apart = {k: v for k, v in ARMS.items() if k not in ("temporal-3", "64×2+two-tower-6", "budget-64×2")}
     table = summary(apart)
     for cost in pareto.COSTS:
-        x, y = pareto.cost_scale(table[cost], 140), pareto.kept_scale(table, 165)
+        x, y = scales.cost_scale(table[cost], 140), scales.kept_scale(table, 165)
         points = pareto.place(table, cost, x, y).set_index("arm")
-        assert points["y"].to_dict() == pytest.approx({arm: 100 * kept for arm, (_, _, kept) in apart.items()})
+        assert points["y"].to_dict() == pytest.approx({arm: 100 * kept for arm, (_, kept) in apart.items()})
         true = table.set_index("arm")[cost]
         assert points.loc[true > 0, "x"].to_dict() == pytest.approx(true[true > 0].to_dict())
     assert points.loc["two-tower-6", "size"] > points.loc["two-tower-3", "size"]
@@ -342,7 +344,7 @@ def test_a_mark_covers_the_place_of_its_number():
     """Marks that meet are drawn apart, but never by more than a radius: on a logarithmic axis that is little."""
     table = pd.concat([summary(), *(summary().assign(arm=lambda t, i=i: t["arm"] + f"-{i}") for i in range(4))])
     for cost in pareto.COSTS:
-        x, y = pareto.cost_scale(table[cost], 140), pareto.kept_scale(table, 165)
+        x, y = scales.cost_scale(table[cost], 140), scales.kept_scale(table, 165)
         points, true = pareto.place(table, cost, x, y), table.dropna(subset=[cost])[cost]
         moved = [abs(x.place(a) - x.place(b)) for a, b in zip(points["x"], true, strict=True) if b > 0]
         assert 0 < max(moved) <= pareto.REACH + 1e-9 < 0.45 * min(points["size"]) ** 0.5
@@ -358,31 +360,31 @@ def test_missing_intervals_leave_the_mark(tmp_path):
 
 @pytest.mark.parametrize(("kept", "half"), [(0.42, 0.02), (1.3, 0.1), (0.97, 0.0), (-0.05, 0.1)])
 def test_the_axis_of_kept_holds_every_interval_and_is_true(kept, half):
-    table = summary({**ARMS, "further": (1, 100, kept)}, half=half)
-    scale = pareto.kept_scale(table, 165)
+    table = summary({**ARMS, "best-of-8": (100, kept)}, half=half)
+    scale = scales.kept_scale(table, 165)
     ends = 100 * table[["kept_low", "kept_high"]].to_numpy()
     assert scale.low < ends.min() and scale.high > max(ends.max(), 100)
     assert scale.place(scale.low) == pytest.approx(0) and scale.place(scale.high) == pytest.approx(165)
     places = [scale.place(v) for v in (50, 60, 70, 80, 90, 100)]
     assert (np.diff(places) > 0).all() and (np.diff(places, 2) > 0).all()  # ten percent take more room the higher
-    ticks = [scale.place(t) for t in pareto.kept_ticks(scale)]
-    assert 100 in pareto.kept_ticks(scale) and min(np.diff(ticks)) >= charts.FONT_SIZE
-    deep = pareto.Scale(-10, 105, 90, power=3)
-    ticks = pareto.kept_ticks(deep)
+    ticks = [scale.place(t) for t in scales.kept_ticks(scale)]
+    assert 100 in scales.kept_ticks(scale) and min(np.diff(ticks)) >= charts.FONT_SIZE
+    deep = scales.Scale(-10, 105, 90, power=3)
+    ticks = scales.kept_ticks(deep)
     assert {0, 100} < set(ticks) and min(np.diff([deep.place(t) for t in ticks])) >= charts.FONT_SIZE
 
 
 def test_arms_that_cost_nothing_stand_apart_at_the_left():
     table = summary()
-    scale = pareto.cost_scale(table["planner_calls"], 140)
-    edge = scale.place(pareto.cost_floor(scale))
+    scale = scales.cost_scale(table["planner_calls"], 140)
+    edge = scale.place(scales.cost_floor(scale))
     assert 0 < scale.place(0) < edge < scale.place(84) < scale.place(500) < 140
     assert scale.value(scale.place(84)) == pytest.approx(84)
     assert scale.place(168) - scale.place(84) == pytest.approx(scale.place(336) - scale.place(168))
-    assert pareto.cost_ticks(scale) == [scale.zero, 100, 200, 500]
-    none = pareto.cost_scale(table["planner_calls"].replace(0, 20), 140)
-    assert none.zero is None and pareto.cost_floor(none) == none.low < 20 and 0 not in pareto.cost_ticks(none)
-    points = pareto.place(table, "planner_calls", scale, pareto.kept_scale(table, 165)).set_index("arm")
+    assert scales.cost_ticks(scale) == [scale.zero, 100, 200, 500]
+    none = scales.cost_scale(table["planner_calls"].replace(0, 20), 140)
+    assert none.zero is None and scales.cost_floor(none) == none.low < 20 and 0 not in scales.cost_ticks(none)
+    points = pareto.place(table, "planner_calls", scale, scales.kept_scale(table, 165)).set_index("arm")
     assert points.loc["policy", "x"] == pytest.approx(scale.zero)
 
 

@@ -8,22 +8,23 @@ from figures import charts
 from lib.records import paths
 from lib.records.store import write_table
 from tests.figures.test_charts import load_figure, pdf_text
+from tests.tiny_results import about
 
 horizon = load_figure("horizon")
-ARMS = {"teacher": 1, "policy": 1, "budget-64×2": 1, "budget-128×2": 1, "open-loop-2": 2, "open-loop-6": 6}
+ARMS = ["teacher", "policy", "budget-64×2", "budget-128×2", "open-loop-2", "open-loop-6", "two-tower-6"]
+ARMS += ["64×2+open-loop-3", "64×2+two-tower-3"]
 STEPS = [1, 2, 3, 6]
-ARMS |= {"two-tower-6": 6, "64×2+open-loop-3": 3, "64×2+two-tower-3": 3}
 
 
 def table(cell="walker-walk-1m-1", arms=ARMS) -> list[dict]:
     rows = []
-    for i, (arm, steps) in enumerate(arms.items()):
-        kept, calls = 1 - 0.01 * i, 0 if arm == "policy" else 500 / steps
-        gain = {"gain": 10.0 + i, "gain_low": 9.0, "gain_high": 30.0} if "two-tower" in arm else {"gain": None}
-        rows.append(
-            {"cell": cell, "arm": arm, "execution_horizon": steps, "planner_calls": calls, "episodes": 10}
-            | {"kept": kept, "kept_low": kept - 0.02, "kept_high": kept + 0.02} | gain
-        )  # fmt: skip
+    for i, arm in enumerate(map(about, arms)):
+        kept, calls = 1 - 0.01 * i, 0 if arm["arm"] == "policy" else 500 / arm["execution_horizon"]
+        gain = (
+            {"gain": 10.0 + i, "gain_low": 9.0, "gain_high": 30.0} if arm["scheme"] == "two-tower" else {"gain": None}
+        )
+        ends = {"kept": kept, "kept_low": kept - 0.02, "kept_high": kept + 0.02}
+        rows.append({"cell": cell, "planner_calls": calls, "episodes": 10} | arm | ends | gain)
     return rows
 
 
@@ -44,7 +45,7 @@ def test_lines_start_at_the_planner_that_is_asked_at_every_step(home):
     lines = standard.groupby("line")["arm"].apply(list).to_dict()
     assert lines == {" open loop": ["teacher", "open-loop-2", "open-loop-6"]}  # of a single horizon there is no line
     assert small["line"].isna().all()
-    two = table(arms=ARMS | {"64×2+open-loop-6": 6, "128×2+open-loop-3": 3, "128×2+open-loop-6": 6})
+    two = table(arms=[*ARMS, "64×2+open-loop-6", "128×2+open-loop-3", "128×2+open-loop-6"])
     home(two)
     lines = horizon.along(horizon.read("smoke"), True, STEPS).groupby("line")["arm"].first().to_dict()
     assert lines == {"64×2 open loop": "budget-64×2", "128×2 open loop": "budget-128×2"}
@@ -95,14 +96,14 @@ def test_many_cells_have_two_figures_that_each_fit_a_page(home, capsys):
 
 
 def test_a_cell_has_rows_for_the_arms_that_it_played_alone(home):
-    home(table() + table("cup-catch-1m-1", arms={"teacher": 1, "open-loop-3": 3, "two-tower-3": 3}))
+    home(table() + table("cup-catch-1m-1", arms=["teacher", "open-loop-3", "two-tower-3"]))
     rows = horizon.draw(horizon.read("smoke")).to_dict()["vconcat"]
     found = [row["hconcat"][-1]["layer"][1]["encoding"]["y"]["scale"]["domain"] for row in rows]
     assert set(found[0]) == {"two-tower-3", "two-tower-6"} and found[1] == ["two-tower-3"]
 
 
 def test_without_a_smaller_planner_or_a_gain_there_are_fewer_panels(home):
-    for arms in ({"teacher": 1, "open-loop-3": 3, "hold-last-3": 3}, {"teacher": 1, "budget-64×2": 1, "policy": 1}):
+    for arms in (["teacher", "open-loop-3", "hold-last-3"], ["teacher", "budget-64×2", "policy"]):
         home(table(arms=arms))
         (row,) = horizon.draw(horizon.read("smoke")).to_dict()["vconcat"]
         assert len(row["hconcat"]) == 1 and row["hconcat"][0]["width"] > 300

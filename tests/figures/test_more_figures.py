@@ -11,15 +11,15 @@ from figures.pages import fitting
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
-from lib.study.arms import has_gate
 from lib.study.stats.aggregates import performance_profiles
 from lib.study.stats.intervals import bootstrap_ci
 from tests.figures.test_charts import load_figure, pdf_text
+from tests.tiny_results import about
 
 depth, replans, returns, profiles = map(load_figure, ("depth", "replans", "returns", "profiles"))
 GATED = {"gated-6": 0.22, "64×2+gated-6": 0.25, "64×2+ladder-6": 0.2, "64×2+gate-only-6": 0.3}  # arm → calls a decision
-HORIZONS = {"teacher": 1, "policy": 1, "budget-64×2": 1, "open-loop-3": 3, "open-loop-6": 6, "two-tower-6": 6}
-HORIZONS |= {"64×2+open-loop-6": 6, "64×2+two-tower-6": 6} | dict.fromkeys(GATED, 6)
+ARMS = ["teacher", "policy", "budget-64×2", "open-loop-3", "open-loop-6", "two-tower-6", "64×2+open-loop-6"]
+ARMS += ["64×2+two-tower-6", *GATED]
 SEEDS = range(8)
 
 
@@ -29,13 +29,14 @@ def home(tmp_path, monkeypatch):
     for name in ("DATA", "FIGURES"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
 
-    def cell(name="walker-walk-1m-1", arms=HORIZONS, seeds=SEEDS, errors=True, phases=True):
+    def cell(name="walker-walk-1m-1", arms=ARMS, seeds=SEEDS, errors=True, phases=True):
         folder, rng = paths.results("smoke") / "horizon", np.random.default_rng(len(name))
+        horizons = {a: about(a)["execution_horizon"] for a in arms}
         episodes = [
-            {"arm": a, "episode_seed": s, "execution_horizon": e, "return": 950 - 10 * e + 9 * rng.standard_normal()}
-            for a, e in arms.items() for s in seeds
+            about(a) | {"episode_seed": s, "return": 950 - 10 * e + 9 * rng.standard_normal()}
+            for a, e in horizons.items() for s in seeds
         ]  # fmt: skip
-        rows = [{"arm": a, "episode_seed": s, "depth": d} for a, e in arms.items() for s in seeds for d in range(e)]
+        rows = [{"arm": a, "episode_seed": s, "depth": d} for a, e in horizons.items() for s in seeds for d in range(e)]
         depths = [row | measured(row, rng) for row in rows]
         drawn = [row | {"decision": 7 + d, "action_mse": 0.05 * (1 + row["depth"]) * rng.uniform(0.8, 1.2),
                         "delta_abs": 9.0, "teacher_floor_mse": 0.03 if d == 0 else None}
@@ -111,7 +112,7 @@ def test_depth_leaves_out_what_says_nothing(home):
     shown = marks.groupby("quantity")["arm"].agg(set)
     assert shown["delta_abs"] == {"two-tower-6", "64×2+two-tower-6", "gated-6", "64×2+gated-6", "64×2+ladder-6"}
     # a gate lets small mismatches pass: what is left of them says nothing of the plan
-    assert shown["mismatch"] and not any(map(has_gate, shown["mismatch"]))
+    assert shown["mismatch"] and not any(about(arm)["gate"] for arm in shown["mismatch"])
     assert not shown["mismatch"] & {"teacher", "policy", "budget-64×2"} and shown["action_mse"] >= {"teacher", "policy"}
     depths = marks.groupby("quantity")["depth"].min().to_dict()
     assert depths == {"mismatch": 1, "delta_abs": 1, "action_mse": 0, depth.FLOOR: 0}
@@ -128,7 +129,8 @@ def test_depth_leaves_out_what_says_nothing(home):
     ],
 )
 def test_of_arms_that_differ_in_the_horizon_alone_the_longest_is_drawn(arms, kept):
-    assert depth.deepest(arms) == kept
+    table = pd.DataFrame([about(arm) for arm in arms for _ in range(2)])
+    assert depth.deepest(table)["arm"].unique().tolist() == kept
 
 
 def test_depth_without_action_errors_has_two_panels_and_cells_have_names(home):
@@ -183,13 +185,13 @@ def test_replans_are_calls_per_decision_of_each_phase(home):
 def test_the_last_phase_of_an_episode_that_ended_counts_by_its_own_decisions():
     rows = [{"arm": "gated-6", "episode_seed": s, "decision": 50, "count": n, "planner_calls": c}
             for s, n, c in ((0, 25, 5), (1, 10, 5))]  # fmt: skip
-    (mark,) = replans.means(pd.DataFrame(rows))
+    (mark,) = replans.means(pd.DataFrame([row | about("gated-6") for row in rows]))
     assert mark["mean"] == pytest.approx((0.2 + 0.5) / 2) and mark["decision"] == 62.5
 
 
 def test_cells_without_a_gate_have_no_panel(home):
-    home("cup-catch-1m-1", arms={"teacher": 1, "open-loop-3": 3})
-    with pytest.raises(ResultError, match="holds no phases of a gated arm; run `make all`"):
+    home("cup-catch-1m-1", arms=["teacher", "open-loop-3"])
+    with pytest.raises(ResultError, match="no cell of smoke has phases of a gated arm"):
         replans.read("smoke")
     home()
     assert set(replans.read("smoke")["cell"]) == {"walker-walk-1m-1"}
@@ -202,7 +204,7 @@ def test_returns_draw_every_episode_of_every_arm(home):
     episodes, *_ = home()
     returns.main(["--profile", "smoke"])
     text = rendered("returns")
-    assert returns.X_TITLE in text and all(arm in text for arm in HORIZONS)
+    assert returns.X_TITLE in text and all(arm in text for arm in ARMS)
     chart = returns.draw(returns.read("smoke")).to_dict()
     dots = next(layer for layer in chart["layer"] if layer["mark"]["type"] == "circle")
     rows = pd.DataFrame(chart["datasets"][dots["data"]["name"]])
@@ -222,15 +224,15 @@ def test_returns_have_medians_with_intervals(home):
 def test_many_cells_show_the_arms_that_all_have_played(home):
     names = [f"{task}-1m-1" for task in ("walker-walk", "cup-catch", "cheetah-run", "finger-spin")]
     for name in names:
-        home(name, arms=HORIZONS if name == names[0] else {"teacher": 1, "policy": 1, "two-tower-6": 6}, seeds=range(3))
+        home(name, arms=ARMS if name == names[0] else ["teacher", "policy", "two-tower-6"], seeds=range(3))
     chart = returns.draw(returns.read("smoke")).to_dict()
     assert chart["columns"] == 4 and [panel["title"]["text"] for panel in chart["concat"]] == [
         name.replace("-1m-1", " (1m)") for name in sorted(names)
     ]
     arms = {row["arm"] for rows in chart["datasets"].values() for row in rows}
     assert arms == {"teacher", "policy", "two-tower-6"}
-    home("reacher-easy-1m-1", arms={"teacher": 1})
-    home("walker-run-1m-1", arms={"teacher": 1})
+    home("reacher-easy-1m-1", arms=["teacher"])
+    home("walker-run-1m-1", arms=["teacher"])
     assert returns.draw(returns.read("smoke")).to_dict()["columns"] == 3  # six cells in two rows
 
 
@@ -238,8 +240,10 @@ def test_many_cells_show_the_arms_that_all_have_played(home):
 
 
 def test_profiles_are_drawn_where_the_arms_differ(home):
-    arms = {"teacher": 1, "policy": 1, "budget-64×2": 1, "two-tower-6": 6, "64×2+two-tower-3": 3, "64×2+open-loop-3": 3}
-    episodes, *_ = home(arms=arms | {"64×2+open-loop-6": 6, "64×2+gated-6": 6})
+    arms = ["teacher", "policy", "budget-64×2", "two-tower-6", "64×2+two-tower-3", "64×2+open-loop-3"]
+    arms += ["64×2+open-loop-6", "64×2+gated-6"]
+    episodes, *_ = home(arms=arms)
+    write_table(paths.results("smoke") / "horizon" / "summary.csv", [about(arm) for arm in arms])
     rows = {"walker-walk-1m-1": episodes.assign(task="walker-walk", size="1m", teacher_seed=1)}
     folder = paths.results("smoke") / "statistics"
     with pytest.raises(ResultError):
@@ -281,8 +285,12 @@ def test_of_more_cells_than_a_page_holds_those_with_the_most_episodes_are_drawn(
 
 @pytest.mark.parametrize(
     ("script", "words"),
-    [(depth, "no arm that executes more"), (replans, "no phases"), (returns, "no evaluated cell")],
+    [(depth, "has an arm that executes more"), (replans, "has phases"), (returns, None)],
 )
 def test_nothing_to_draw_is_a_sentence(home, script, words):
-    with pytest.raises(ResultError, match=f"holds {words}.*; run `make all`"):
+    with pytest.raises(ResultError, match="holds no evaluated cell; run `make all`"):
         script.read("smoke")
+    home(arms=["teacher"])
+    if words:
+        with pytest.raises(ResultError, match=f"no cell of smoke {words}.*; evaluate one"):
+            script.read("smoke")
