@@ -1,5 +1,7 @@
 """Action errors: against a slow twin, their floor in expectation, the states they are drawn from, and resuming."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,6 +169,7 @@ def measured(monkeypatch):
 
     names = Names()
 
+    @functools.wraps(measure)  # keys are of the code that it stands for
     def noted(where, arm, *rest):
         if arm.name == names.stop_at:
             raise KeyboardInterrupt

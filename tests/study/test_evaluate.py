@@ -1,6 +1,7 @@
 """Episodes that are paired, counted, kept, resumed, and re-run to verify what was committed."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -96,6 +97,7 @@ def blocks(monkeypatch):
 
     ran, real = Blocks(), run_episodes
 
+    @functools.wraps(run_episodes)  # keys are of the code that it stands for
     def counted(arm, controller, task, seeds, decisions, what=""):
         if len(ran) == ran.stop_at:
             raise KeyboardInterrupt
@@ -278,6 +280,7 @@ def test_two_processes_that_record_the_same_arm_lose_nothing(home, monkeypatch):
     """Another process records episode 0 while this one runs episodes 0 and 1."""
     stage, arm = Stage.of(CELL, "smoke", decisions=4), make_arm("policy", BUDGET)
 
+    @functools.wraps(run_episodes)
     def meanwhile(*arguments):
         monkeypatch.setattr(evaluation, "run_episodes", run_episodes)
         stage.play(arm, [FIRST, FIRST + 7])
@@ -285,7 +288,8 @@ def test_two_processes_that_record_the_same_arm_lose_nothing(home, monkeypatch):
 
     monkeypatch.setattr(evaluation, "run_episodes", meanwhile)
     assert [r["episode_seed"] for r in stage.play(arm, [FIRST, FIRST + 1])[0].episodes] == [FIRST, FIRST + 1]
-    monkeypatch.setattr(evaluation, "run_episodes", None)  # nothing is left to run
+    nothing = functools.wraps(run_episodes)(lambda *_: pytest.fail("nothing is left to run"))
+    monkeypatch.setattr(evaluation, "run_episodes", nothing)
     tables, _ = stage.play(arm, [FIRST, FIRST + 1, FIRST + 7])
     assert [r["episode_seed"] for r in tables.episodes] == [FIRST, FIRST + 1, FIRST + 7]
 
@@ -376,5 +380,6 @@ def test_committed_episodes_that_cannot_be_trusted_are_run_again(home, blocks, h
         case "sidecar gone":
             file.with_name(f"{CELL}.csv.meta.json").unlink()
         case "older sidecar":  # the rows of earlier code
+            file.with_name(f"{CELL}.csv.meta.json").unlink()
             describe(file, arms={"policy": {"key": "another key"}})
     assert score(["policy"])[0] == rows and blocks == [("policy", [0, 1])]
