@@ -44,7 +44,7 @@ AUDITED = ("distillation", "corrector", "horizon", "sequence", "action_error", "
 # Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
 SIZE = {
     "planner": None,
-    "decisions": 14,
+    "decisions": 18,  # three whole plans: a gate can be calibrated on them
     "collect_episodes": 4,
     "rounds": 2,
     "collect_horizon": 6,
