@@ -12,6 +12,9 @@ ONLY =
 ROWS = 1
 STAGE =
 PYTHON ?=
+ifeq ($(filter $(PROFILE),smoke quick paper),)
+$(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
+endif
 PY = "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
 # For scripts in folders of their own, where PYTHON= names an environment that has no `lib` installed.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
