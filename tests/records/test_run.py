@@ -2,234 +2,271 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from lib.records.paths import ROOT
+from lib.records.fingerprint import Code
+from lib.records.keys import content_hash
+from tests.records.tiny import CELL, Repo, alive, wait_for
 
-FIRST = """
-import time
-import lib.needed
-from lib.records.paths import ROOT
-from lib.study.cells import resolve
-from lib.records.store import write_table
-epochs = resolve(profile, "walker-walk", "1m", 1, "", "cpu").profile.epochs
-"""
-SECOND = """
-rows = [{"episode": i, "return": lib.needed.VALUE, "minutes": time.time()} for i in range(episodes)]
-write_table(ROOT / "data/results" / profile / "one" / "x.csv", rows)
-"""
-CHECK = 'assert episodes < 10, "too many episodes"'
-SLOW = """
-import os
-if (ROOT / "slow").exists():
-    (ROOT / "pid").write_text(str(os.getpid()))
-    time.sleep(60)
-"""
-PARAMETERS = 'profile: str = "smoke"\nepisodes: int = 3  # how many\nlr: float = 1\nflag = False\n'
-
-
-def write_notebook(path, *cells):
-    """A notebook of a title, a parameters cell and code cells."""
-    code = [{"cell_type": "code", "source": text, "outputs": [], "execution_count": None} for text in cells]
-    code[0]["metadata"] = {"tags": ["parameters"]}
-    cells = [{"cell_type": "markdown", "source": "# A question"}, *code]
-    cells = [{"metadata": {}, "id": f"cell-{i}", **cell} for i, cell in enumerate(cells)]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-
-
-class Repo:
-    """A copy of the runner with two notebooks: `one` makes x.csv, `two` reads it and makes y.csv."""
-
-    one = "data/results/smoke/one/x.csv"
-    two = "data/results/smoke/two/y.csv"
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def run(self, *arguments, **environment):
-        """`python -m lib.records.run` with these arguments; PYTHONPATH is what a user without an installed lib has."""
-        environment = {**os.environ, "PYTHONPATH": "", **environment}
-        command = [sys.executable, "-m", "lib.records.run", *map(str, arguments)]
-        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=60)
-
-    def first(self, *more, **environment):
-        return self.run("notebooks/one.ipynb", "--out", self.one, *more, **environment)
-
-    def second(self, *more):
-        return self.run("notebooks/two.ipynb", "--out", self.two, "--needs", self.one, *more)
-
-    def edit(self, name, old, new):
-        path = self.root / name
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-
-    def results(self):
-        return {path: path.read_bytes() for path in sorted((self.root / "data").rglob("*")) if path.is_file()}
+ROOTS = ("notebooks/one.ipynb", "lib.gates:Drift")
+FRESH = dict.fromkeys([*Repo.outs[:2], Repo.kept, *Repo.outs[2:]], "fresh")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    root = tmp_path_factory.mktemp("built")
-    (root / "lib").mkdir()
-    for name in ("__init__", "paths", "config", "keys", "results", "notebook", "profiles", "workload", "run"):
-        shutil.copy(ROOT / "lib" / f"{name}.py", root / "lib")
-    (root / "lib" / "needed.py").write_text('"""Old words."""\nimport lib.weights.native\nVALUE = 900.5  # a comment\n')
-    (root / "lib" / "checkpoints.py").write_text("VALUE = 1\n")
-    (root / "lib" / "unneeded.py").write_text("VALUE = 1\n")
-    write_notebook(root / "notebooks/one.ipynb", PARAMETERS, FIRST, SECOND, CHECK, SLOW)
-    read = f'from lib.records.store import read_table, write_artefact\nx = read_table("../{Repo.one}")'
-    write = f'write_artefact("../{Repo.two}", lambda path: path.write_text(str(len(x))))'
-    write_notebook(root / "notebooks/two.ipynb", PARAMETERS, read, write)
-    repo = Repo(root)
+    repo = Repo.write(tmp_path_factory.mktemp("built"))
     # An unwritable HOME and a "python3" kernel that belongs to someone else must not matter.
-    kernel = root / "jupyter/kernels/python3/kernel.json"
+    kernel = repo.root / "jupyter/kernels/python3/kernel.json"
     kernel.parent.mkdir(parents=True)
     kernel.write_text(json.dumps({"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}))
-    first = repo.first(HOME="/nonexistent", JUPYTER_PATH=str(root / "jupyter"))
-    assert first.returncode == 0, first.stderr
-    second = repo.second()
-    assert second.returncode == 0, second.stderr
-    return root
+    environment = {"PYTHONPATH": "", "HOME": "/nonexistent", "JUPYTER_PATH": str(repo.root / "jupyter")}
+    command = {"args": repo.command("run"), "cwd": repo.root, "env": os.environ | environment}
+    done = subprocess.run(**command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "".join(f"wrote {out}\n" for out in Repo.outs)
+    return repo
 
 
 @pytest.fixture
 def repo(built, tmp_path):
-    """A clone: the same content under another path with other file times."""
-    shutil.copytree(built, tmp_path / "clone", copy_function=shutil.copyfile)
-    return Repo(tmp_path / "clone")
+    return built.clone(tmp_path / "clone")
 
 
 def test_a_clone_reruns_nothing(repo):
     before = repo.results()
-    assert repo.first().stdout == f"unchanged {repo.one}\n"
-    assert repo.second().stdout == f"unchanged {repo.two}\n"
-    assert repo.second("--mode", "status").stdout == f"fresh: {repo.two}\n"
-    assert repo.second("--mode", "warn").stdout == ""
+    assert repo("run").stdout == "".join(f"unchanged {out}\n" for out in Repo.outs)
+    assert repo.status() == FRESH
+    assert repo("warn").stdout == f"unchanged {repo.plot}\n"
     assert repo.results() == before
+    assert [(repo.root / f"build/smoke/{name}.txt").read_text() for name in ("status", "stale")] == ["", ""]
 
 
 def test_the_record_beside_a_result_says_how_it_was_made(repo):
-    record = json.loads((repo.root / f"{repo.one}.meta.json").read_text())
-    assert record["run"]["components"]["parameters"] == {"profile": "smoke", "episodes": 3, "lr": 1.0, "flag": False}
-    assert "lib/needed.py" in record["run"]["components"]["lib"] and record["run"]["minutes"] < 1
-    assert (repo.root / "build/smoke/one-x.ipynb").is_file()
+    run = repo.record(repo.one)["run"]
+    given = {"profile": "smoke", "task": "walker-walk", "model_size": "1m", "seed": 1}
+    assert run["components"]["parameters"] == given | {"episodes": 3, "lr": 1.0, "flag": False}
+    assert run["components"]["code"] == Code(repo.root).fingerprint(*ROOTS) == run["key"].split("-")[0]
+    assert list(run["components"]["settings"]) == ["epochs"] and run["components"]["inputs"] == {}
+    assert (run["stage"], run["source"]) == ("one", "notebooks/one.ipynb") and run["minutes"] < 1
+    assert (repo.root / f"build/smoke/one-{CELL}.ipynb").is_file()
+    assert list(repo.record(repo.two)["run"]["components"]["inputs"]) == [repo.one]
+    assert repo.record(repo.plot)["run"]["stage"] == "plot-figure"
+    assert "run" not in repo.record(repo.kept)
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"),
+    "edits",
     [
-        ("notebooks/one.ipynb", "# A question", "# Another question"),
-        ("notebooks/one.ipynb", "# how many", "# number of episodes"),
-        ("notebooks/one.ipynb", '"execution_count": null', '"execution_count": 7'),
-        ("lib/needed.py", "Old words", "New words"),
-        ("lib/needed.py", "# a comment", "# another"),
-        ("lib/unneeded.py", "1", "2"),
-        ("lib/study/profiles.py", '"teacher", "policy", ', '"policy", "teacher", '),  # it reads no arms
-        ("lib/study/profiles.py", "return ", "pass; return "),
-        ("lib/weights/native.py", "1", "2"),
+        [("notebooks/one.ipynb", "# A question", "# Another question")],
+        [("notebooks/one.ipynb", "# how many", "# number of episodes")],
+        [("notebooks/one.ipynb", '\\nimport os\\n', '\\nimport os  # why\\n\\n')],
+        [("lib/needed.py", "Old words", "New words"), ("lib/needed.py", "# a comment", "# another")],
+        [("lib/needed.py", "The return of", "What came of")],
+        [("lib/needed.py", "return 1", "return 2"), ("lib/needed.py", "import lib.config\n", "")],
+        [("lib/needed.py", "def value", "def reward"), ("notebooks/one.ipynb", "needed.value", "needed.reward"),
+         ("figures/plot.py", "needed.value", "needed.reward")],
+        [("lib/gates.py", 'kind = "other"', 'kind = "third"')],
+        [("lib/study/profiles.toml", "collect_episodes = 2\n", "collect_episodes = 3\n")],
+        [("lib/study/profiles.py", "def _frozen(value):\n", "def _frozen(value):\n    pass\n")],
+        [("lib/records/store.py", "    writer(temporary)\n", "    done = writer(temporary)\n")],
+        [("lib/records/pipeline.py", "PARAMETERS = \"\", {}", "PARAMETERS = \"\", {'episodes': '3', 'lr': '1.0'}")],
     ],
-)
-def test_edits_that_rerun_nothing(repo, file, old, new):
-    repo.edit(file, old, new)
-    assert repo.first().stdout == f"unchanged {repo.one}\n"
+)  # fmt: skip
+def test_edits_that_rerun_nothing(repo, edits):
+    for edit in edits:
+        repo.edit(*edit)
+    assert repo.status() == FRESH
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "reason"),
+    ("file", "old", "new", "reason", "others"),
     [
-        ("notebooks/one.ipynb", "range(episodes)", "range(episodes + 1)", "code cell 3 changed"),
-        ("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 5", "parameter episodes 3 → 5"),
-        ("lib/needed.py", "900.5", "900.6", "lib/needed.py changed"),
-        ("lib/study/profiles.py", '"smoke", 2, 1, 3, 2,', '"smoke", 2, 1, 3, 4,', "the profile's epochs changed"),
-        ("lib/needed.py", "VALUE", "import lib.unneeded\nVALUE", "lib/unneeded.py is new"),
-        (Repo.one, "900.5", "900.7", "file changed by hand or half-written"),
+        ("notebooks/one.ipynb", "range(episodes)", "range(episodes + 1)", "code changed", "two plot"),
+        ("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 5", "parameter episodes 3 → 5", "two plot"),
+        ("lib/needed.py", "900.5", "900.6", "code changed", "two plot"),
+        ("lib/needed.py", "offset=0", "offset=1", "code changed", "two plot"),
+        ("lib/gates.py", 'kind = "drift"', 'kind = "other drift"', "code changed", "two plot"),
+        ("lib/study/profiles.toml", "epochs = 2\n", "epochs = 4\n", "the profile's epochs changed", "two plot"),
+        ("lib/records/pipeline.py", "PARAMETERS = \"\", {}", "PARAMETERS = \"\", {'episodes': '4'}",
+         "parameter episodes 3 → 4", "two plot"),
+        ("lib/records/pipeline.py", "ONE = dict(", "ONE = dict(needs=lambda scope, cell: [OFFICIAL], ",
+         "input data/official_returns.csv is new", "two plot"),
+        (Repo.one, "900.5\n", "900.7\n", "file changed by hand or half-written", "two plot"),
+        ("notebooks/two.ipynb", "len(x)", "len(x) + 1", "", "two plot"),
+        ("figures/plot.py", "<svg/>", "<svg></svg>", "", "plot"),
     ],
-)
-def test_edits_that_make_a_result_stale_and_why(repo, file, old, new, reason):
-    repo.edit(file, old, new)
-    before = repo.results()
-    status = repo.first("--mode", "status", "--stale-list", "stale.txt")
-    assert status.returncode == 0
-    assert status.stdout.startswith(f"stale: {repo.one} (") and reason in status.stdout
-    assert "under 1 min" in status.stdout
-    assert f"stale: {(repo.root / 'stale.txt').read_text()}" == status.stdout
-    downstream = repo.second("--mode", "warn", "--stale-list", "stale.txt").stdout
-    assert f"input {repo.one}" in downstream
+)  # fmt: skip
+def test_edits_that_make_a_result_stale_and_why(repo, file, old, new, reason, others):
+    if file == Repo.one:  # the last of three rows
+        (repo.root / file).write_text((repo.root / file).read_text().replace("2,900.5", "2,900.7"))
+    else:
+        repo.edit(file, old, new)
+    before, status = repo.results(), repo.status()
+    stale = {result for result, why in status.items() if why != "fresh"}
+    assert stale == {getattr(Repo, name) for name in [*others.split(), *(["one"] if reason else [])]}
+    if reason:
+        assert status[repo.one] == f"{reason}; under 1 min"
+        assert f"input {repo.one} " in status[repo.two]
+    listed = (repo.root / "build/smoke/status.txt").read_text()
+    assert listed == "".join(f"{result} ({why})\n" for result, why in status.items() if why != "fresh")
     assert repo.results() == before
 
 
-def test_a_parameter_counts_and_its_way_of_writing_does_not(repo):
-    assert "parameter episodes 3 → 4" in repo.first("-p", "episodes", 4, "--mode", "status").stdout
-    assert repo.first("-p", "episodes", 3, "-p", "lr", "1.0").stdout == f"unchanged {repo.one}\n"
+def test_stale_is_what_runs_and_the_cascade_stops_where_the_content_is_the_same(repo):
+    repo.edit("notebooks/one.ipynb", "range(episodes)", "range(episodes + 0)")
+    old = (repo.root / repo.one).read_bytes()
+    unchanged = [f"unchanged {out}\n" for out in Repo.outs[1:]]
+    assert repo("run").stdout == "".join([f"wrote {repo.one}\n", *unchanged])
+    assert (repo.root / repo.one).read_bytes() != old  # its minutes column
+    assert repo.status() == FRESH
+
+
+def test_a_result_that_comes_out_the_same_is_of_the_new_code(repo):
+    repo.edit("figures/plot.py", "out.write_text", "text = out.write_text")
+    assert repo("run", "--only", "plot-figure").stdout == f"wrote {repo.plot}\n"
+    assert repo("run", "--only", "plot-figure").stdout == f"unchanged {repo.plot}\n"
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_other_code_is_fresh_where_the_ledger_shows_it_to_do_the_same(repo, equal):
+    before = Code(repo.root).fingerprint(*ROOTS)
+    repo.edit("lib/needed.py", "found = VALUE + offset\n    return found", "return VALUE + offset")
+    after = Code(repo.root).fingerprint(*ROOTS)
+    assert before != after and repo.status("--only", "one") == {repo.one: "code changed; under 1 min"}
+    repo.append({"kind": "audit", "stage": "one", "old": before, "new": after, "equal": equal})
+    assert repo.status("--only", "one") == {repo.one: "fresh" if equal else "code changed; under 1 min"}
+    if equal:
+        assert repo("run", "--only", "one").stdout == f"unchanged {repo.one}\n"
+        repo.edit("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 5")
+        assert repo.status("--only", "one") == {repo.one: "parameter episodes 3 → 5; under 1 min"}
+
+
+def test_a_result_of_the_first_edition_is_what_the_ledger_adopted_it_as(repo):
+    about = repo.record(repo.one)
+    run, about["run"] = about["run"], {"key": "0123", "minutes": 3.0}
+    (repo.root / f"{repo.one}.meta.json").write_text(json.dumps(about))
+    assert repo.status("--only", "one") == {repo.one: "made by hand or by a run that did not finish"}
+    entry = {"kind": "adopted", "result": repo.one, "commit": "abc", "run": run, "keys": {"0123": run["key"]}}
+    repo.append(entry | {"content": content_hash(repo.root / repo.one)})
+    assert repo.status("--only", "one") == {repo.one: "fresh"}
+    repo.edit("lib/needed.py", "900.5", "900.6")
+    assert repo.status("--only", "one") == {repo.one: "code changed; about 3 min"}
+    repo.append(entry | {"content": "another"})
+    assert repo.status("--only", "one") == {repo.one: "made by hand or by a run that did not finish"}
+
+
+def test_a_broken_ledger_is_one_sentence(repo):
+    (repo.root / "data/results/ledger.jsonl").write_text("{}}\n")
+    broken = repo("status")
+    assert broken.returncode == 1
+    assert broken.stderr == "error: data/results/ledger.jsonl:1 is not JSON; restore the ledger from git.\n"
 
 
 def test_never_built_and_made_by_hand(repo):
     (repo.root / f"{repo.one}.meta.json").unlink()
-    assert "made by hand" in repo.first("--mode", "status").stdout
+    assert repo.status("--only", "one") == {repo.one: "made by hand or by a run that did not finish"}
     (repo.root / repo.one).unlink()
-    assert repo.first("--mode", "status").stdout == f"stale: {repo.one} (never built)\n"
-    assert f"input {repo.one} is missing" in repo.second("--mode", "status").stdout
+    status = repo.status()
+    assert status[repo.one] == "never built" and f"input {repo.one} is missing" in status[repo.two]
 
 
-def test_the_cascade_stops_where_the_content_is_the_same(repo):
-    repo.edit("notebooks/one.ipynb", "range(episodes)", "range(episodes + 0)")
-    old = (repo.root / repo.one).read_bytes()
-    assert repo.first().stdout == f"wrote {repo.one}\n"
-    assert (repo.root / repo.one).read_bytes() != old  # its minutes column
-    assert repo.second().stdout == f"unchanged {repo.two}\n"
+def test_what_has_a_key_of_its_own_is_made_where_it_lacks(repo):
+    (repo.root / repo.kept).write_text("by hand")  # who wrote it judges it
+    assert repo.status() == FRESH
+    (repo.root / repo.kept).unlink()
+    assert repo.status() == FRESH | {repo.kept: "never built", repo.plot: "fresh"}
+    assert f"wrote {repo.two}\n" in repo("run").stdout and (repo.root / repo.kept).read_text() == "kept"
+
+
+def test_rows_with_keys_of_their_own_make_their_table_stale(repo):
+    (repo.root / "rows.json").write_text(json.dumps(["", "arm a was never played", "arm b has 1 of 2 episodes"]))
+    assert repo.status()[repo.one] == "arm a was never played, arm b has 1 of 2 episodes; under 1 min"
+    (repo.root / "rows.json").write_text(json.dumps([f"arm {i} was never played" for i in range(5)]))
+    assert repo.status()[repo.one].endswith("arm 2 was never played, and 2 more; under 1 min")
+
+
+def test_timings_are_measured_once_and_say_how_old_they_are(repo):
+    repo.edit("paper/timed.py", "1.5", "2.5")
+    said = repo("status", "--only", "timed").stdout
+    assert said.startswith(f"fresh: {repo.timed} (timed 20") and said.endswith("before commits were kept)\n")
+    (repo.root / repo.timed).unlink()
+    assert repo.status("--only", "timed") == {repo.timed: "never built"}
+
+
+def test_warn_draws_what_can_be_drawn_and_lists_the_rest(repo):
+    repo.edit("lib/needed.py", "900.5", "900.6")
+    warned = repo("warn")
+    assert warned.stdout.startswith(f"stale: {repo.one} (") and warned.stdout.endswith(f"wrote {repo.plot}\n")
+    listed = (repo.root / "build/smoke/stale.txt").read_text()
+    assert listed.startswith(f"{repo.one} (code changed; under 1 min)\n{repo.two} (input {repo.one} is stale;")
+    (repo.root / repo.two).unlink()
+    assert f"stale: {repo.plot} (input {repo.two} " in repo("warn").stdout
+
+
+def test_cells_and_stages_narrow_what_is_looked_at(repo):
+    other = "data/results/smoke/one/walker-walk-5m-2.csv"
+    assert repo.status("--only", "one timed") == {repo.one: "fresh", repo.timed: "fresh"}
+    cells = ("--cells", f"{CELL} walker-walk-5m-2")
+    assert repo.status("--only", "one", *cells) == {repo.one: "fresh", other: "never built"}
+    assert repo("run", "--only", "one", *cells).stdout == f"unchanged {repo.one}\nwrote {other}\n"
+    assert repo.record(other)["run"]["components"]["parameters"]["model_size"] == "5m"
 
 
 def test_a_failing_cell_leaves_the_earlier_result_and_names_the_traceback(repo):
     before = repo.results()
-    failed = repo.first("-p", "episodes", 12)
-    assert failed.returncode == 1
-    message = "error: notebook failed: AssertionError: too many episodes; the traceback is in build/smoke/one-x.ipynb"
+    repo.edit("lib/records/pipeline.py", 'PARAMETERS = "", {}', "PARAMETERS = \"\", {'episodes': '12'}")
+    failed = repo("run")
+    assert failed.returncode == 1 and failed.stdout == ""
+    evidence = f"build/smoke/one-{CELL}.ipynb"
+    message = f"error: notebook failed: AssertionError: too many episodes; the traceback is in {evidence}"
     assert failed.stderr.splitlines()[-1] == message
     assert repo.results() == before
-    assert "too many episodes" in (repo.root / "build/smoke/one-x.ipynb").read_text().split('"traceback"')[1]
-    assert repo.first().stdout == f"unchanged {repo.one}\n"
+    assert "too many episodes" in (repo.root / evidence).read_text().split('"traceback"')[1]
+
+
+def test_a_failing_script_is_named(repo):
+    repo.edit("lib/needed.py", "900.5", "-900.5")
+    failed = repo("run", "--only", "plot-figure")
+    assert failed.returncode == 1 and "a negative return" in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("error: script failed: figures/plot.py ended with exit status 1")
 
 
 def test_a_result_that_is_not_written_is_an_error(repo):
     before = repo.results()
-    absent = repo.first("--out", "data/results/smoke/one/other.csv")
-    assert absent.returncode == 1 and "did not write data/results/smoke/one/other.csv" in absent.stderr
+    repo.edit("lib/records/pipeline.py", 'MORE, PARAMETERS = ""', 'MORE, PARAMETERS = "other"')
+    absent = repo("run")
+    assert absent.returncode == 1 and "did not write data/results/smoke/one/other.csv; see build/" in absent.stderr
     assert repo.results() == before
 
 
-def test_kill_9_in_the_middle_leaves_the_earlier_result_and_the_next_run_succeeds(repo):
+def in_the_middle(repo, **options):
+    """A run that has written its result and waits."""
     (repo.root / "slow").touch()
+    repo.edit("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 4")
+    process = subprocess.Popen(repo.command("run"), cwd=repo.root, stderr=subprocess.PIPE, text=True, **options)
+    wait_for(lambda: (repo.root / "pid").exists() and (repo.root / "pid").read_text())
+    return process
+
+
+def test_kill_9_in_the_middle_leaves_whole_files_and_the_next_run_succeeds(repo):
     before = repo.results()
-    command = [sys.executable, "-m", "lib.records.run", "notebooks/one.ipynb", "--out", repo.one, "-p", "episodes", "4"]
-    with subprocess.Popen(command, cwd=repo.root, stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: (repo.root / "pid").exists() and (repo.root / "pid").read_text())
+    with in_the_middle(repo) as process:
         os.kill(process.pid, signal.SIGKILL)
     wait_for(lambda: not alive(int((repo.root / "pid").read_text())))  # no kernel is left behind
-    # The whole new table or the whole old one, and never a record that calls it finished.
-    assert (repo.root / repo.one).read_text().count("900.5") in (3, 4)
-    assert "made by hand or by a run that did not finish" in repo.first("--mode", "status").stdout
+    assert (repo.root / repo.one).read_text().count("900.5") == 4
     (repo.root / "slow").unlink()
-    assert repo.first().stdout == f"wrote {repo.one}\n"
-    assert repo.results().keys() == before.keys()
-    assert repo.second().stdout == f"unchanged {repo.two}\n"
+    done = repo("run")
+    assert done.returncode == 0, done.stderr
+    assert repo.results().keys() == before.keys() and repo.status() == FRESH
 
 
 def test_ctrl_c_restores_the_earlier_result(repo):
-    (repo.root / "slow").touch()
     before = repo.results()
-    command = [sys.executable, "-m", "lib.records.run", "notebooks/one.ipynb", "--out", repo.one, "-p", "episodes", "4"]
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a job in the background ignores it
-    with subprocess.Popen(command, cwd=repo.root, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
-        wait_for(lambda: (repo.root / "pid").exists() and (repo.root / "pid").read_text())
+    with in_the_middle(repo, preexec_fn=heard) as process:
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)[1]
     assert process.returncode == 130
@@ -237,56 +274,39 @@ def test_ctrl_c_restores_the_earlier_result(repo):
     assert repo.results() == before
 
 
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"model_szie": "5m"}, "no parameter 'model_szie'; its parameters are: profile (str), task (str)"),
+        ({"episodes": "1e6"}, "Parameter episodes of notebooks/one.ipynb must be int, not '1e6'"),
+        ({"flag": "maybe"}, "must be bool, not 'maybe'"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(repo, parameters, sentence):
+    repo.edit("lib/records/pipeline.py", 'PARAMETERS = "", {}', f'PARAMETERS = "", {parameters}')
+    refused = repo("run")
+    assert refused.returncode == 2 and sentence in refused.stderr and refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("options", "sentence"),
     [
-        (("-p", "model_szie", "5m"), "no parameter 'model_szie'; its parameters are: profile (str), episodes (int)"),
-        (("-p", "episodes", "1e6"), "Parameter episodes of notebooks/one.ipynb must be int, not '1e6'"),
-        (("-p", "flag", "maybe"), "must be bool, not 'maybe'"),
-        (("--cell", "walker"), "is not a cell"),
+        (("--cells", "walker"), "'walker' is not a cell; write <task>-<size>-<seed>"),
+        (("--only", "won"), "stage='won' is not known; use one of: one, two, plot-figure, timed. Did you mean"),
+        (("--profile", "qick"), "profile='qick' is not known; use one of: smoke, quick, paper. Did you mean quick?"),
     ],
 )
-def test_wrong_parameters_are_refused_before_anything_runs(repo, arguments, sentence):
-    refused = repo.first(*arguments)
+def test_wrong_options_are_one_sentence(repo, options, sentence):
+    refused = repo("run", *options)
     assert refused.returncode == 2 and sentence in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_a_missing_need_and_a_missing_notebook_are_one_sentence(repo):
-    missing = repo.first("--needs", "data/results/smoke/horizon/x.csv")
+    for file in (repo.two, f"{repo.two}.meta.json", repo.one):
+        (repo.root / file).unlink()
+    missing = repo("run", "--only", "two")
     assert missing.returncode == 1 and missing.stderr.count("\n") == 1
-    assert "data/results/smoke/horizon/x.csv, which notebooks/one.ipynb needs, is missing; run" in missing.stderr
-    assert repo.run("notebooks/none.ipynb", "--out", "x").returncode == 2
-
-
-def test_a_script_runs_like_a_notebook(repo):
-    script = repo.root / "figures/plot.py"
-    script.parent.mkdir()
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nimport lib.needed\n"
-        "assert sys.argv[1:] == ['--profile', 'smoke'] or sys.exit('wrong arguments')\n"
-        "out = Path('figures/smoke/plot.svg')\nout.parent.mkdir(exist_ok=True)\nout.write_text('<svg/>')\n"
-    )
-    command = ("figures/plot.py", "--out", "figures/smoke/plot.svg", "--needs", repo.one, "-p", "profile")
-    assert repo.run(*command, "smoke").stdout == "wrote figures/smoke/plot.svg\n"
-    assert repo.run(*command, "smoke").stdout == "unchanged figures/smoke/plot.svg\n"
-    failed = repo.run(*command, "other")
-    assert failed.returncode == 1 and "wrong arguments" in failed.stderr
-    assert failed.stderr.splitlines()[-1].startswith("error: script failed: figures/plot.py ended with exit status 1")
-    repo.edit("lib/needed.py", "900.5", "1")
-    assert "lib/needed.py changed" in repo.run(*command, "smoke", "--mode", "status").stdout
+    assert f"{repo.one}, which notebooks/two.ipynb needs, is missing; run `make all PROFILE=smoke` or" in missing.stderr
+    (repo.root / "notebooks/one.ipynb").unlink()
+    gone = repo("status", "--only", "one")
+    assert gone.returncode == 2 and gone.stderr.count("\n") == 1 and "notebooks/one.ipynb" in gone.stderr

@@ -1,0 +1,101 @@
+"""The pipeline says what is made of what: sources exist, results are distinct, and a stage declares what it reads."""
+
+import ast
+import dataclasses
+
+import pytest
+
+from lib.records import paths
+from lib.records.fingerprint import Code
+from lib.records.jobs import Scope, cell_parameters, files, profile
+from lib.records.paths import ROOT
+from lib.records.pipeline import STAGES, jobs, made_by
+from lib.study.profiles import PROFILES, Profile
+
+FIELDS = {field.name for field in dataclasses.fields(Profile)} - {"name"}
+# What is judged elsewhere: arms and their episodes row by row (lib.study.rows), timings that are made where they lack,
+# and what says which jobs there are, what they make and which parameters they have.
+JUDGED = {"arms", "side_arms", "eval_episodes", "side_episodes", "cell_episodes"}
+JUDGED |= {"latency_decisions", "batch_arms", "batch_decisions", "compile_all"}
+JUDGED |= {"cells", "study_cells", "every_teacher", "offline_weights", "planner_tables", "statistics_tables"}
+JUDGED |= {"correctors", "planner_options"}
+
+
+@pytest.fixture(scope="module")
+def code():
+    return Code(ROOT)
+
+
+def every(name):
+    return list(jobs(Scope.of(profile(name))))
+
+
+def test_sources_exist_and_names_are_distinct():
+    assert all((ROOT / stage.source).is_file() for stage in STAGES)
+    assert len({stage.name for stage in STAGES}) == len(STAGES)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_no_two_jobs_make_the_same_result(name):
+    made = [out for job in every(name) for out in (*job.outs, *job.keeps)]
+    assert len(set(made)) == len(made) and all(job.outs for job in every(name))
+    assert len({job.name for job in every(name)}) == len(every(name))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_job_needs_what_is_shipped_or_made_by_those_before_it(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)  # as in a new profile: nothing is there
+    shipped, made = [paths.TEACHERS, paths.DATA / "official_returns.csv"], set()
+    for job in every(name):
+        for need in job.needs:
+            assert need in made or any(need.is_relative_to(place) for place in shipped), (job.name, need)
+        made |= {*job.outs, *job.keeps}
+
+
+def test_who_makes_a_folder():
+    makers = {
+        "teacher": "01",
+        "distillation": "02",
+        "corrector": "03",
+        "horizon": "04",
+        "latency": "04",
+        "offline": "06",
+    }
+    makers |= {"model_error": "05", "decision_transformer": "07", "planner": "08"}
+    assert {folder: made_by(f"{folder}/a.csv")[10:12] for folder in makers} == makers
+    assert made_by("statistics/a.csv") == "paper/summary.py" and made_by("elsewhere/a.csv") == ""
+
+
+def test_settings_are_fields_of_the_profile():
+    assert all(set(stage.settings) <= FIELDS for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", [s for s in STAGES if not s.timing], ids=lambda stage: stage.name)
+def test_a_stage_declares_the_fields_of_the_profile_that_it_reads(code, stage):
+    roots = stage.roots(Scope.of(profile("paper")))
+    read = {name for target in code.reached(stage.source, *roots) for name in fields_read(code, target)}
+    assert read - JUDGED == set(stage.settings) - JUDGED
+
+
+def fields_read(code, target):
+    """The fields that a definition reads, of what is always called `profile` or by `Settings.planner`."""
+    module = code.module(target.module)
+    statements = module.bound[target.name] if target.name else module.body
+    if target.name not in ("Settings", "Profile"):
+        for node in (node for statement in statements for node in ast.walk(statement)):
+            if isinstance(node, ast.Attribute) and node.attr in FIELDS:
+                owner = ast.unparse(node.value).split(".")[-1]
+                if owner == "profile" or (owner, node.attr) == ("settings", "planner"):
+                    yield node.attr
+
+
+def test_unfinished_files_are_no_files_of_ours(tmp_path):
+    for name in ("b.csv", "a.csv", ".c.1234.tmp.csv", "d.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.csv").mkdir()
+    assert [file.name for file in files(tmp_path, "*.csv")] == ["a.csv", "b.csv"]
+
+
+def test_cells_are_parameters_of_notebooks_and_an_option_of_scripts():
+    assert cell_parameters("a.py", "cup-catch-1m-1") == {"cell": "cup-catch-1m-1"}
+    assert cell_parameters("a.ipynb", "cup-catch-1m-1") == {"task": "cup-catch", "model_size": "1m", "seed": "1"}
