@@ -7,9 +7,8 @@ step times weighed by how often the arm plans over its episodes) and, from the s
 `statistics/`: `comparisons.csv` (cell × arm × reference), `power.csv` (cell × arm × effect), `aggregate.csv` and
 `profiles.csv` (arms over the cells of this project's own teachers); where candidates were tried out also
 `headline.csv` (cell × candidate), which says which of them is picked; under the paper profile also `coverage.csv`, a
-simulation that takes half a minute once; and `claims.json`, which says what all tables of the profile show. Column
-`cell` names the files of a cell's results: a teacher from elsewhere may have task, size and seed in common with a
-shipped one.
+simulation that takes half a minute once. Column `cell` names the files of a cell's results: a teacher from elsewhere
+may have task, size and seed in common with a shipped one.
 """
 
 import argparse
@@ -20,7 +19,6 @@ from lib.records import paths
 from lib.records.keys import key_of
 from lib.records.store import cached, read_sidecar, read_table, write_json, write_table
 from lib.study.cells import CELL_NAME
-from lib.study.claims import write_claims
 from lib.study.evaluate import evaluated_cells, read_cell
 from lib.study.profiles import PROFILES
 from lib.study.selection import pick
@@ -69,7 +67,6 @@ def main() -> None:
     if name == "paper":
         coverage, key = folder.parent / "statistics" / "coverage.csv", key_of([coverage_table])
         cached(coverage, key, lambda path: coverage_table().to_csv(path, index=False), "coverage of the intervals")
-    print(write_claims(name))
 
 
 def each(rows: dict[str, pd.DataFrame], table) -> pd.DataFrame:
