@@ -1,5 +1,8 @@
 """The names of the package: each is what it says, and none costs anything before it is used."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +10,25 @@ import pytest
 
 import lib
 from lib.records.paths import ROOT
+from tests.bare import run_bare
+
+CONTROL = f"""
+import sys
+import torch
+import lib
+
+wm = lib.load_world_model({str(ROOT / "data" / "teachers" / "walker-walk-1m-1.safetensors")!r})
+planner, obs = lib.MPPI(wm, lib.PlannerConfig.budget(64, 2)), torch.zeros(2, 24)
+assert planner(wm.encode(obs)).actions.shape == (2, 3, 6)
+controller = lib.SpeculativeController(planner, lib.TwoTowerCorrector(wm.latent_dim, 6).eval(), execution_horizon=3)
+controller.reset(batch_size=2)
+for decision in range(4):
+    actions, info = controller.act(obs + 0.1 * decision)
+    assert actions.shape == (2, 6) and actions.abs().max() <= 1
+import lib.distil.thresholds, lib.distil.train
+assert not [name for name in sys.modules if name.startswith(("lib.records", "lib.teachers", "lib.study"))]
+print(lib.__file__)
+"""
 
 
 def test_every_name_is_there_and_no_other():
@@ -28,3 +50,23 @@ def test_nothing_heavy_is_loaded_before_it_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_method_acts_where_only_torch_numpy_and_safetensors_are_installed():
+    assert run_bare(CONTROL).strip() == str(ROOT / "lib" / "__init__.py")
+
+
+@pytest.mark.slow
+def test_the_method_acts_from_an_environment_of_its_own(tmp_path):
+    """Made as a user makes it, by pip; `lib` lies among its packages, and the repository is not found."""
+    wanted = re.findall(r"^(?:torch|numpy|safetensors)==\S+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    for command in ([sys.executable, "-m", "venv", str(tmp_path / "venv")], [python, "-m", "pip", "install", *wanted]):
+        subprocess.run(command, check=True, capture_output=True)
+    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    shutil.copytree(ROOT / "lib", packages / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SPECULATIVE", "TORCHINDUCTOR"))}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([python, "-c", CONTROL], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and str(packages) in done.stdout, done.stderr
+    assert not (packages / "data").exists()  # what is compiled is kept in the user's cache

@@ -174,19 +174,21 @@ def train_corrector(
     Raises `ConfigError` for a history longer than the episodes, and a loss that needs the world model without one that
     fits; `DistillationError` when no validation loss is finite.
     """
-    from tqdm import tqdm
-
     _check(data, training, wm)
     run = _Run(data, training, wm)
     best, best_weights, since, curve = np.inf, None, 0, []
     epochs = range(1, training.epochs + 1)
-    bar = tqdm(epochs, f"training {training.arch}", unit="epoch", disable=not progress, mininterval=2)
-    for epoch in bar:
+    if progress:
+        from tqdm import tqdm
+
+        epochs = tqdm(epochs, f"training {training.arch}", unit="epoch", mininterval=2)
+    for epoch in epochs:
         learnt, held = run.epoch()
         for split, values in (("train", learnt), ("validation", held)):
             numbers = dict(zip(("loss", "action_mse", "delta_abs"), values, strict=True))
             curve.append({"epoch": epoch, "split": split, **numbers})
-        bar.set_postfix({"train": f"{learnt[1]:.4f}", "validation": f"{held[1]:.4f}"})
+        if progress:
+            epochs.set_postfix({"train": f"{learnt[1]:.4f}", "validation": f"{held[1]:.4f}"})
         since += 1
         if held[0] < best:
             best, best_weights, since = held[0], copy.deepcopy(run.corrector.state_dict()), 0
