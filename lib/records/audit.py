@@ -34,6 +34,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
+from lib.config import one_of
 from lib.records import ledger, paths, store
 from lib.records.jobs import Job, Scope, profile
 from lib.records.keys import TIMING, ResultError, shown
@@ -81,7 +82,7 @@ def doubts(scope: Scope, stages: tuple[str, ...] = AUDITED) -> list[Doubt]:
     found: dict[tuple[str, str], Doubt] = {}
     shown_by: dict[tuple[str, str, str], Doubt] = {}  # the doubt that shows a stage's pair: one commit is enough
     looked = {(e["old"], e["new"]) for e in ledger.entries() if e["kind"] == "audit"}
-    for job in jobs(scope, tuple(stage for stage in AUDITED if stage in stages)):
+    for job in jobs(scope, tuple(one_of("stage", stage, AUDITED) for stage in stages)):
         for name, commit, kept, now in [*of_outs(job), *of_rows(job)]:
             pair = kept.split("-")[0], now.split("-")[0]
             if kept.split("-")[1] != now.split("-")[1] or pair[1] in ledger.equals(pair[0]) or pair in looked:

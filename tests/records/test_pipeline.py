@@ -8,6 +8,7 @@ import pytest
 from lib.records import paths
 from lib.records.fingerprint import Code
 from lib.records.jobs import Scope, cell_parameters, files, profile
+from lib.records.notebook import read_parameters
 from lib.records.paths import ROOT
 from lib.records.pipeline import STAGES, jobs, made_by
 from lib.study.profiles import PROFILES, Profile
@@ -50,6 +51,53 @@ def test_a_job_needs_what_is_shipped_or_made_by_those_before_it(name, monkeypatc
         for need in job.needs:
             assert need in made or any(need.is_relative_to(place) for place in shipped), (job.name, need)
         made |= {*job.outs, *job.keeps}
+
+
+def one(stage, name="paper", cells=()):
+    """The only job of a stage."""
+    (job,) = jobs(Scope.of(profile(name), cells), (stage,))
+    return job
+
+
+def test_second_figures_are_drawn_where_many_cells_are_evaluated():
+    cells = ("a-1m-1", "b-1m-1", "c-5m-1", "d-1m-1")
+    for count, second in ((2, ()), (3, ("pareto",)), (4, ("pareto", "horizon"))):
+        for name in ("pareto", "horizon"):
+            names = [out.stem for out in one(f"{name}-figure", cells=cells[:count]).outs]
+            assert names == [name, *([f"{name}-cells"] if name in second else [])]
+    sized = [stage for stage in (job.stage for job in jobs(Scope.of(profile("paper"), cells))) if "model_size" in stage]
+    assert sized and not list(jobs(Scope.of(profile("paper"), cells[:2]), ("model_size-figure",)))
+
+
+def test_new_timings_are_a_reason_to_summarise_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    sidecar = tmp_path / "paper/latency/a-1m-1.csv.meta.json"
+    sidecar.parent.mkdir(parents=True)
+    sidecar.touch()
+    cells = ("a-1m-1", "b-1m-1")
+    needs = one("summary", cells=cells).needs
+    assert [need for need in needs if need.is_relative_to(sidecar.parent)] == [sidecar]
+
+
+@pytest.mark.parametrize("stage", ["action_error", "sequence"])
+def test_cells_that_only_confirm_have_no_errors_of_actions_and_no_sequence_model(stage):
+    study = profile("paper").study_cells
+    asked = {(): study, ("a-1m-1", study[1]): study[1:], ("a-1m-1", "b-5m-1"): ("a-1m-1", "b-5m-1")}
+    for cells, wanted in asked.items():
+        assert tuple(job.cell for job in jobs(Scope.of(profile("paper"), cells), (stage,))) == wanted
+    assert len(list(jobs(Scope.of(profile("paper")), ("horizon",)))) > len(study)
+
+
+@pytest.mark.parametrize(("name", "tables"), [("quick", 3), ("smoke", 4), ("paper", 5)])
+def test_the_planner_is_measured_as_far_as_the_profile_goes(name, tables):
+    job = one("planner", name)
+    assert len(job.outs) == tables and job.timing and bool(job.needs) == (name != "quick")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_notebooks_have_the_parameters_that_jobs_give(name):
+    for job in {job.stage: job for job in every(name) if job.source.suffix == ".ipynb"}.values():
+        assert read_parameters(job.source, job.parameters)[1].keys() == job.parameters.keys()
 
 
 def test_who_makes_a_folder():

@@ -13,7 +13,7 @@ from pathlib import Path
 from lib.records.paths import ROOT
 
 CELL = "walker-walk-1m-1"
-COPIED = ("lib/__init__.py", "lib/config.py", "lib/records", "lib/study/__init__.py", "lib/study/profiles.py")
+COPIED = ("lib/config.py", "lib/records", "lib/study/__init__.py", "lib/study/profiles.py")
 COPIED += ("lib/study/profiles.toml", "lib/teachers/__init__.py", "lib/teachers/config.py")
 STAGES = """
 
@@ -78,6 +78,7 @@ if not (folder / "two/kept.csv").is_file():
     write_artefact(folder / "two/kept.csv", lambda path: path.write_text("kept"), key="its own")
 """
 FILES = {
+    "lib/__init__.py": "",
     "lib/needed.py": '''
 """Old words."""
 import lib.config
@@ -95,6 +96,7 @@ def unreached():
     return 1
 ''',
     "lib/gates.py": 'class Drift:\n    kind = "drift"\n\n\nclass Other:\n    kind = "other"\n',
+    "lib/study/steps.py": "step_times = None\n",
     "lib/rows.py": """
 import json
 from types import SimpleNamespace
@@ -187,8 +189,10 @@ class Repo:
         return cls(root)
 
     def clone(self, root: Path) -> "Repo":
-        """The same content under another path with other file times."""
-        shutil.copytree(self.root, root, copy_function=shutil.copyfile)
+        """The same content under another path, the results with other file times."""
+        shutil.copytree(self.root, root)
+        for file in (root / "data").rglob("*"):
+            os.utime(file)
         return Repo(root)
 
     def __call__(self, *words, module="run", **environment) -> subprocess.CompletedProcess:
