@@ -66,11 +66,23 @@ def files(folder: Path, pattern: str) -> list[Path]:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A row of the result `file` that has a key of its own: the one that it was made with ("" if it was not), today's,
+    and why it is stale ("" if it is fresh)."""
+
+    name: str
+    file: Path
+    kept: str
+    now: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Job:
     """A stage for one cell or for all: the source, its parameters, and the files that it makes and needs.
 
     `keeps` are results with keys of their own: made where they lack, and judged by nobody else. `rows` names a function
-    of the study, (profile, cell) → rows of the first result that have keys of their own (`lib.study.rows.Row`).
+    of the study, (profile, cell) → rows of the first result that have keys of their own.
     """
 
     stage: str

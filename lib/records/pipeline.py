@@ -240,6 +240,7 @@ STAGES = (
         ),
         lambda scope, _: offline_weights(scope),
         settings=("offline",),
+        rows="lib.study.model_quality.bench:rows",
     ),
     drawn("offline", lambda scope: scope.result("offline/cells.csv", "offline/correlations.csv"), "offline-cells"),
     drawn(

@@ -10,12 +10,11 @@ arm, and no other.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from lib.correctors import CORRECTORS
 from lib.records import paths
+from lib.records.jobs import Row
 from lib.records.ledger import same
 from lib.records.store import intact, read_sidecar, read_table
 from lib.study.arms import arm_name, make_arm
@@ -24,17 +23,6 @@ from lib.study.cells import Cell, Settings
 from lib.study.distillation import corrector_path, distillation_key
 from lib.study.evaluate import Stage, arm_key
 from lib.study.profiles import PROFILES
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the result `file`: the key that it was made with ("" if it was not), today's, and why it is stale."""
-
-    name: str
-    file: Path
-    kept: str
-    now: str
-    why: str
 
 
 def rows(profile: str, cell: str) -> list[Row]:

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from lib.config import PlannerConfig
 from lib.planner import MPPI
 from lib.records import paths
+from lib.records.jobs import Row
 from lib.records.keys import key_of, shown
-from lib.records.ledger import name_of, renamed
+from lib.records.ledger import name_of, renamed, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_table, write_json
 from lib.study.arms import make_arm
@@ -35,7 +36,7 @@ from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, ban
 from lib.study.model_quality.oracle import Oracle
 from lib.study.model_quality.search import MppiPlanner, Search
 from lib.study.model_quality.snapshots import CHEAP, SEEDS, Snapshot, Study, study_cells, study_seeds
-from lib.study.profiles import OfflineStudy
+from lib.study.profiles import PROFILES, OfflineStudy
 from lib.study.stats.intervals import bootstrap_ci, kept_return
 from lib.weights.native import load_world_model, resolve_device, size_of, teacher_key
 from lib.world_model import WorldModel
@@ -202,6 +203,16 @@ def row_key(weights: str, task: str, sizes: OfflineStudy) -> str:
     """Everything that a cell's rows depend on."""
     work = dataclasses.replace(sizes, tasks=(), seeds=(), snapshots=0)  # which cells there are beside it
     return key_of([Bench, WorldModel, MPPI], weights, work, SEEDS, task in CHEAP)
+
+
+def rows(profile: str, _cell: str = "") -> list[Row]:
+    """The rows of a profile's cells with their keys, those whose weights are not here among them."""
+    file, sizes, found = paths.results(profile) / "offline" / "cells.csv", PROFILES[profile].offline, []
+    for row in read_table(file).to_dict("records"):
+        now = row_key(row["weights"], row["task"], sizes)
+        why = "" if same(row["key"], now) else f"{row['cell']} was measured by other code or settings"
+        found.append(Row(f"row {row['cell']}", file, row["key"], now, why))
+    return found
 
 
 def _budget(planner: PlannerConfig) -> dict:
