@@ -1,6 +1,7 @@
 """Artefacts of the distillation that are made once: shards of a set, and correctors with their tables."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -43,10 +44,12 @@ def home(monkeypatch, tmp_path):
     done = []
     collect, train_corrector = distillation.collect, distillation.train_corrector
 
+    @functools.wraps(collect)  # keys are of the code that it stands for
     def noted_collect(planner, labeller, envs, seeds, *arguments, **options):
         done.append(tuple(s - 301_000_000 for s in seeds))
         return collect(planner, labeller, envs, seeds, *arguments, **options)
 
+    @functools.wraps(train_corrector)
     def noted_training(data, *arguments, **options):
         done.append(len(data))
         return train_corrector(data, *arguments, **options, progress=False)
@@ -103,6 +106,7 @@ def test_more_episodes_only_collect_the_missing_shards(home):
 def test_a_killed_collection_goes_on_at_the_next_shard(home, monkeypatch):
     collect = distillation.collect
 
+    @functools.wraps(collect)
     def killed(planner, labeller, envs, seeds, *arguments, **options):
         if home == [(0, 1)]:
             raise KeyboardInterrupt
@@ -125,6 +129,7 @@ def test_the_other_shards_follow_a_right_sized_planner(home, monkeypatch):
     """At smoke size both planners are the profile's own; without a profile's planner they are 512 × 6 and 64 × 2."""
     used = []
 
+    @functools.wraps(distillation.collect)
     def noted(planner, labeller, envs, seeds, execution_horizon, *arguments, **options):
         for solver in (planner, labeller):
             used.append((solver.config.samples, solver.config.iterations, solver.config.horizon))
@@ -222,6 +227,7 @@ def test_later_rounds_do_act_with_that_corrector(home, monkeypatch):
     actors = []
     collect = distillation.collect
 
+    @functools.wraps(collect)
     def noted(planner, labeller, envs, seeds, execution_horizon, corrector, **options):
         actors.append(corrector)
         return collect(planner, labeller, envs, seeds, execution_horizon, corrector, **options)

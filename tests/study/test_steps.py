@@ -1,6 +1,7 @@
 """Latency rows: what is counted as planning, the turns the arms take, and what does not count."""
 
 import dataclasses
+import functools
 import gc
 import math
 
@@ -237,7 +238,13 @@ def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, sche
 
 def test_planners_that_are_too_small_to_wait_for_are_compiled_where_asked(home, env, monkeypatch):  # noqa: F811
     stage, seen = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()}), []
-    monkeypatch.setattr(latency, "measure", lambda stage, arms, count, batch: seen.extend(arms) or [{"part": "step"}])
+
+    @functools.wraps(measure)  # keys are of the code that it stands for
+    def noted(stage, arms, count, batch):
+        seen.extend(arms)
+        return [{"part": "step"}]
+
+    monkeypatch.setattr(latency, "measure", noted)
     monkeypatch.setattr(latency, "resolve_mode", lambda mode, device: "compiled" if mode == "auto" else mode)
     names, ladder = ["policy", "budget-16x1", "16x1+ladder-3"], {"threshold": 0.4, "levels": (0.0, 0.0)}
     for compile_all in (False, True):
@@ -251,6 +258,7 @@ def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # no
     monkeypatch.setattr(latency, "make_env", env)
     stage, measured = Stage.of(CELL, "smoke"), []
 
+    @functools.wraps(measure)
     def noted(stage, arms, count, batch):
         measured.append(([arm.name for arm in arms], count, batch))
         return [{"arm": arm.name, "part": "step", "batch": batch, "mean_ms": 1.0} for arm in arms]
@@ -269,6 +277,4 @@ def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # no
     step_times(stage, BUDGET, {}, {1: (["teacher"], 5)})
     step_times(stage, PlannerConfig.budget(4, 1), {}, {1: (["teacher"], 5)})
     step_times(stage, PlannerConfig.budget(4, 1, mode="eager"), {}, {1: (["teacher"], 5)})
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    step_times(stage, PlannerConfig.budget(4, 1, mode="eager"), {}, {1: (["teacher"], 5)})
-    assert len(measured) == 9
+    assert len(measured) == 8
