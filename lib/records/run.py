@@ -140,8 +140,10 @@ def age(job: Job, out: Path) -> str:
     """How old timings are: they are of the code and the machine of their day, whatever code says now."""
     if not job.timing and "/latency/" not in shown(out):
         return ""
-    about = store.read_sidecar(out)
-    return f" (timed {about['written'][:10]}, {about.get('commit', '')[:8] or 'before commits were kept'})"
+    about = store.read_sidecar(out) if store.sidecar(out).is_file() else {}
+    return (
+        f" (timed {about.get('written', 'some day')[:10]}, {about.get('commit', '')[:8] or 'before commits were kept'})"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- running

@@ -192,6 +192,8 @@ def test_timings_are_measured_once_and_say_how_old_they_are(repo):
     repo.edit("paper/timed.py", "1.5", "2.5")
     said = repo("status", "--only", "timed").stdout
     assert said.startswith(f"fresh: {repo.timed} (timed 20") and said.endswith("before commits were kept)\n")
+    (repo.root / f"{repo.timed}.meta.json").unlink()
+    assert "(timed some day, " in repo("status", "--only", "timed").stdout
     (repo.root / repo.timed).unlink()
     assert repo.status("--only", "timed") == {repo.timed: "never built"}
 
