@@ -174,6 +174,8 @@ def git(*words: str) -> str:
 
 def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
     """What simulators were told in a tree, and what its results are: file → rows, timings left out."""
+    for made in ("results/audit", "cache"):  # by an earlier replay in this tree: nothing may be taken from there
+        shutil.rmtree(tree / "data" / made, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         store.write_json(request, {"profile": SIZE, "sources": sources})
