@@ -130,6 +130,7 @@ STAGES = (
         each=lambda scope: scope.cells,
         settings=COLLECTED,
         roots=correctors,
+        rows="lib.study.rows:learnt",
         parameters=lambda scope, cell: {
             "corrector_type": "both" if "temporal" in scope.profile.correctors else "two_tower"
         },

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.records import paths
-from lib.records.store import read_table, write_artefact, write_json
+from lib.records import ledger, paths
+from lib.records.jobs import files
+from lib.records.store import read_sidecar, read_table, sidecar, write_artefact, write_json
 from lib.study.distillation import RIGHT_SIZED
 from lib.study.stats import claims, study_claims
 
@@ -42,21 +43,33 @@ def gather(profile: str) -> dict:
         "sequence": dict(_sequences(folder / "decision_transformer")),
         "model_error": {
             file.stem: study_claims.model_error(read_table(file), file.stem)
-            for file in sorted((folder / "model_error").glob("*.csv"))
+            for file in files(folder / "model_error", "*.csv")
         },
         "offline": _offline(folder / "offline"),
+        "timed": {name: _timed(folder / name) for name in ("latency", "planner")},
         "fastest": {
             file.stem: study_claims.fastest(table)
-            for file in sorted((folder / "planner").glob("*.csv"))
+            for file in files(folder / "planner", "*.csv")
             if {"learner", "solve_ms_p50"} & set(table := read_table(file))
         },
     }
 
 
+def _timed(folder: Path) -> dict | None:
+    """The first and last day that times of a folder were measured on, and the commits whose code was timed: a time
+    cannot be carried over to other code."""
+    tables = [file for file in files(folder, "*.csv") if sidecar(file).is_file()]
+    if not tables:
+        return None
+    days = sorted(read_sidecar(file)["written"][:10] for file in tables)
+    commits = {read_sidecar(file).get("commit") or (ledger.adopted(file) or {}).get("commit") for file in tables}
+    return {"first": days[0], "last": days[-1], "commits": sorted(commit[:8] for commit in commits if commit)}
+
+
 def _sequences(folder: Path):
-    for file in sorted(folder.glob("*-summary.csv")):
+    for file in files(folder, "*-summary.csv"):
         stem = file.name.removesuffix("-summary.csv")
-        curves = [read_table(curve) for curve in sorted(folder.glob(f"{stem}-*.csv")) if _is_seed(curve, stem)]
+        curves = [read_table(curve) for curve in files(folder, f"{stem}-*.csv") if _is_seed(curve, stem)]
         yield stem, study_claims.sequence(read_table(file), curves)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from lib.correctors import CORRECTORS
 from lib.records import paths
@@ -26,10 +27,8 @@ from lib.study.profiles import PROFILES
 
 
 def rows(profile: str, cell: str) -> list[Row]:
-    """The arms that the profile plays on the cell, the numbers of their gates, and the set that correctors learnt."""
-    settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
-    every = {arch: corrector_path(settings, settings.cell, arch) for arch in CORRECTORS}
-    files = {arch: file for arch, file in every.items() if arch in settings.profile.correctors or file.is_file()}
+    """The arms that the profile plays on the cell, and the numbers of their gates."""
+    settings, files = _correctors(profile, cell)
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.profile.decisions)
     standard = settings.planner(stage.wm.action_dim)
     table = paths.results(profile) / "horizon" / f"{cell}.csv"
@@ -39,9 +38,6 @@ def rows(profile: str, cell: str) -> list[Row]:
     played = read_table(table)["arm"].value_counts()
     counts = next(counts for cells, counts in settings.profile.episodes if fnmatchcase(cell, cells))
     learnt, found = distillation_key(settings, settings.cell), []
-    for arch, file in files.items():
-        then = read_sidecar(file).get("distillation_key", "") if intact(file) else ""
-        found.append(Row(f"the states that {arch} learnt", file, then, learnt, _why(then, learnt, 1, 1)))
     for name, count in ((arm_name(name), count) for name, count in counts.items()):
         bare = make_arm(name, standard, UNCALIBRATED)
         if bare.gate:
@@ -60,6 +56,24 @@ def rows(profile: str, cell: str) -> list[Row]:
     return [
         row if not row.why else Row(row.name, row.file, row.kept, row.now, f"{row.name} {row.why}") for row in found
     ]
+
+
+def learnt(profile: str, cell: str) -> list[Row]:
+    """The distillation set that each corrector of the cell learnt."""
+    settings, files = _correctors(profile, cell)
+    now, found = distillation_key(settings, settings.cell), []
+    for arch, file in files.items():
+        then = read_sidecar(file).get("distillation_key", "") if intact(file) else ""
+        why = "" if same(then, now) else f"{arch} learnt states that other code, settings or weights would collect"
+        found.append(Row(f"the states that {arch} learnt", file, then, now, why))
+    return found
+
+
+def _correctors(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
+    """The cell's settings, and the files of its correctors: the profile's, and others that are there."""
+    settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
+    every = {arch: corrector_path(settings, settings.cell, arch) for arch in CORRECTORS}
+    return settings, {a: file for a, file in every.items() if a in settings.profile.correctors or file.is_file()}
 
 
 def _why(kept: str, now: str, played: int, wanted: int) -> str:
