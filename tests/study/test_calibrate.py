@@ -1,5 +1,6 @@
 """The choice of the ladder's numbers, and what is kept of every arm's."""
 
+import functools
 import json
 
 import numpy as np
@@ -23,7 +24,7 @@ NAMES = ["gated-4", "8x2+ladder-4", "teacher", "8x2+open-loop-3", "value-only-4"
 
 
 def calibrated(stage, tmp_path, names=NAMES):
-    return ensure_calibration(stage, names, states, "key of the states", tmp_path / "calibration.json", BUDGET, 2)
+    return ensure_calibration(stage, names, states, "code-states", tmp_path / "calibration.json", BUDGET, 2)
 
 
 def test_the_ladder_is_the_cheapest_that_keeps_the_return(stage, monkeypatch):
@@ -50,9 +51,14 @@ def test_numbers_are_kept_until_what_they_depend_on_changes(stage, tmp_path, mon
     made = calibrated(stage, tmp_path)
     assert list(made) == ["gated-4", "8×2+ladder-4", "value-only-4"]
     assert made["8×2+ladder-4"]["levels"] and made == json.loads((tmp_path / "calibration.json").read_text())
-    calls = []
-    real = calibration.calibrate
-    monkeypatch.setattr(calibration, "calibrate", lambda *a, **k: calls.append(a) or real(*a, **k))
+    calls, real = [], calibration.calibrate
+
+    @functools.wraps(real)  # keys are made of its name
+    def counted(*given, **options):
+        calls.append(given)
+        return real(*given, **options)
+
+    monkeypatch.setattr(calibration, "calibrate", counted)
     before = (tmp_path / "calibration.json").stat().st_ino
     assert calibrated(stage, tmp_path) == made and not calls
     assert (
