@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lib.config import PlannerConfig
-from lib.distil.thresholds import calibrate
 from lib.study import calibrate as calibration
 from lib.study.calibrate import calibrate_ladder, ensure_calibration
 from lib.study.evaluate import Stage, Tables
@@ -52,14 +51,14 @@ def test_numbers_are_kept_until_what_they_depend_on_changes(stage, tmp_path, mon
     made = calibrated(stage, tmp_path)
     assert list(made) == ["gated-4", "8×2+ladder-4", "value-only-4"]
     assert made["8×2+ladder-4"]["levels"] and made == json.loads((tmp_path / "calibration.json").read_text())
-    calls = []
+    calls, real = [], calibration.calibrate
 
-    @functools.wraps(calibrate)  # keys are of the code that it stands for
-    def noted(*arguments, **wanted):
-        calls.append(arguments)
-        return calibrate(*arguments, **wanted)
+    @functools.wraps(real)  # keys are made of its name
+    def counted(*given, **options):
+        calls.append(given)
+        return real(*given, **options)
 
-    monkeypatch.setattr(calibration, "calibrate", noted)
+    monkeypatch.setattr(calibration, "calibrate", counted)
     before = (tmp_path / "calibration.json").stat().st_ino
     assert calibrated(stage, tmp_path) == made and not calls
     assert (
