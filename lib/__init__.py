@@ -9,8 +9,19 @@ simulator installed can still control. The README says what the wings around the
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from lib.rollout import rollout  # at once: else the module of that name would take its place
+
+if TYPE_CHECKING:  # for whoever reads names without running them, as fingerprints do
+    from lib.config import PlannerConfig
+    from lib.correctors import TemporalCorrector, TwoTowerCorrector
+    from lib.environments import make_env
+    from lib.planner import MPPI
+    from lib.policy import PolicyController
+    from lib.speculation import SpeculativeController
+    from lib.weights.native import load_world_model
+    from lib.world_model import WorldModel
 
 _PLACES = {
     "load_world_model": "lib.weights.native",
