@@ -85,7 +85,8 @@ def doubts(scope: Scope, stages: tuple[str, ...] = AUDITED) -> list[Doubt]:
     looked = {(e["old"], e["new"]) for e in ledger.entries() if e["kind"] == "audit"}
     for job in jobs(scope, tuple(one_of("stage", stage, AUDITED) for stage in stages)):
         for name, commit, kept, now in [*of_outs(job), *of_rows(job)]:
-            pair = kept.split("-")[0], now.split("-")[0]
+            old, commit = nearest(kept.split("-")[0], commit)
+            pair = old, now.split("-")[0]
             if kept.split("-")[1] != now.split("-")[1] or pair[1] in ledger.equals(pair[0]) or pair in looked:
                 continue
             if (doubt := shown_by.get((job.stage, *pair))) is None:
@@ -95,6 +96,14 @@ def doubts(scope: Scope, stages: tuple[str, ...] = AUDITED) -> list[Doubt]:
             if doubt.commit == commit and job not in doubt.jobs:
                 doubt.jobs.append(job)
     return list(found.values())
+
+
+def nearest(code: str, commit: str) -> tuple[str, str]:
+    """The code that a chain of audits has last shown to be equal to this, and its commit: one replay for all chains."""
+    equal = ledger.equals(code)
+    audits = [entry for entry in ledger.entries() if entry["kind"] == "audit" and entry["equal"]]
+    last = next((entry for entry in reversed(audits) if entry["new"] in equal), None)
+    return (last["new"], last["head"]) if last else (code, commit)
 
 
 def of_outs(job: Job) -> Iterator[tuple[str, str, str, str]]:

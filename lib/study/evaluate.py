@@ -166,6 +166,10 @@ class Stage:
         key = teacher_key(self.teacher)
         return {arch: load_corrector(f, key).to(self.wm.device) for arch, f in self.corrector_files.items()}
 
+    def key(self, arm: Arm) -> str:
+        """What an arm's episodes here depend on."""
+        return arm_key(arm, self.cell, self.teacher, self.corrector_files.get(arm.corrector), self.decisions)
+
     def play(self, arm: Arm, seeds: list[int]) -> tuple[Tables, str]:
         """What came of an arm's episodes with these seeds, in order, and the arm's key.
 
@@ -175,7 +179,7 @@ class Stage:
             raise ConfigError(
                 f"arm {arm.name} needs a {arm.corrector} corrector; train it with 03_train_corrector first."
             )
-        key = arm_key(arm, self.cell, self.teacher, self.corrector_files.get(arm.corrector), self.decisions)
+        key = self.key(arm)
         done = _recorded(self.cell, self.profile, arm.name, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]
         controller = make_controller(arm, self.wm, self.correctors) if missing else None
