@@ -135,10 +135,21 @@ def audit(doubt: Doubt, rows: int, trees: Trees) -> str:
     """
     if not doubt.commit or doubt.commit.endswith("+"):
         raise ResultError(f"{doubt.jobs[0].name} was made by code that was not committed; run it again.")
-    drawn = random.Random(doubt.stage).sample(doubt.jobs, min(rows, len(doubt.jobs)))
-    sources = [[shown(job.source), job.parameters | {"profile": "audit"}] for job in drawn]
-    started, head = time.monotonic(), store.commit()
-    there, here = (replayed(trees.of(commit), sources) for commit in (doubt.commit, head))
+    order, started, head = (
+        random.Random(doubt.stage).sample(doubt.jobs, len(doubt.jobs)),
+        time.monotonic(),
+        store.commit(),
+    )
+    while True:
+        drawn = order[:rows]
+        sources = [[shown(job.source), job.parameters | {"profile": "audit"}] for job in drawn]
+        try:
+            there, here = (replayed(trees.of(commit), sources) for commit in (doubt.commit, head))
+            break
+        except ResultError:  # a task may earn nothing in so few decisions, and a ladder cannot be calibrated on that
+            order = order[1:]
+            if not order:
+                raise
     about = {"commit": doubt.commit, "head": head, "machine": store.machine(), "rows": [job.name for job in drawn]}
     about |= {"episodes": len(there[0]), "minutes": round((time.monotonic() - started) / 60, 2)}
     about |= {"written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

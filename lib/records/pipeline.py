@@ -214,7 +214,7 @@ STAGES = (
     drawn(
         "profiles",
         lambda scope: [
-            *scope.result("statistics/profiles.csv"),
+            *scope.result("statistics/profiles.csv", "horizon/summary.csv"),
             *(p for p in scope.result("statistics/headline.csv") if p.is_file()),
         ],
     ),
