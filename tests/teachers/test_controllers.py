@@ -39,6 +39,8 @@ def test_kept_rows_go_on_with_their_streams_and_plans():
         controller.keep([0, 2])
         parts += [controller.act(o[[0, 2]])[0] for o in obs[1:]]
         torch.testing.assert_close(torch.stack(parts), whole[:, [0, 2]], rtol=0, atol=1e-4)
+        alone = acted(controller, obs[:, [1]], [2])  # each seed has its own episode, whoever its neighbours are
+        torch.testing.assert_close(alone, whole[:, [1]], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("how", ["noise", "exploration"])

@@ -8,33 +8,28 @@ import torch
 from torch.nn import functional as F
 
 from lib.compilation import why_not_compiled
-from lib.config import WorldModelConfig
 from lib.teachers.config import TeacherConfig
 from lib.teachers.learner import Learner, RunningScale, soft_cross_entropy
-from lib.teachers.replay import Batch
-from lib.world_model import WorldModel, two_hot
+from lib.world_model import two_hot
+from tests.teachers.tiny import A, B, H, random_batch, training_model
 
-H, B, OBS, A = 3, 8, 5, 2
+BATCH = random_batch()
+MODEL = ("encoder", "dynamics", "reward_head", "q_heads")
 
 
-def learner(seed=0, dropout=0.0, **changes):
-    """A tiny model with random last layers, in training mode."""
-    changes = {"compile": False} | changes
+def learner(seed=0, dropout=0.0, spread=1.0, **changes):
+    settings = TeacherConfig(**{"batch_size": B, "horizon": H, "compile": False} | changes)
+    return Learner(training_model(seed, dropout, spread), settings)
+
+
+def seeded_update(made, seed, data=BATCH):
+    """An update that draws what `draws(seed)` says."""
     torch.manual_seed(seed)
-    wm = WorldModel(WorldModelConfig(OBS, A, 16, 24, 16, 2, num_q=4, q_dropout=dropout, discount=0.9))
-    with torch.no_grad():
-        for p in wm.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return Learner(wm, TeacherConfig(batch_size=B, horizon=H, **changes))
+    return made.update(data)
 
 
-def batch(seed=1):
-    g = torch.Generator().manual_seed(seed)
-    return Batch(
-        torch.randn(H + 1, B, OBS, generator=g),
-        2 * torch.rand(H, B, A, generator=g) - 1,
-        3 * torch.rand(H, B, generator=g),
-    )
+def parameters(model, part):
+    return list(getattr(model, part).parameters())
 
 
 def slow_model_loss(wm, c, data, noise, heads):
@@ -93,11 +88,11 @@ def gradients(model):
 def test_the_model_loss_and_its_gradients_equal_the_slow_twin():
     made = learner()
     noise, heads, *_ = draws(0)
-    loss, z, parts = made.model_loss(batch(), noise, heads)
+    loss, z, parts = made.model_loss(BATCH, noise, heads)
     loss.backward()
     fast = gradients(made.wm)
     made.wm.zero_grad()
-    slow_loss, slow_z, slow_parts = slow_model_loss(made.wm, made.config, batch(), noise, heads)
+    slow_loss, slow_z, slow_parts = slow_model_loss(made.wm, made.config, BATCH, noise, heads)
     slow_loss.backward()
     torch.testing.assert_close(loss, slow_loss)
     torch.testing.assert_close(z, slow_z)
@@ -125,9 +120,8 @@ def test_the_policy_loss_and_its_gradient_equal_the_slow_twin(entropy_coef):
     made = learner(entropy_coef=entropy_coef)
     before = copy.deepcopy(made.wm)
     noise, heads, policy_noise, policy_heads = draws(7)
-    _, z, _ = slow_model_loss(before, made.config, batch(), noise, heads)
-    torch.manual_seed(7)
-    losses = made.update(batch())
+    _, z, _ = slow_model_loss(before, made.config, BATCH, noise, heads)
+    losses = seeded_update(made, 7)
     after = made.wm  # its Q heads made their step before the policy's
     slow = slow_policy_loss(before, after, made.config, z.detach(), policy_noise, policy_heads, made.scale.value)
     assert losses["policy_loss"] == pytest.approx(slow.item(), rel=1e-4)
@@ -137,15 +131,11 @@ def test_the_policy_loss_and_its_gradient_equal_the_slow_twin(entropy_coef):
 
 
 def test_the_scale_comes_from_the_values_of_the_first_step():
-    made = learner(tau=0.5)
-    with torch.no_grad():
-        for p in made.wm.q_heads.layers[-1].parameters():
-            p.mul_(4)  # values far apart, so that the range exceeds its floor of 1
+    made = learner(spread=4, tau=0.5)
     before = copy.deepcopy(made.wm)
     *_, policy_noise, policy_heads = draws(3)
-    torch.manual_seed(3)
-    made.update(batch())
-    z, expected = before.encode(batch().obs[0]), RunningScale(0.5)
+    seeded_update(made, 3)
+    z, expected = before.encode(BATCH.obs[0]), RunningScale(0.5)
     q = made.wm.q(z, before.policy_sample(z, policy_noise[0]), heads=policy_heads).mean(0)
     expected.update(q.detach())
     assert expected.value > 1.05
@@ -158,7 +148,7 @@ def test_the_policy_climbs_the_value_or_the_entropy(entropy_coef):
     made.policy_optimiser.param_groups[0]["lr"] = 3e-3  # … under a policy that learns
     with torch.no_grad():
         made.wm.pi[-1].bias[A:] = -0.6  # a narrow policy to start with: its mean is what it does
-    z = made.wm.encode(batch().obs).detach()
+    z = made.wm.encode(BATCH.obs).detach()
 
     def look():
         mean, log_std = made.wm.policy(z)
@@ -166,7 +156,7 @@ def test_the_policy_climbs_the_value_or_the_entropy(entropy_coef):
 
     value, log_std = look()
     for _ in range(120):
-        made.update(batch())
+        made.update(BATCH)
     if entropy_coef:
         assert look()[1] > log_std + 1
     else:
@@ -177,12 +167,10 @@ def test_q_heads_get_no_gradient_from_the_policy_loss():
     made = learner(grad_clip=1e9)
     noise, heads, *_ = draws(5)
     twin = copy.deepcopy(made.wm)
-    slow_model_loss(twin, made.config, batch(), noise, heads)[0].backward()
-    torch.manual_seed(5)
-    made.update(batch())
-    for part in ("encoder", "dynamics", "reward_head", "q_heads"):
-        pairs = zip(getattr(made.wm, part).parameters(), getattr(twin, part).parameters(), strict=True)
-        for ours, theirs in pairs:
+    slow_model_loss(twin, made.config, BATCH, noise, heads)[0].backward()
+    seeded_update(made, 5)
+    for part in MODEL:
+        for ours, theirs in zip(parameters(made.wm, part), parameters(twin, part), strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
             assert ours.requires_grad
     assert all(p.grad is None and not p.requires_grad for p in made.wm.target_q_heads.parameters())
@@ -199,20 +187,20 @@ def test_every_network_but_the_target_is_optimised_and_the_encoder_slower():
         assert (id(p) in optimised) == (not name.startswith("target")), name
     assert made.policy_optimiser.param_groups[0]["eps"] == 1e-5
     before = copy.deepcopy(made.wm)
-    made.update(batch())
+    made.update(BATCH)
 
     def moved(part):  # Adam's first step is the learning rate times the gradient's sign
-        new, old = getattr(made.wm, part).parameters(), getattr(before, part).parameters()
-        return max((a - b).abs().max().item() for a, b in zip(new, old, strict=True))
+        pairs = zip(parameters(made.wm, part), parameters(before, part), strict=True)
+        return max((new - old).abs().max().item() for new, old in pairs)
 
     assert moved("encoder") == pytest.approx(0.3 * 3e-4, rel=1e-2)
-    for part in ("dynamics", "reward_head", "q_heads", "pi"):
+    for part in (*MODEL[1:], "pi"):
         assert moved(part) == pytest.approx(3e-4, rel=2e-2), part
 
 
 def test_gradients_are_clipped_separately_for_model_and_policy():
     made = learner(grad_clip=1e-2)
-    norm = made.update(batch())["grad_norm"]
+    norm = made.update(BATCH)["grad_norm"]
     assert norm > 0.1  # what is reported is the norm before clipping
 
     def total(parameters):
@@ -221,17 +209,16 @@ def test_gradients_are_clipped_separately_for_model_and_policy():
     assert total(made._model_parameters) == pytest.approx(1e-2, rel=1e-2)
     assert total(made._policy_parameters) <= 1.001e-2
     loose = learner(grad_clip=1e9)
-    norm = loose.update(batch())["grad_norm"]
+    norm = loose.update(BATCH)["grad_norm"]
     assert total(loose._model_parameters) == pytest.approx(norm, rel=1e-4)
 
 
 def test_the_target_moves_by_tau_towards_the_updated_heads():
     made = learner(tau=0.25)
-    before = copy.deepcopy(made.wm.target_q_heads)
-    made.update(batch())
-    for old, new, live in zip(
-        before.parameters(), made.wm.target_q_heads.parameters(), made.wm.q_heads.parameters(), strict=True
-    ):
+    before = copy.deepcopy(parameters(made.wm, "target_q_heads"))
+    made.update(BATCH)
+    moved, followed = parameters(made.wm, "target_q_heads"), parameters(made.wm, "q_heads")
+    for old, new, live in zip(before, moved, followed, strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * live)
         assert not torch.equal(old, new)
 
@@ -251,7 +238,7 @@ def test_the_running_scale_follows_numpys_percentiles():
 
 def test_updates_on_a_fixed_batch_reduce_the_loss():
     made = learner(dropout=0.01)
-    history = [made.update(batch()) for _ in range(80)]
+    history = [made.update(BATCH) for _ in range(80)]
     for part in ("loss", "consistency", "reward"):
         first, last = (np.mean([h[part] for h in chunk]) for chunk in (history[:5], history[-5:]))
         assert last < 0.9 * first, part
@@ -259,19 +246,13 @@ def test_updates_on_a_fixed_batch_reduce_the_loss():
 
 
 def test_training_mode_survives_an_update_and_state_round_trips():
-    made, data = learner(dropout=0.01, tau=0.5), batch()
-    with torch.no_grad():
-        made.wm.q_heads.layers[-1].weight.mul_(4)  # so that the scale leaves its floor
-    made.update(data)
+    made = learner(dropout=0.01, spread=4, tau=0.5)
+    made.update(BATCH)
     assert made.wm.training and not made.wm.target_q_heads.training and made.scale.value > 1.05
     other = learner(seed=9, dropout=0.01, tau=0.5)
     other.wm.load_state_dict(copy.deepcopy(made.wm.state_dict()))
     other.load_state_dict(copy.deepcopy(made.state_dict()))
-    results = []
-    for each in (made, other):
-        torch.manual_seed(4)
-        results.append(each.update(data))
-    assert results[0] == results[1]
+    assert seeded_update(made, 4) == seeded_update(other, 4)
     assert all(torch.equal(a, b) for a, b in zip(made.wm.parameters(), other.wm.parameters(), strict=True))
 
 
@@ -279,7 +260,7 @@ def test_a_planner_sees_every_weight_that_an_update_changed():
     """Fused Adam does not count its writes, and the planner packs its weights anew only when they were counted."""
     made = learner()
     before = {n: (p.clone(), p._version) for n, p in made.wm.named_parameters()}
-    made.update(batch())
+    made.update(BATCH)
     changed = {n for n, p in made.wm.named_parameters() if not torch.equal(p, before[n][0])}
     assert len(changed) > 20 and all(made.wm.get_parameter(n)._version > before[n][1] for n in changed)
 
@@ -290,10 +271,7 @@ def test_the_compiled_update_is_the_eager_one():
     if why_not_compiled(torch.device("cpu")):
         pytest.skip("there is no C++ compiler")
     compiled, eager = learner(compile=True), learner()
-    losses = []
-    for each in (compiled, eager):
-        torch.manual_seed(3)
-        losses.append([each.update(batch(seed)) for seed in (1, 2, 3)])
+    losses = [[seeded_update(each, seed, random_batch(seed)) for seed in (1, 2, 3)] for each in (compiled, eager)]
     assert compiled._model_loss._compiled and compiled._policy_terms._compiled  # neither fell back
     for mine, slow in zip(*losses, strict=True):
         assert mine == pytest.approx(slow, rel=1e-4, abs=1e-6)

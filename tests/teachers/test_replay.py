@@ -28,6 +28,23 @@ def buffer(lengths, capacity=None, seed=0):
     return made
 
 
+def assert_same(episodes, others):
+    for one, other in zip(episodes, others, strict=True):
+        for array, twin in zip(vars(one).values(), vars(other).values(), strict=True):
+            np.testing.assert_array_equal(array, twin)
+            assert array.dtype == twin.dtype == np.float32
+
+
+WHOLE = episode(0, 5)
+
+
+def spoilt(name, value):
+    """One part of an episode of five decisions, with a value at time 2."""
+    array = getattr(WHOLE, name).copy()
+    array[2] = value
+    return {name: array}
+
+
 # ---------------------------------------------------------------------------------------------------------- sampling
 
 
@@ -39,7 +56,7 @@ def test_sequences_are_consecutive_and_never_cross_episodes():
     assert torch.equal(time, time[0] + torch.arange(4)[:, None])
     assert torch.equal(batch.actions, batch.obs[:-1])  # action and reward t belong to observation t
     assert torch.equal(batch.rewards, 1000 * number[:-1] + time[:-1])
-    assert set(number[0].tolist()) == {0, 1, 2, 4}  # episode 3 is too short
+    assert set(number[0].tolist()) == {0, 1, 2, 4}  # episode 3 is too short, episode 1 has just one start
 
 
 def test_start_positions_are_uniform():
@@ -51,11 +68,6 @@ def test_start_positions_are_uniform():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_an_episode_of_just_the_horizon_has_one_start():
-    batch = buffer([3]).sample(50, 3)
-    assert (batch.rewards[0] == 0).all() and (batch.obs[-1, :, 1] == 3).all()  # up to the very last observation
-
-
 def test_sampling_follows_the_seed():
     a, b, c = buffer([20], seed=1), buffer([20], seed=1), buffer([20], seed=2)
     first = a.sample(30, 2).rewards
@@ -65,15 +77,14 @@ def test_sampling_follows_the_seed():
 
 def test_a_batch_is_a_copy():
     made = buffer([20])
-    batch = made.sample(5, 2)
-    batch.obs.zero_()
-    assert made.episodes()[0].obs[:, 1].tolist() == list(range(21))
+    made.sample(5, 2).obs.zero_()
+    assert_same(made.episodes(), [episode(0, 20)])
 
 
-def test_too_short_episodes_cannot_be_sampled():
-    for made in (buffer([2, 2]), ReplayBuffer(10, 2, 2)):
-        with pytest.raises(ValueError, match="no stored episode is 3 decisions long"):
-            made.sample(4, 3)
+@pytest.mark.parametrize("made", [buffer([2, 2]), ReplayBuffer(10, 2, 2)], ids=["too short episodes", "no episodes"])
+def test_what_is_too_short_cannot_be_sampled(made):
+    with pytest.raises(ValueError, match="no stored episode is 3 decisions long"):
+        made.sample(4, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------- adding
@@ -82,9 +93,7 @@ def test_too_short_episodes_cannot_be_sampled():
 def test_length_and_episodes():
     made = buffer([5, 3], capacity=50)
     assert len(made) == 8
-    for number, stored in enumerate(made.episodes()):
-        for name in ("obs", "actions", "rewards"):
-            np.testing.assert_array_equal(getattr(stored, name), getattr(episode(number, len(stored)), name))
+    assert_same(made.episodes(), [episode(0, 5), episode(1, 3)])
 
 
 def test_the_capacity_is_decisions_and_overflow_is_refused():
@@ -100,75 +109,61 @@ def test_the_capacity_is_decisions_and_overflow_is_refused():
     assert len(whole) == 50
 
 
-@pytest.mark.parametrize("field, value", [("obs", np.nan), ("rewards", np.inf), ("actions", np.nan)])
-def test_episodes_with_non_finite_values_are_refused(field, value):
-    bad, made = episode(0, 5), ReplayBuffer(20, 2, 2)
-    getattr(bad, field)[2] = value
-    with pytest.raises(ValueError, match="non-finite"):
-        made.add(bad)
+UNEQUAL = "an episode of 5 rewards needs 6 observations and 5 actions"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(spoilt("obs", np.nan), "non-finite"), (spoilt("rewards", np.inf), "non-finite"),
+     (spoilt("actions", np.nan), "non-finite"), ({"obs": WHOLE.obs[:-1]}, UNEQUAL),
+     ({"actions": WHOLE.actions[1:]}, UNEQUAL)],
+)  # fmt: skip
+def test_episodes_that_cannot_be_are_refused(change, message):
+    made = ReplayBuffer(20, 2, 2)
+    with pytest.raises(ValueError, match=message):
+        made.add(Episode(**vars(WHOLE) | change))
     assert len(made) == 0
-
-
-def test_episodes_of_unequal_parts_are_refused():
-    whole = episode(0, 5)
-    for obs, actions in ((whole.obs[:-1], whole.actions), (whole.obs, whole.actions[1:])):
-        with pytest.raises(ValueError, match="an episode of 5 rewards needs 6 observations and 5 actions"):
-            ReplayBuffer(20, 2, 2).add(Episode(obs, actions, whole.rewards))
 
 
 # -------------------------------------------------------------------------------------------------------------- files
 
 
 def test_files_round_trip_exactly(tmp_path):
-    rng = np.random.default_rng(0)
-    episodes = [
-        Episode(*(rng.normal(size=shape).astype(np.float32) for shape in ((n + 1, 3), (n, 2), (n,)))) for n in (4, 1, 7)
-    ]
-    save_episodes(tmp_path / "episodes.safetensors", episodes)
-    again = load_episodes(tmp_path / "episodes.safetensors")
-    assert [len(e) for e in again] == [4, 1, 7]
-    for before, after in zip(episodes, again, strict=True):
-        for name in ("obs", "actions", "rewards"):
-            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
-            assert getattr(after, name).dtype == np.float32
+    rng, file = np.random.default_rng(0), tmp_path / "episodes.safetensors"
+    shapes = [((n + 1, 3), (n, 2), (n,)) for n in (4, 1, 7)]
+    episodes = [Episode(*(rng.normal(size=shape).astype(np.float32) for shape in parts)) for parts in shapes]
+    save_episodes(file, episodes)
+    assert_same(episodes, load_episodes(file))
 
 
-def arrays(**changes):
-    one = episode(0, 5)
-    return dict(obs=one.obs, actions=one.actions, rewards=one.rewards, lengths=np.array([5])) | changes
-
-
-BAD = {
-    "no lengths": (lambda a: a.pop("lengths"), "is not a file of episodes"),
-    "no episodes": (lambda a: a.update(lengths=np.array([], np.int64)), "holds no episodes"),
-    "negative length": (lambda a: a.update(lengths=np.array([-1, 6])), "holds no episodes|cut short"),
-    "short": (lambda a: a.update(rewards=a["rewards"][:-1]), "is cut short: 5 decisions are announced, 4 rewards"),
-    "float lengths": (lambda a: a.update(lengths=np.array([5.0])), "other dimensions or types"),
-    "scalar lengths": (lambda a: a.update(lengths=np.array(5)), "other dimensions or types"),
-    "flat obs": (lambda a: a.update(obs=a["obs"][:, 0].copy()), "other dimensions or types"),
-    "short obs": (lambda a: a.update(obs=a["obs"][:-1]), "is cut short"),
-    "nan": (lambda a: a["obs"].__setitem__((2, 1), np.nan), "not finite"),
-    "nan action": (lambda a: a["actions"].__setitem__((2, 1), np.inf), "not finite"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_malformed_files_are_refused(name, tmp_path):
-    edit, message = BAD[name]
-    content = arrays()
-    edit(content)
-    save_file(content, tmp_path / "bad.safetensors")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lengths": None}, "is not a file of episodes"),
+        ({"lengths": np.array([], np.int64)}, "holds no episodes"),
+        ({"lengths": np.array([-1, 6])}, "holds no episodes|cut short"),
+        ({"rewards": WHOLE.rewards[:-1]}, "is cut short: 5 decisions are announced, 4 rewards"),
+        ({"lengths": np.array([5.0])}, "other dimensions or types"),
+        ({"lengths": np.array(5)}, "other dimensions or types"),
+        ({"obs": WHOLE.obs[:, 0].copy()}, "other dimensions or types"),
+        ({"obs": WHOLE.obs[:-1]}, "is cut short"),
+        (spoilt("obs", [0, np.nan]), "not finite"),
+        (spoilt("actions", [0, np.inf]), "not finite"),
+    ],
+)
+def test_malformed_files_are_refused(change, message, tmp_path):
+    content = vars(WHOLE) | {"lengths": np.array([5])} | change
+    save_file({name: array for name, array in content.items() if array is not None}, tmp_path / "bad.safetensors")
     with pytest.raises(EpisodeFileError, match=f"bad.safetensors.*({message})"):
         load_episodes(tmp_path / "bad.safetensors")
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
-    save_episodes(tmp_path / "good.safetensors", [episode(0, 5)])
+    save_episodes(tmp_path / "good.safetensors", [WHOLE])
     whole = (tmp_path / "good.safetensors").read_bytes()
-    contents = {"empty": b"", "cut": whole[:-10], "pickle": pickle.dumps([episode(0, 5)]), "text": b"hello"}
-    for name, content in contents.items():
+    for name, content in {"empty": b"", "cut": whole[:-10], "pickle": pickle.dumps([WHOLE]), "text": b"hello"}.items():
         (tmp_path / name).write_bytes(content)
-    for name in (*contents, "missing"):
+    for name in ("empty", "cut", "pickle", "text", "missing"):
         with pytest.raises(EpisodeFileError, match=f"{name} is not a file of episodes"):
             load_episodes(tmp_path / name)
 
@@ -182,8 +177,7 @@ def test_an_episode_is_recorded_with_what_it_led_to():
     assert [len(e) for e in played] == [6, 4]
     for seed, episode in zip(seeds, played, strict=True):
         env = envs("tiny-task")
-        obs = [env.reset(seed=seed)[0]]
-        rewards = []
+        obs, rewards = [env.reset(seed=seed)[0]], []
         for action in episode.actions:
             o, reward, *_ = env.step(action)
             obs.append(o), rewards.append(reward)

@@ -7,15 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.study.stats.aggregates import (
-    STATISTICS,
-    Stratum,
-    aggregate,
-    percentiles,
-    performance_profiles,
-    resampled,
-    scores,
-)
+from lib.study.stats import aggregates
+from lib.study.stats.aggregates import STATISTICS, Stratum, aggregate, percentiles, performance_profiles, scores
 from lib.study.stats.intervals import StatisticsError, iqm, slice_mean, worst
 from tests.tiny_results import episodes
 
@@ -106,8 +99,8 @@ def test_tasks_count_the_same_and_seeds_within_them():
 
 
 def test_resampled():
-    assert resampled([ONE_SEED]) == resampled([ONE_SEED, ONE_SEED]) == "episodes"
-    assert resampled([TWO_SEEDS, UNEQUAL]) == "seeds and episodes"
+    assert aggregates.resampled([ONE_SEED]) == aggregates.resampled([ONE_SEED, ONE_SEED]) == "episodes"
+    assert aggregates.resampled([TWO_SEEDS, UNEQUAL]) == "seeds and episodes"
 
 
 def test_intervals_are_seeded_and_missing_where_there_is_none():
@@ -147,11 +140,15 @@ def test_performance_profiles_closed_form():
     assert middle["high"] == pytest.approx((stats.binom.ppf(1 - tail, 10, 0.5) / 10 + 1) / 2, abs=0.051)
 
 
-def test_what_cannot_be_aggregated_is_refused():
-    rows = episodes({"teacher": lambda s: 1.0})
-    with pytest.raises(StatisticsError, match="no cells"):
-        aggregate({})
-    with pytest.raises(StatisticsError, match="Cell both must have the episodes of one task"):
-        aggregate({"both": pd.concat([rows, episodes({"teacher": lambda s: 1.0}, teacher_seed=2)])})
-    with pytest.raises(StatisticsError, match="Cell c has no arm 'teacher'"):
-        aggregate({"c": episodes({"policy": lambda s: 1.0})})
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({}, "no cells"),
+        ({"both": pd.concat([episodes({"teacher": lambda s: 1.0}, teacher_seed=seed) for seed in (1, 2)])},
+         "Cell both must have the episodes of one task"),
+        ({"c": episodes({"policy": lambda s: 1.0})}, "Cell c has no arm 'teacher'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_aggregated_is_refused(cells, message):
+    with pytest.raises(StatisticsError, match=message):
+        aggregate(cells)

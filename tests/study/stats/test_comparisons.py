@@ -7,25 +7,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.study.stats.comparisons import (
-    compare,
-    cost_ends,
-    holm,
-    non_inferiority,
-    one_sided_p,
-    probability_of_improvement,
-    references,
-    rivals,
-)
+from lib.study.stats import comparisons
+from lib.study.stats.comparisons import compare, holm, non_inferiority, one_sided_p, references, rivals
 from lib.study.stats.coverage import POPULATIONS
 from lib.study.stats.intervals import StatisticsError, bootstrap_ci, paired_difference
 from tests.tiny_results import about, episodes
 
+improvement = comparisons.probability_of_improvement
+
 
 def test_probability_of_improvement_counts_ties_by_half():
-    assert probability_of_improvement([1, 2, 3, 4], [0, 2, 3, 9]).value == 0.5
+    assert improvement([1, 2, 3, 4], [0, 2, 3, 9]).value == 0.5
     a, b = np.random.default_rng(0).integers(5, size=(2, 30))
-    one, other = probability_of_improvement(a, b), probability_of_improvement(b, a)
+    one, other = improvement(a, b), improvement(b, a)
     np.testing.assert_allclose(one, (1 - other.value, 1 - other.high, 1 - other.low))
 
 
@@ -33,7 +27,7 @@ def test_probability_of_improvement_counts_ties_by_half():
 def test_its_interval_is_wilsons(wins, n):
     a = np.where(np.arange(n) < wins, 1, -1)
     theirs = stats.binomtest(wins, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(probability_of_improvement(a, np.zeros(n))[1:], (theirs.low, theirs.high), atol=1e-12)
+    np.testing.assert_allclose(improvement(a, np.zeros(n))[1:], (theirs.low, theirs.high), atol=1e-12)
 
 
 def test_non_inferiority_equals_a_loop_over_resamples():
@@ -69,10 +63,19 @@ def test_non_inferiority_at_the_edges():
     assert non_inferiority([9.9] * 4, [10.0] * 4) < 0.001
     assert one_sided_p(np.zeros(4)) == 1
     assert np.isnan(non_inferiority([9.0], [10.0]))
-    with pytest.raises(StatisticsError, match="margin=2 must lie between 0 and 1"):
-        non_inferiority(reference, reference, margin=2)
-    with pytest.raises(StatisticsError, match="arm has 1 episodes and reference has 20"):
-        non_inferiority([1.0], reference)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "message"),
+    [
+        (lambda: non_inferiority([1.0, 2.0], [1.0, 2.0], margin=2), "margin=2 must lie between 0 and 1"),
+        (lambda: non_inferiority([1.0], np.ones(20)), "arm has 1 episodes and reference has 20"),
+        (lambda: compare(episodes({"teacher": lambda s: 1.0})), "No arm has another one"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(comparison, message):
+    with pytest.raises(StatisticsError, match=message):
+        comparison()
 
 
 @pytest.mark.parametrize("population", ["normal", "lognormal", "20 % fall"])
@@ -112,16 +115,11 @@ ARMS = {
 def test_references():
     names = ["teacher", "policy", "open-loop-3", "two-tower-3", "64×2+two-tower-3", "64×2+open-loop-3", "budget-64×2"]
     arms = {name: pd.DataFrame([about(name)]) for name in names}
-    assert references("teacher", arms) == {}
-    assert references("policy", arms) == references("budget-64×2", arms) == {"teacher": "teacher"}
-    assert references("open-loop-3", arms) == {"teacher": "teacher"}
-    assert references("two-tower-3", arms) == {"teacher": "teacher", "open loop": "open-loop-3"}
-    assert references("64×2+two-tower-3", arms) == {
-        "teacher": "teacher",
-        "open loop": "64×2+open-loop-3",
-        "every step": "budget-64×2",
-    }
-    assert references("64×2+open-loop-3", arms) == {"teacher": "teacher", "every step": "budget-64×2"}
+    wanted = {name: {"teacher": "teacher"} for name in names} | {"teacher": {}}
+    wanted["two-tower-3"] |= {"open loop": "open-loop-3"}
+    wanted["64×2+open-loop-3"] |= {"every step": "budget-64×2"}
+    wanted["64×2+two-tower-3"] |= {"open loop": "64×2+open-loop-3", "every step": "budget-64×2"}
+    assert {name: references(name, arms) for name in names} == wanted
     del arms["64×2+open-loop-3"], arms["budget-64×2"]  # what was not evaluated is left out
     assert references("64×2+two-tower-3", arms) == {"teacher": "teacher"}
 
@@ -134,7 +132,7 @@ def test_compare():
     for role, reference in (("teacher", "teacher"), ("open loop", "64×2+open-loop-3"), ("every step", "budget-64×2")):
         row, pair = table.loc[("64×2+two-tower-3", role)], (returns["64×2+two-tower-3"], returns[reference])
         assert row["reference"] == reference and row["episodes"] == 10
-        assert tuple(row[["improvement", "improvement_low", "improvement_high"]]) == probability_of_improvement(*pair)
+        assert tuple(row[["improvement", "improvement_low", "improvement_high"]]) == improvement(*pair)
         assert tuple(row[["difference", "difference_low", "difference_high"]]) == paired_difference(*pair)
         assert row["p_non_inferior"] == non_inferiority(*pair)
     to_teacher = table.xs("teacher", level="role")
@@ -145,10 +143,8 @@ def test_compare():
 def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     spent = {"teacher": 90, "policy": 0, "budget-64×1": 30, "budget-64×2": 50, "two-tower-3": 31, "64×2+two-tower-3": 4}
     returns = {"policy": 6, "budget-64×1": 7, "budget-64×2": 8}
-    arms = {
-        name: pd.DataFrame(2 * [about(name) | {"model_evaluations": value, "return": returns.get(name, 9)}])
-        for name, value in spent.items()
-    }
+    rows = {name: {"model_evaluations": value, "return": returns.get(name, 9)} for name, value in spent.items()}
+    arms = {name: pd.DataFrame(2 * [about(name) | row]) for name, row in rows.items()}
     assert rivals("two-tower-3", arms) == {"equal compute": "budget-64×2", "policy": "policy"}
     assert rivals("64×2+two-tower-3", arms) == {"equal compute": "budget-64×1", "policy": "policy"}
     assert rivals("budget-64×2", arms) == rivals("teacher", arms) == {}
@@ -198,11 +194,8 @@ def test_only_arms_with_all_episodes_are_counted_by_holm():
 
 
 def test_compare_corrects_within_a_cell():
-    two = pd.concat([episodes(ARMS), episodes(ARMS, task="cup-catch")])
-    table, alone = compare(two), compare(episodes(ARMS))
-    np.testing.assert_array_equal(table["p_holm"], [*alone["p_holm"], *alone["p_holm"]])
-    with pytest.raises(StatisticsError, match="No arm has another one"):
-        compare(episodes({"teacher": lambda s: 1.0}))
+    two = compare(pd.concat([episodes(ARMS), episodes(ARMS, task="cup-catch")]))
+    np.testing.assert_array_equal(two["p_holm"], 2 * compare(episodes(ARMS))["p_holm"].tolist())
 
 
 def test_costs_have_intervals_over_episodes_of_each_arm():
@@ -211,12 +204,12 @@ def test_costs_have_intervals_over_episodes_of_each_arm():
     calls = np.array([90, 100, 110, 95, 105, 120, 80, 101])
     rows.loc[gated, "planner_calls"], rows.loc[~gated, "planner_calls"] = calls, 500
     other = rows.assign(task="cup-catch", planner_calls=7)
-    table = cost_ends(pd.concat([rows, other])).set_index(["task", "arm"])
+    table = comparisons.cost_ends(pd.concat([rows, other])).set_index(["task", "arm"])
     mine = table.loc[(rows["task"].iloc[0], "gated-6")]
     assert (mine["planner_calls_low"], mine["planner_calls_high"]) == bootstrap_ci(calls)
     assert mine["planner_calls_low"] < calls.mean() < mine["planner_calls_high"]
     ends = ["planner_calls_low", "planner_calls_high"]
     assert table.loc[(rows["task"].iloc[0], "teacher"), ends].eq(500).all()
     assert table.loc["cup-catch", ends].eq(7).all(axis=None)
-    one = cost_ends(rows[rows["episode_seed"] == rows["episode_seed"].iloc[0]])
+    one = comparisons.cost_ends(rows[rows["episode_seed"] == rows["episode_seed"].iloc[0]])
     assert one[ends].isna().all(axis=None)

@@ -6,20 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lib.study.stats import coverage as coverages
 from lib.study.stats.aggregates import aggregate
-from lib.study.stats.coverage import (
-    INTERVALS,
-    METHODS,
-    POPULATIONS,
-    bounded_ends,
-    coverage,
-    coverage_table,
-    episodes_needed,
-    expanded_iqm,
-    power,
-    power_table,
-    true_iqm,
-)
+from lib.study.stats.coverage import METHODS, POPULATIONS, coverage, episodes_needed, power, power_table, true_iqm
 from lib.study.stats.intervals import StatisticsError, bootstrap_ci
 from tests.tiny_results import episodes
 
@@ -84,7 +73,7 @@ def test_interval_of_the_iqm_is_that_of_the_aggregate():
     """Their draws differ: with many of them, the ends are nearly the same."""
     rng = np.random.default_rng(3)
     x, teacher = 900 + 30 * rng.standard_normal((2, 3, 25))
-    low, high = expanded_iqm(x, teacher, 0.95, 4_000)
+    low, high = coverages.expanded_iqm(x, teacher, 0.95, 4_000)
     for i in range(3):
         arms = {"teacher": lambda s, i=i: teacher[i, s], "policy": lambda s, i=i: x[i, s]}
         table = aggregate({"walker-walk-1m-1": episodes(arms, seeds=range(25))}, resamples=4_000)
@@ -131,11 +120,11 @@ def test_coverage_equals_intervals_one_by_one(method):
 def test_bounded_interval_of_zeros_and_ones_is_clopper_and_pearsons():
     for wins in (0, 3, 10):
         theirs = stats.binomtest(wins, 10).proportion_ci(0.95, method="exact")
-        ours = bounded_ends(np.arange(10) < wins, least=0, most=1, resamples=100_000)
+        ours = coverages.bounded_ends(np.arange(10) < wins, least=0, most=1, resamples=100_000)
         np.testing.assert_allclose(ours, (theirs.low, theirs.high), atol=0.01)
 
 
 def test_coverage_table_has_a_row_for_every_case():
-    table = coverage_table(sizes=(3, 4), repeats=20, resamples=50)
-    assert len(table) == len(POPULATIONS) * 2 * len(INTERVALS)
+    table = coverages.coverage_table(sizes=(3, 4), repeats=20, resamples=50)
+    assert len(table) == len(POPULATIONS) * 2 * len(coverages.INTERVALS)
     np.testing.assert_allclose(table["coverage"] + table["too_high"] + table["too_low"], 1)

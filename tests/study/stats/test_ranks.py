@@ -7,20 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lib.study.stats import ranks
 from lib.study.stats.intervals import StatisticsError
-from lib.study.stats.ranks import (
-    _permuted,
-    association,
-    attenuation,
-    bootstrap,
-    difference,
-    kendall,
-    leave_one_out,
-    partial_spearman,
-    pearson,
-    permutation_p,
-    spearman,
-)
+from lib.study.stats.ranks import association, attenuation, kendall, pearson, permutation_p, spearman
 
 
 def random(*shape, seed=0):
@@ -52,10 +41,10 @@ def test_partial_correlation_is_that_of_the_residuals():
         x, g = stats.rankdata(x), stats.rankdata(given)
         return x - np.polyval(np.polyfit(g, x, 1), g)
 
-    assert partial_spearman(a, b, given) == pytest.approx(np.corrcoef(residual(a), residual(b))[0, 1])
+    assert ranks.partial_spearman(a, b, given) == pytest.approx(np.corrcoef(residual(a), residual(b))[0, 1])
     trend = np.arange(12.0)
-    assert np.isnan(partial_spearman(trend, b, trend))  # the trend tells all there is
-    assert partial_spearman(a, b, np.ones(12)) == pytest.approx(float(spearman(a, b)))
+    assert np.isnan(ranks.partial_spearman(trend, b, trend))  # the trend tells all there is
+    assert ranks.partial_spearman(a, b, np.ones(12)) == pytest.approx(float(spearman(a, b)))
 
 
 def test_a_shared_trend_alone_correlates_but_not_within_steps():
@@ -87,7 +76,7 @@ def test_permutation_p_is_the_share_of_permutations_at_least_as_extreme(statisti
 def test_permuting_ranks_and_signs_is_ranking_anew(statistic):
     a, b = np.round(2 * random(2, 8))  # with ties
     index = np.random.default_rng(0).permuted(np.tile(np.arange(8), (50, 1)), axis=1)
-    np.testing.assert_allclose(_permuted(statistic, a, b, index), statistic(a, b[index]), atol=1e-6)
+    np.testing.assert_allclose(ranks._permuted(statistic, a, b, index), statistic(a, b[index]), atol=1e-6)
 
 
 def test_random_permutations_agree_with_the_exact_test():
@@ -115,7 +104,7 @@ def test_what_takes_cells_for_independent_keeps_to_their_groups():
     pooled, within = association(a, b, np.arange(12)), association(a, b, np.arange(12), groups=tasks)
     assert pooled["p_naive"] < 0.01 and within["p_naive"] > 0.05 and within["spearman"] == pooled["spearman"]
     assert within["p_naive"] == permutation_p(spearman, a, b, tasks)
-    assert (within["low_naive"], within["high_naive"]) == bootstrap(spearman, (a, b), tasks)
+    assert (within["low_naive"], within["high_naive"]) == ranks.bootstrap(spearman, (a, b), tasks)
 
 
 def test_few_cells_and_single_runs_give_no_p_and_no_interval():
@@ -133,7 +122,7 @@ def test_few_cells_and_single_runs_give_no_p_and_no_interval():
 def test_leave_one_out_is_the_range_of_what_is_left():
     a, b = random(7), random(7, seed=2)
     left = [stats.spearmanr(np.delete(a, i), np.delete(b, i)).statistic for i in range(7)]
-    assert leave_one_out(spearman, a, b) == pytest.approx((min(left), max(left)))
+    assert ranks.leave_one_out(spearman, a, b) == pytest.approx((min(left), max(left)))
 
 
 def test_attenuation_in_closed_form():
@@ -159,7 +148,7 @@ def test_bootstrap_draws_within_strata():
         seen.append(a)
         return a.mean(-1)
 
-    low, high = bootstrap(note, (np.arange(8.0),), strata)
+    low, high = ranks.bootstrap(note, (np.arange(8.0),), strata)
     assert (seen[0][:, :4] < 4).all() and (seen[0][:, 4:] >= 4).all() and 1.5 < low < 3.5 < high < 5.5
     error = math.sqrt(2 * np.var(range(4)) / 4) / 2  # of the mean of two means of four
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
@@ -169,7 +158,7 @@ def test_the_difference_of_two_correlations():
     target = np.arange(12.0)
     worse = target + 6 * random(12)
     strata = np.tile(np.arange(4), 3)
-    found = difference(worse, target, target, strata)
+    found = ranks.difference(worse, target, target, strata)
     assert found.value == pytest.approx(1 - float(spearman(worse, target)))
     assert 0 <= found.low <= found.value <= found.high
-    assert difference(target, target, target, strata) == (0, 0, 0)
+    assert ranks.difference(target, target, target, strata) == (0, 0, 0)

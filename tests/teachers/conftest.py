@@ -1,0 +1,23 @@
+"""A model size for runs of seconds, and folders where they ship to."""
+
+import pytest
+
+from lib.config import MODEL_SIZES, PlannerConfig
+from lib.records import paths
+from tests.teachers.tiny import SIZE
+
+
+@pytest.fixture(autouse=True)
+def tiny_size(monkeypatch):
+    monkeypatch.setitem(MODEL_SIZES, "tiny", SIZE)
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """The folder of shipped teachers, in a repository of its own, where cards are measured with a tiny planner."""
+    for name in ("CACHE", "TEACHERS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
+    monkeypatch.setattr(PlannerConfig, "standard", classmethod(lambda cls, action_dim, **_: cls.budget(16, 2)))
+    paths.TEACHERS.mkdir()
+    return paths.TEACHERS
