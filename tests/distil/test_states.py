@@ -1,9 +1,7 @@
 """The distillation set: bookkeeping of its rows, histories, the floor, and its files."""
 
 import json
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -12,34 +10,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib.distil.states import COLUMNS, ROWS, DistillationError, DistillationSet
-from lib.records.paths import ROOT
-from tests.tiny import ACTIONS, LATENT, latents
-
-HORIZON = 3
+from tests.distil.sets import H, printed_by, set_of
+from tests.tiny import ACTIONS, LATENT
 
 
-def random_set(n=40, episodes=4, twice=13, seed=0, latent_dim=LATENT, first_episode=0):
+def random_set(n=40, twice=13, seed=0, latent_dim=LATENT, first_episode=0):
     """Row i is marked: its label is i in both dimensions, the second solve of it i + 0.5."""
-    g = torch.Generator().manual_seed(seed)
     mark = torch.arange(n, dtype=torch.float32)[:, None].expand(n, ACTIONS).contiguous()
-    again = torch.randperm(n, generator=g)[:twice].sort().values
-    return DistillationSet(
-        z_real=latents(n, seed + 1).repeat(1, latent_dim // LATENT).half(),
-        z_pred=latents(n, seed + 2).repeat(1, latent_dim // LATENT).half(),
-        a_plan=torch.rand(n, ACTIONS, generator=g),
-        a_policy=torch.rand(n, ACTIONS, generator=g),
-        a_teacher=mark,
-        plan=torch.rand(n, HORIZON, ACTIONS, generator=g),
-        teacher_plan=mark.unsqueeze(1) + torch.arange(HORIZON).view(1, -1, 1),
-        depth=torch.randint(1, 3, (n,), generator=g),
-        mismatch=torch.rand(n, generator=g),
-        episode=torch.arange(n) % episodes + first_episode,
-        decision=torch.arange(n),
-        source=torch.full((n,), seed % 2),
-        again_index=again,
-        a_again=mark[again] + 0.5,
-        about={"task": "tiny", "teacher_key": "abc", "source": str(seed)},
-    )
+    again = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:twice].sort().values
+    labels = {"a_teacher": mark, "teacher_plan": mark.unsqueeze(1) + torch.arange(H).view(1, -1, 1)}
+    labels |= {"again_index": again, "a_again": mark[again] + 0.5}
+    place = {"episode": torch.arange(n) % 4 + first_episode, "source": torch.full((n,), seed % 2)}
+    about = {"task": "tiny", "teacher_key": "abc", "source": str(seed)}
+    data = set_of(n, seed, **labels, **place, about=about)
+    data.z_real, data.z_pred = (z.repeat(1, latent_dim // LATENT) for z in (data.z_real, data.z_pred))
+    return data
 
 
 def assert_consistent(data):
@@ -50,10 +35,8 @@ def assert_consistent(data):
 
 
 def equal(a, b):
-    return all(
-        x.dtype == y.dtype and torch.equal(x, y)
-        for x, y in zip(a.columns().values(), b.columns().values(), strict=True)
-    )
+    pairs = zip(a.columns().values(), b.columns().values(), strict=True)
+    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 
 # ------------------------------------------------------------------------------------------------------- choosing
@@ -208,60 +191,49 @@ def test_several_files_are_one_set(tmp_path):
         assert equal(whole.rows(here), part)
 
 
-DAMAGES = "cut short,gone,column gone,column more,empty,nan,inf,short column,index,source,precision,old,schema"
+def refused(reason, *files):
+    """The files do not become a set, which is said in a sentence that names the last one."""
+    with pytest.raises(DistillationError, match=reason) as error:
+        DistillationSet.load(*files)
+    assert str(files[-1]) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("how", DAMAGES.split(","))
-def test_an_unusable_file_is_refused_with_one_sentence(tmp_path, how):
-    path, data, reason = tmp_path / "d.safetensors", random_set(), "collect it again"
-    data.save(path)
+def test_a_file_that_is_cut_short_or_gone_is_refused(tmp_path):
+    path = tmp_path / "d.safetensors"
+    random_set().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    refused("is not a distillation set", path)
+    refused("is not a distillation set", tmp_path / "gone.safetensors")
+
+
+UNUSABLE = {  # what happened to a file's tensors t and metadata m -> how it is refused
+    "column gone": (lambda t, m: t.pop("depth"), r"other columns than a distillation set \(depth\)"),
+    "column more": (
+        lambda t, m: t.update(reward=t["mismatch"] + 1),
+        r"other columns than a distillation set \(reward\)",
+    ),
+    "empty": (lambda t, m: t.update({k: v[:0] for k, v in t.items()}), "is empty"),
+    "nan": (lambda t, m: t["z_real"][3, :1].fill_(torch.nan), "not finite"),
+    "inf": (lambda t, m: t["a_plan"][3, :1].fill_(torch.inf), "not finite"),
+    "short column": (lambda t, m: t.update(a_plan=t["a_plan"][:-1]), r"column a_plan is float32 \[39, 2\].*n = 40"),
+    "index": (lambda t, m: t["again_index"][:1].fill_(40), "again_index names rows"),
+    "source": (lambda t, m: t["source"][:1].fill_(2), "source must hold 0…1"),
+    "precision": (lambda t, m: t.update(z_real=t["z_real"].float()), "column z_real is float32"),
+    "old": (lambda t, m: m.clear(), "not a distillation set of format"),
+    "schema": (lambda t, m: m.update({k: v.replace("float32", "float64") for k, v in m.items()}), "another schema"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_an_unusable_file_is_refused_with_one_sentence(tmp_path, what):
+    path, (spoil, reason) = tmp_path / "d.safetensors", UNUSABLE[what]
+    random_set().save(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    match how:
-        case "cut short":
-            path.write_bytes(path.read_bytes()[:-100])
-            reason = "is not a distillation set"
-        case "gone":
-            path.unlink()
-            reason = "is not a distillation set"
-        case "column gone":
-            del tensors["depth"]
-            reason = r"other columns than a distillation set \(depth\)"
-        case "column more":
-            tensors["reward"] = tensors["mismatch"] + 1
-            reason = r"other columns than a distillation set \(reward\)"
-        case "empty":
-            data.rows(data.depth > 99).save(path)
-            tensors, reason = load_file(path), "is empty"
-        case "nan" | "inf":
-            tensors["z_real" if how == "nan" else "a_plan"][3, 0] = float(how)
-            reason = "not finite"
-        case "short column":
-            tensors["a_plan"] = tensors["a_plan"][:-1]
-            reason = r"column a_plan is float32 \[39, 2\].*n = 40"
-        case "index":
-            tensors["again_index"][0] = 40
-            reason = "again_index names rows"
-        case "source":
-            tensors["source"][0] = 2
-            reason = "source must hold 0…1"
-        case "precision":
-            tensors["z_real"] = tensors["z_real"].float()
-            reason = "column z_real is float32"
-        case "old":
-            metadata = {}
-            reason = "not a distillation set of format"
-        case "schema":
-            said = json.loads(metadata["distillation_set"])
-            said["columns"]["mismatch"] = ["float64", "n"]
-            metadata = {"distillation_set": json.dumps(said)}
-            reason = "another schema"
-    if how not in ("cut short", "gone"):
-        save_file(tensors, path, metadata=metadata)
-    with pytest.raises(DistillationError, match=reason) as error:
-        DistillationSet.load(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    spoil(tensors, metadata)
+    save_file(tensors, path, metadata=metadata)
+    refused(reason, path)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +251,7 @@ def test_a_file_of_another_collection_does_not_join(tmp_path, changes, about, re
     other.about |= about
     random_set().save(tmp_path / "a.safetensors")
     other.save(tmp_path / "b.safetensors")
-    with pytest.raises(DistillationError, match=reason) as error:
-        DistillationSet.load(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
-    assert "b.safetensors" in str(error.value) and "\n" not in str(error.value)
+    refused(reason, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
 
 
 def test_what_does_not_fit_the_schema_is_not_written(tmp_path):
@@ -297,18 +267,13 @@ def test_100k_states_of_a_5m_teacher_take_less_than_a_gibibyte(tmp_path):
     files = [tmp_path / f"{i}.safetensors" for i in range(4)]
     for i, file in enumerate(files):
         random_set(25_000, twice=2_500, latent_dim=512, first_episode=100 * i).save(file)
-    code = f"""
-        import re
+    before, most = printed_by(f"""
         from lib.distil.states import DistillationSet
-        def peak():
-            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**20
-        before = peak()
+        print(peak())
         data = DistillationSet.load(*{[str(f) for f in files]})
         assert len(data) == 100_000 and data.z_real.shape[1] == 512
-        print(before, peak())
-        """
-    run = [sys.executable, "-c", textwrap.dedent(code)]
-    before, peak = map(float, subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split())
-    assert peak < 1.0
+        print(peak())
+        """)
+    assert most < 1.0
     # The latents alone are 0.19 GiB; the set and one file are there at a time, and never the set twice.
-    assert 0.19 < peak - before < 0.38
+    assert 0.19 < most - before < 0.38

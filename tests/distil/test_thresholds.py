@@ -6,11 +6,10 @@ import torch
 
 from lib.config import ConfigError
 from lib.correctors import TwoTowerCorrector
-from lib.distil.states import DistillationSet
 from lib.distil.thresholds import calibrate, calls_per_decision, judged
 from lib.gates import DriftGate, LadderGate, ValueGate
 from lib.world_model import total_variation
-from tests.test_gates import look_of
+from tests.distil.sets import set_of
 from tests.tiny import ACTIONS, LATENT, tiny_model
 
 HORIZON = 4  # steps that a plan of the set is executed
@@ -18,30 +17,12 @@ HORIZON = 4  # steps that a plan of the set is executed
 
 def states(episodes=6, decisions=18, seed=0, sources=(0, 1)):
     """A distillation set of unrelated states: every plan is executed for `HORIZON` steps, or to the episode's end."""
-    random = torch.Generator().manual_seed(seed + 50)
     place = [(s, e, d) for s in sources for e in range(episodes) for d in range(decisions) if d % HORIZON]
-    n = len(place)
     source, episode, decision = torch.tensor(place).unbind(1)
-    wm = tiny_model()
-    look = look_of(wm, seed, n)
-    z_real, z_pred = look.z.half(), look.z_pred.half()
-    a_teacher = 2 * torch.rand(n, ACTIONS, generator=random) - 1
-    return DistillationSet(
-        z_real=z_real,
-        z_pred=z_pred,
-        a_plan=look.a_plan,
-        a_policy=look.a_policy,
-        a_teacher=a_teacher,
-        plan=torch.zeros(n, 3, ACTIONS),
-        teacher_plan=a_teacher.unsqueeze(1).expand(-1, 3, -1),
-        depth=decision % HORIZON,
-        mismatch=total_variation(z_real.float(), z_pred.float()),
-        episode=episode + 100 * source,
-        decision=decision,
-        source=source,
-        again_index=torch.zeros(0, dtype=torch.long),
-        a_again=torch.zeros(0, ACTIONS),
-    )
+    where = {"source": source, "episode": episode + 100 * source, "decision": decision, "depth": decision % HORIZON}
+    data = set_of(len(place), seed, **where)
+    data.mismatch = total_variation(data.z_real.float(), data.z_pred.float())
+    return data
 
 
 def rate_by_hand(data, score, threshold):
@@ -63,9 +44,8 @@ def test_calls_per_decision_is_what_cutting_plans_short_gives():
     data = states()
     score = torch.rand(len(data), generator=torch.Generator().manual_seed(3))
     for threshold in (-1.0, 0.0, 0.2, 0.5, 0.9, 1.0, torch.inf):
-        assert calls_per_decision(data, score, threshold, HORIZON) == pytest.approx(
-            rate_by_hand(data, score, threshold)
-        )
+        by_hand = rate_by_hand(data, score, threshold)
+        assert calls_per_decision(data, score, threshold, HORIZON) == pytest.approx(by_hand)
     assert calls_per_decision(data, score, -1.0, HORIZON) == 1.0
 
 
@@ -77,8 +57,7 @@ def test_the_threshold_is_the_smallest_that_gives_the_wanted_rate(wanted):
     by_hand = [t for t in score.unique().tolist() if rate_by_hand(data, score, t) <= wanted]
     assert numbers["threshold"] == min(by_hand)
     assert numbers["call_rate"] == pytest.approx(rate_by_hand(data, score, min(by_hand)))
-    assert numbers["call_rate"] <= wanted
-    assert numbers["states"] == len(data)
+    assert numbers["call_rate"] <= wanted and numbers["states"] == len(data)
 
 
 def test_the_threshold_for_an_error_accepts_as_many_states_as_it_may():
@@ -87,10 +66,9 @@ def test_the_threshold_for_an_error_accepts_as_many_states_as_it_may():
     torch.testing.assert_close(error, (data.a_plan - data.a_teacher).square().mean(-1))
     data.a_teacher = torch.where((score > 0.75).unsqueeze(-1), data.a_teacher, data.a_plan + 0.1)
     score, error = judged(DriftGate(), wm, data, None)
-    wanted = 0.05
-    numbers = calibrate(DriftGate(), wm, data, None, HORIZON, action_error=wanted, quantile=0.8)
-    by_hand = [t for t in score.unique().tolist() if np.quantile(error[score <= t].numpy(), 0.8) <= wanted]
-    assert numbers["threshold"] == max(by_hand) and numbers["action_error"] <= wanted
+    numbers = calibrate(DriftGate(), wm, data, None, HORIZON, action_error=0.05, quantile=0.8)
+    by_hand = [t for t in score.unique().tolist() if np.quantile(error[score <= t].numpy(), 0.8) <= 0.05]
+    assert numbers["threshold"] == max(by_hand) and numbers["action_error"] <= 0.05
     assert 0.74 <= numbers["threshold"] < score.max()
 
 
@@ -111,23 +89,25 @@ def test_scores_and_errors_are_those_of_the_gate_with_its_corrector():
         assert error[row].item() == pytest.approx((best - data.a_teacher[row]).square().mean().item(), abs=1e-5)
 
 
-def test_what_cannot_be_reached_is_said():
-    data, wm = states(), tiny_model()
-    with pytest.raises(ConfigError, match="a call_rate or an action_error, and not both"):
-        calibrate(DriftGate(), wm, data, None, HORIZON)
-    with pytest.raises(
-        ConfigError, match=r"call_rate=0.2 is out of reach: executing every plan to its end calls at 0.2"
-    ):
-        calibrate(DriftGate(), wm, data, None, HORIZON, call_rate=0.2)
-    with pytest.raises(ConfigError, match="action_error=1e-09 is out of reach"):
-        calibrate(DriftGate(), wm, data, None, HORIZON, action_error=1e-9)
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ({}, "a call_rate or an action_error, and not both"),
+        ({"call_rate": 0.2, "action_error": 0.1}, "a call_rate or an action_error, and not both"),
+        ({"call_rate": 0.2}, "call_rate=0.2 is out of reach: executing every plan to its end calls at 0.2"),
+        ({"action_error": 1e-9}, "action_error=1e-09 is out of reach"),
+    ],
+)
+def test_what_cannot_be_reached_is_said(wanted, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        calibrate(DriftGate(), tiny_model(), states(), None, HORIZON, **wanted)
 
 
 def test_scores_that_are_not_finite_are_refused():
-    data, wm = states(), tiny_model()
+    wm = tiny_model()
     wm.q_heads.layers[-1].bias.data[0] = torch.nan
     with pytest.raises(ConfigError, match="scores on the held-out states are not finite"):
-        calibrate(ValueGate(), wm, data, None, HORIZON, call_rate=0.5)
+        calibrate(ValueGate(), wm, states(), None, HORIZON, call_rate=0.5)
 
 
 def test_states_that_need_no_check_are_no_thresholds():

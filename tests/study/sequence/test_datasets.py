@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+from pathlib import Path
 
 import gymnasium
 import h5py
@@ -20,38 +21,29 @@ from lib.study.cells import Cell, Settings
 from lib.study.profiles import PROFILES
 from lib.study.sequence import datasets, teacher_episodes
 from lib.study.sequence.d4rl import COLUMNS, read_hdf5, read_pickle
-from lib.study.sequence.datasets import (
-    dataset_label,
-    load_dataset,
-    minari_folder,
-    read_minari,
-    teacher_dataset,
-    write_minari,
-)
-from lib.study.sequence.teacher_episodes import (
-    KINDS,
-    recorded,
-    snapshots,
-    sources,
-)
+from lib.study.sequence.datasets import dataset_label, load_dataset, read_minari, write_minari
+from lib.study.sequence.teacher_episodes import KINDS, recorded, snapshots, sources
 from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows
 from lib.teachers.replay import Episode, save_episodes
 from lib.weights.native import save_world_model
 from tests.tiny import ACTIONS, BUDGET, OBS, TinyEnv, fresh_env, tiny_model
 
 CELL = Cell("tiny-task", "1m", 1)
-
-
-def trajectory(length, seed=0):
-    random = np.random.default_rng([length, seed])
-    actions = random.uniform(-1, 1, (length, ACTIONS))
-    return Trajectory(
-        *(x.astype(np.float32) for x in (random.normal(size=(length, OBS)), actions, random.normal(size=length)))
-    )
+SETTINGS = Settings(dataclasses.replace(PROFILES["smoke"], planner=BUDGET, decisions=6), (CELL,), "", "cpu")
 
 
 def trajectories(*lengths):
-    return [trajectory(n, i) for i, n in enumerate(lengths)]
+    """Random ones, all different."""
+    made = []
+    for i, n in enumerate(lengths):
+        random = np.random.default_rng([n, i])
+        columns = random.normal(size=(n, OBS)), random.uniform(-1, 1, (n, ACTIONS)), random.normal(size=n)
+        made.append(Trajectory(*(column.astype(np.float32) for column in columns)))
+    return made
+
+
+def some(*lengths):
+    return TrajectorySet("some", trajectories(*lengths))
 
 
 def equal(a, b):
@@ -69,21 +61,18 @@ def equal(a, b):
 def test_a_window_is_what_one_reads_off_its_trajectory(context):
     """The slow twin: one window after the other, decision by decision."""
     data = trajectories(1, 7, 2, 12)
-    windows, row = Windows(data, context), 0
-    assert len(windows) == 22
-    batch = windows.starting_at(np.arange(22))
-    for t in data:
-        for start in range(len(t)):
-            for k in range(context):
-                at = start + k
-                values = [getattr(batch, name)[row, k].numpy() for name in vars(batch)]
-                if at < len(t):
-                    wanted = (t.obs[at], t.actions[at], np.float32(sum(float(r) for r in t.rewards[at:])), at, True)
-                else:
-                    wanted = (np.zeros(OBS), np.zeros(ACTIONS), 0, 0, False)
-                for value, want in zip(values, wanted, strict=True):
-                    np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-6)
-            row += 1
+    windows, starts = Windows(data, context), [(t, start) for t in data for start in range(len(t))]
+    batch = windows.starting_at(np.arange(len(windows)))
+    for row, (t, start) in enumerate(starts):
+        for k in range(context):
+            at, wanted = start + k, (np.zeros(OBS), np.zeros(ACTIONS), 0, 0, False)
+            if at < len(t):
+                wanted = (t.obs[at], t.actions[at], np.float32(sum(float(r) for r in t.rewards[at:])), at, True)
+            for column, want in zip(vars(batch).values(), wanted, strict=True):
+                np.testing.assert_allclose(column[row, k].numpy(), want, rtol=1e-5, atol=1e-6)
+    assert len(windows) == len(starts) == 22
+    covered = windows.starting_at(windows.covering())  # every decision once
+    np.testing.assert_array_equal(covered.obs[covered.mask].numpy(), np.concatenate([t.obs for t in data]))
 
 
 def test_trajectories_are_drawn_in_proportion_to_their_length():
@@ -99,31 +88,22 @@ def test_trajectories_are_drawn_in_proportion_to_their_length():
     assert torch.equal(again.obs, drawn.obs) and torch.equal(again.timesteps, drawn.timesteps)
 
 
-def test_covering_windows_hold_every_decision_once():
-    data = trajectories(1, 7, 12, 4)
-    batch = Windows(data, 4).starting_at(Windows(data, 4).covering())
-    assert batch.mask.sum() == 24
-    np.testing.assert_array_equal(batch.obs[batch.mask].numpy(), np.concatenate([t.obs for t in data]))
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_trajectory_is_never_on_both_sides(seed):
     for n in (2, 3, 10, 25):
-        data = TrajectorySet("some", trajectories(*range(1, n + 1)))
+        data = some(*range(1, n + 1))
         sides = [[len(t) for t in side.trajectories] for side in data.split(0.1, seed)]
         assert sorted(sides[0] + sides[1]) == list(range(1, n + 1)) and len(sides[1]) == max(round(0.1 * n), 1)
     with pytest.raises(OfflineDataError, match="some holds one trajectory; two are needed"):
-        TrajectorySet("some", trajectories(5)).split()
+        some(5).split()
 
 
 def test_the_key_follows_what_can_be_learnt():
     data = TrajectorySet("a", trajectories(3, 4))
     assert data.key == TrajectorySet("b", trajectories(3, 4), {"file": "x"}).key
-    other = trajectories(3, 4)
+    other, (first, second) = trajectories(3, 4), trajectories(3, 4)
     other[1].rewards[2] += 1
-    joined = [
-        Trajectory(*(np.concatenate(x) for x in zip(*(vars(t).values() for t in trajectories(3, 4)), strict=True)))
-    ]
+    joined = [Trajectory(*map(np.concatenate, zip(vars(first).values(), vars(second).values(), strict=True)))]
     assert len({data.key, TrajectorySet("a", other).key, TrajectorySet("a", joined).key}) == 3
     assert (data.obs_dim, data.action_dim, data.decisions) == (OBS, ACTIONS, 7)
 
@@ -191,44 +171,12 @@ def test_without_timeouts_an_episode_ends_after_a_thousand_decisions(tmp_path, m
     assert equal(read_hdf5(write(tmp_path / "a.h5", columns)), data)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"rewards": None}, "has no array 'rewards'"),
-        ({"terminals": None}, "has no array 'terminals'"),
-        ({"rewards": np.zeros(3)}, "is cut short"),
-        ({"observations": np.float32(1)}, "is cut short"),
-        ({"actions": np.array([b"rm -rf"] * 9)}, "'actions' is no array of numbers"),
-        ({"observations": np.full((9, OBS), np.nan)}, "not finite"),
-        ({"actions": np.full((9, ACTIONS), 2.0)}, "rescale its actions"),
-        ({"terminals": np.zeros(9, bool)}, "holds no trajectory"),
-        ({"observations": np.zeros(9)}, r"has shapes \(4,\)"),
-    ],
-)
-def test_a_malformed_d4rl_file_is_refused_in_a_sentence(tmp_path, changes, sentence):
-    path = write(tmp_path / "bad.hdf5", flat(trajectories(4, 5), ["terminals"] * 2, **changes))
-    with pytest.raises(OfflineDataError, match=f"bad.hdf5.*{sentence}|trajectory . of bad.hdf5.*{sentence}"):
-        load_dataset(str(path))
-
-
-def test_a_file_that_is_no_hdf5_or_cut_short_is_refused(tmp_path):
-    whole = write(tmp_path / "whole.hdf5", flat(trajectories(40, 50), ["terminals"] * 2)).read_bytes()
-    for content in (b"", b"not a file of numbers", whole[: len(whole) // 2]):
-        (tmp_path / "bad.hdf5").write_bytes(content)
-        with pytest.raises(OfflineDataError, match="bad.hdf5 is not a whole HDF5 file"):
-            read_hdf5(tmp_path / "bad.hdf5")
-    with pytest.raises(OfflineDataError, match="there is no file .*none.hdf5"):
-        load_dataset(str(tmp_path / "none.hdf5"))
-
-
 # ------------------------------------------------------------------------------------------------------- pickles
 
 
 def episodes(data, **changes):
-    return [
-        dict(zip(COLUMNS, vars(t).values(), strict=True)) | {"terminals": np.zeros(len(t), bool)} | changes
-        for t in data
-    ]
+    content = [dict(zip(COLUMNS, vars(t).values(), strict=True)) for t in data]
+    return [episode | {"terminals": np.zeros(len(t), bool)} | changes for episode, t in zip(content, data, strict=True)]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -239,16 +187,14 @@ def test_a_pickled_list_is_read_as_pickle_reads_it(tmp_path, protocol):
         content.append({k: change(v) for k, v in content[number % 2].items()})
     path = tmp_path / "list.pkl"
     path.write_bytes(pickle.dumps(content, protocol))
-    with open(path, "rb") as file:
-        trusted = pickle.load(file)
+    trusted = pickle.loads(path.read_bytes())
     wanted = [Trajectory(*(np.asarray(e[name], dtype=np.float32) for name in COLUMNS)) for e in trusted]
     assert equal(read_pickle(path), wanted) and equal(read_pickle(path)[:2], data)
     assert equal(load_dataset(str(path)).trajectories, wanted)
 
 
 def test_names_of_older_numpy_are_known(tmp_path):
-    data = trajectories(3)
-    path = tmp_path / "old.pkl"
+    data, path = trajectories(3), tmp_path / "old.pkl"
     path.write_bytes(pickle.dumps(episodes(data), 2).replace(b"numpy._core", b"numpy.core"))
     assert b"numpy.core.multiarray" in path.read_bytes() and equal(read_pickle(path), data)
 
@@ -263,64 +209,74 @@ class Runs:
         return self.call
 
 
-def hostile(tmp_path):
-    marker = tmp_path / "was run"
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, protocol):
+    path, marker = tmp_path / "hostile.pkl", tmp_path / "was run"
     touch = Runs(os.system, f"touch '{marker}'")
-    objects = np.array([touch, 1], dtype=object)
-    return marker, {
+    for what, content in {
         "call": touch,
         "in an episode": episodes(trajectories(3), note=touch),
-        "in an array of objects": episodes(trajectories(3), rewards=objects),
+        "in an array of objects": episodes(trajectories(3), rewards=np.array([touch, 1], dtype=object)),
         "eval": Runs(eval, f"open({str(marker)!r}, 'w')"),
         "getattr": Runs(getattr, "text", "upper"),
         "a loader": Runs(np.load, "file.npy"),
-        "a class of ours": TrajectorySet("x", trajectories(3)),
-    }
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, protocol):
-    marker, contents = hostile(tmp_path)
-    for what, content in contents.items():
-        path = tmp_path / "hostile.pkl"
+        "a class of ours": some(3),
+    }.items():
         path.write_bytes(pickle.dumps(content, protocol))
         with pytest.raises(OfflineDataError, match="hostile.pkl is not a whole pickle of numpy arrays"):
             load_dataset(str(path))
         assert not marker.exists(), what
 
 
-def test_the_sentence_names_what_a_pickle_asked_for(tmp_path):
-    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Runs(os.system, "true")))
-    with pytest.raises(OfflineDataError, match=r"it asks for (posix|nt)\.system, which was not run"):
-        read_pickle(tmp_path / "bad.pkl")
+# ------------------------------------------------------------------------------------------ files that are of no use
+
+NINE = flat(trajectories(4, 5), ["terminals"] * 2)  # columns of nine decisions
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("name", "content", "sentence"),
     [
-        ({"observations": 1}, "holds no list of episodes"),
-        ([1, 2], "holds no list of episodes"),
-        ([{"observations": np.zeros((3, 2))}], "episode 0 has no array 'actions'"),
-        (episodes(trajectories(3), rewards=[1.0, 2.0, 3.0]), "has no array 'rewards'"),
-        (episodes(trajectories(3), rewards=np.float32(1)), "has no array 'rewards'"),
-        (episodes(trajectories(3), rewards=np.array([1.0, np.nan, 0.0])), "not finite"),
-        (episodes(trajectories(3), rewards=np.array(["a", "b", "c"])), "array of type 'U1'"),
-        ([], "holds no trajectory"),
+        ("bad.hdf5", NINE | {"rewards": None}, "has no array 'rewards'"),
+        ("bad.hdf5", NINE | {"terminals": None}, "has no array 'terminals'"),
+        ("bad.hdf5", NINE | {"rewards": np.zeros(3)}, "is cut short"),
+        ("bad.hdf5", NINE | {"observations": np.float32(1)}, "is cut short"),
+        ("bad.hdf5", NINE | {"actions": np.array([b"rm -rf"] * 9)}, "'actions' is no array of numbers"),
+        ("bad.hdf5", NINE | {"observations": np.full((9, OBS), np.nan)}, "not finite"),
+        ("bad.hdf5", NINE | {"actions": np.full((9, ACTIONS), 2.0)}, "rescale its actions"),
+        ("bad.hdf5", NINE | {"terminals": np.zeros(9, bool)}, "holds no trajectory"),
+        ("bad.hdf5", NINE | {"observations": np.zeros(9)}, r"has shapes \(4,\)"),
+        ("bad.pkl", Runs(os.system, "true"), r"it asks for (posix|nt)\.system, which was not run"),
+        ("bad.pkl", {"observations": 1}, "holds no list of episodes"),
+        ("bad.pkl", [1, 2], "holds no list of episodes"),
+        ("bad.pkl", [{"observations": np.zeros((3, 2))}], "episode 0 has no array 'actions'"),
+        ("bad.pkl", episodes(trajectories(3), rewards=[1.0, 2.0, 3.0]), "has no array 'rewards'"),
+        ("bad.pkl", episodes(trajectories(3), rewards=np.float32(1)), "has no array 'rewards'"),
+        ("bad.pkl", episodes(trajectories(3), rewards=np.array([1.0, np.nan, 0.0])), "not finite"),
+        ("bad.pkl", episodes(trajectories(3), rewards=np.array(["a", "b", "c"])), "array of type 'U1'"),
+        ("bad.pkl", [], "holds no trajectory"),
     ],
 )
-def test_a_malformed_pickle_is_refused_in_a_sentence(tmp_path, content, sentence):
-    path = tmp_path / "bad.pkl"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(OfflineDataError, match=sentence):
+def test_a_malformed_file_is_refused_in_a_sentence(tmp_path, name, content, sentence):
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(content)) if path.suffix == ".pkl" else write(path, content)
+    with pytest.raises(OfflineDataError, match=f"{name}.*{sentence}"):
         load_dataset(str(path))
 
 
-def test_a_pickle_that_is_cut_short_is_refused(tmp_path):
-    whole = pickle.dumps(episodes(trajectories(30)))
-    for content in (b"", b"hello", whole[:200], whole[: len(whole) // 2], whole[:-3]):
-        (tmp_path / "bad.pkl").write_bytes(content)
-        with pytest.raises(OfflineDataError, match="bad.pkl is not a whole pickle"):
-            read_pickle(tmp_path / "bad.pkl")
+def test_a_file_that_is_cut_short_or_of_something_else_is_refused(tmp_path):
+    hdf5 = write(tmp_path / "whole.hdf5", flat(trajectories(40, 50), ["terminals"] * 2)).read_bytes()
+    pickled = pickle.dumps(episodes(trajectories(30)))
+    for name, what, contents in (
+        ("bad.hdf5", "whole HDF5 file", [b"", b"not a file of numbers", hdf5[: len(hdf5) // 2]]),
+        ("bad.pkl", "whole pickle", [b"", b"hello", pickled[:200], pickled[: len(pickled) // 2], pickled[:-3]]),
+        ("bad.safetensors", "file of episodes", [b"nothing"]),
+    ):
+        for content in contents:
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(OfflineDataError, match=f"{name} is not a {what}"):
+                load_dataset(str(tmp_path / name))
+    with pytest.raises(OfflineDataError, match="there is no file .*none.hdf5"):
+        load_dataset(str(tmp_path / "none.hdf5"))
 
 
 # -------------------------------------------------------------------------------------- our own files, and Minari
@@ -334,8 +290,17 @@ class SpacedEnv(TinyEnv, gymnasium.Env):
         return super().reset(seed=seed)
 
 
-def whole(t: Trajectory) -> Episode:
-    return Episode(np.concatenate([t.obs, t.obs[-1:] + 1]), t.actions, t.rewards)
+def whole(data):
+    """Episodes as they are recorded: with the observation at their end."""
+    return [Episode(np.concatenate([t.obs, t.obs[-1:] + 1]), t.actions, t.rewards) for t in data]
+
+
+CARD = {"note": "for tests", "kind": "expert"}
+CURVE = {100: 50.0, 200: 380.0, 300: 700.0, 400: 800.0}  # the teacher's return after so many decisions of training
+
+
+def minari_of(data, name="tiny/a-v0", card=CARD):
+    return write_minari(name, whole(data), "walker-walk", card, decisions=6)
 
 
 @pytest.fixture
@@ -348,120 +313,100 @@ def home(tmp_path, monkeypatch):
     for module in (teacher_episodes, datasets):
         monkeypatch.setattr(module, "make_env", made)
     (paths.TEACHERS / str(CELL)).mkdir(parents=True)
-    curve = [(100, 50.0), (200, 380.0), (300, 700.0), (400, 800.0)]
-    for seed, (decisions, _) in enumerate(curve):
-        at = f"{CELL}" if decisions == 400 else f"{CELL}/{decisions}"
-        save_world_model(tiny_model(seed=seed), paths.TEACHERS / f"{at}.safetensors")
-    write_table(paths.TEACHERS / f"{CELL}.csv", [{"decision": d, "return": r} for d, r in curve])
+    for seed, name in enumerate((f"{CELL}/100", f"{CELL}/200", f"{CELL}/300", str(CELL))):
+        save_world_model(tiny_model(seed=seed), paths.TEACHERS / f"{name}.safetensors")
+    write_table(paths.TEACHERS / f"{CELL}.csv", [{"decision": d, "return": r} for d, r in CURVE.items()])
     return made
-
-
-def settings(**changes):
-    profile = dataclasses.replace(PROFILES["smoke"], planner=BUDGET, decisions=6, **changes)
-    return Settings(profile, (CELL,), "", "cpu")
 
 
 def test_our_own_episodes_are_read(tmp_path):
     data = trajectories(3, 4)
-    save_episodes(tmp_path / "replay.safetensors", [whole(t) for t in data])
+    save_episodes(tmp_path / "replay.safetensors", whole(data))
     assert equal(load_dataset(str(tmp_path / "replay.safetensors")).trajectories, data)
-    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    with pytest.raises(OfflineDataError, match="bad.safetensors is not a file of episodes"):
-        load_dataset(str(tmp_path / "bad.safetensors"))
-
-
-CARD = {"note": "for tests", "kind": "expert"}
 
 
 def test_minari_gives_back_what_was_written_and_minari_itself_can_read_it(home, monkeypatch):
-    data = trajectories(6, 4, 6)
-    folder = write_minari("tdmpc2/tiny/expert-3-v0", [whole(t) for t in data], "walker-walk", CARD, decisions=6)
-    assert folder == paths.CACHE / "minari" / "tdmpc2" / "tiny" / "expert-3-v0"
+    data, name = trajectories(6, 4, 6), "tdmpc2/tiny/expert-3-v0"
+    folder = minari_of(data, name)
+    assert folder == paths.CACHE / "minari" / name
     for given in (folder, folder / "data"):
         found = load_dataset(str(given))
-        assert (
-            equal(found.trajectories, data) and found.about["card"] == CARD and found.name == "tdmpc2/tiny/expert-3-v0"
-        )
-    assert equal(load_dataset("tdmpc2/tiny/expert-3-v0").trajectories, data)  # by its id, without a network
+        assert equal(found.trajectories, data) and found.about["card"] == CARD and found.name == name
+    assert equal(load_dataset(name).trajectories, data)  # by its id, without a network
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(paths.CACHE / "minari"))
-    theirs = minari.load_dataset("tdmpc2/tiny/expert-3-v0")
-    assert theirs.total_steps == 16 and list(minari.list_local_datasets()) == ["tdmpc2/tiny/expert-3-v0"]
+    theirs = minari.load_dataset(name)
+    assert theirs.total_steps == 16 and list(minari.list_local_datasets()) == [name]
     ends = [(e.terminations.tolist(), e.truncations.tolist()) for e in theirs]
     assert ends[1] == ([False] * 3 + [True], [False] * 4)  # ended early
     assert ends[0] == ([False] * 6, [False] * 5 + [True])
-    assert theirs.env_spec.entry_point == "lib.environments:make_env" and theirs.env_spec.kwargs == {
-        "task": "walker-walk"
-    }
+    spec = theirs.env_spec
+    assert spec.entry_point == "lib.environments:make_env" and spec.kwargs == {"task": "walker-walk"}
 
 
 def test_a_minari_dataset_is_replaced_whole(home):
     for lengths in ((6, 6), (6, 5, 4)):
         data = trajectories(*lengths)
-        folder = write_minari("tiny/a-v0", [whole(t) for t in data], "walker-walk", CARD, 6)
+        folder = minari_of(data)
         assert equal(read_minari(folder).trajectories, data)
     with pytest.raises(TypeError):  # a card that JSON cannot hold: nothing changes
-        write_minari("tiny/a-v0", [whole(trajectory(6))], "walker-walk", CARD | {"bad": object()}, 6)
+        minari_of(trajectories(6), card=CARD | {"bad": object()})
     assert equal(read_minari(folder).trajectories, data) and [p.name for p in folder.parent.iterdir()] == ["a-v0"]
 
 
 def test_a_malformed_minari_folder_is_refused_in_a_sentence(home, tmp_path):
-    folder = write_minari("tiny/a-v0", [whole(t) for t in trajectories(6, 6)], "walker-walk", CARD, 6)
+    folder = minari_of(trajectories(6, 6))
     file, metadata = folder / "data" / "main_data.hdf5", folder / "data" / "metadata.json"
     whole_file, whole_metadata = file.read_bytes(), metadata.read_text()
 
-    def refused(sentence):
+    def told(**changes):
+        metadata.write_text(json.dumps(json.loads(whole_metadata) | changes))
+
+    def episode(change):
+        with h5py.File(file, "a") as opened:
+            change(opened["episode_1"])
+
+    for spoil, sentence in (
+        (lambda: file.write_bytes(whole_file[:1000]), "a-v0 is no Minari dataset that can be read"),
+        (lambda: metadata.write_text("{"), "is no Minari dataset that can be read"),
+        (lambda: told(minari_version="9.9.9"), "does not support the dataset generated by Minari 9.9.9"),
+        (lambda: episode(lambda e: e["rewards"].__setitem__(2, np.nan)), "not finite"),
+        (lambda: episode(lambda e: e["observations"].resize(5, axis=0)), "episode 1 .* 5 observations and 6 actions"),
+        (lambda: episode(lambda e: e.__delitem__("actions")), "is no Minari dataset"),
+        (lambda: told(total_episodes=0), "holds no trajectory"),
+    ):
+        spoil()
         with pytest.raises(OfflineDataError, match=sentence):
             read_minari(folder)
         file.write_bytes(whole_file)
         metadata.write_text(whole_metadata)
-
-    file.write_bytes(whole_file[:1000])
-    refused("a-v0 is no Minari dataset that can be read")
-    metadata.write_text("{")
-    refused("is no Minari dataset that can be read")
-    metadata.write_text(json.dumps(json.loads(whole_metadata) | {"minari_version": "9.9.9"}))
-    refused("does not support the dataset generated by Minari 9.9.9")
-    for change, sentence in (
-        (lambda e: e["rewards"].__setitem__(2, np.nan), "not finite"),
-        (lambda e: e["observations"].resize(5, axis=0), "episode 1 .* has 5 observations and 6 actions"),
-        (lambda e: e.__delitem__("actions"), "is no Minari dataset"),
-    ):
-        with h5py.File(file, "a") as opened:
-            change(opened["episode_1"])
-        refused(sentence)
-    metadata.write_text(json.dumps(json.loads(whole_metadata) | {"total_episodes": 0}))
-    refused("holds no trajectory")
     (tmp_path / "empty").mkdir()
     with pytest.raises(OfflineDataError, match="empty is no Minari dataset that can be read: No data found"):
         load_dataset(str(tmp_path / "empty"))
 
 
-def test_without_a_connection_a_download_is_one_clear_sentence(home, monkeypatch):
-    class ConnectError(Exception):
-        pass
+class ConnectError(Exception):
+    """Named as those of the packages that Minari downloads with."""
 
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ConnectError("[Errno -2] Name or service not known"), r"no server can be reached \(ConnectError\)"),
+        (ValueError("Couldn't find any version\nanywhere."), "cannot be downloaded: Couldn't find any version"),
+    ],
+    ids=["without a connection", "of no such dataset"],
+)
+def test_a_failed_download_is_one_clear_sentence(home, monkeypatch, error, sentence):
     def download(name, force_download):
         assert os.environ["MINARI_DATASETS_PATH"].startswith(str(paths.CACHE))  # not the user's home
-        raise ConnectError("[Errno -2] Name or service not known")
+        raise error
 
     monkeypatch.setattr(minari, "download_dataset", download)
     monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
-    with pytest.raises(OfflineDataError) as error:
+    wanted = f"mujoco/hopper/medium-v0 is not in .*{sentence}; give a local .* such as expert"
+    with pytest.raises(OfflineDataError, match=wanted) as raised:
         load_dataset("mujoco/hopper/medium-v0")
-    sentence = str(error.value)
-    assert "mujoco/hopper/medium-v0 is not in" in sentence and "no server can be reached (ConnectError)" in sentence
-    assert "such as expert" in sentence and "\n" not in sentence and "MINARI_DATASETS_PATH" not in os.environ
-
-
-def test_what_minari_says_of_an_unknown_dataset_is_handed_on(home, monkeypatch):
-    def download(name, force_download):
-        raise ValueError("Couldn't find any version for dataset mujoco/hoper/x in the remote Farama server.")
-
-    monkeypatch.setattr(minari, "download_dataset", download)
-    with pytest.raises(
-        OfflineDataError, match="cannot be downloaded: Couldn't find any version .* server; give a local"
-    ):
-        minari_folder("mujoco/hoper/x-v0")
+    assert "\n" not in str(raised.value) and "MINARI_DATASETS_PATH" not in os.environ
 
 
 def test_a_download_counts_once_it_is_whole(home, monkeypatch):
@@ -470,13 +415,13 @@ def test_a_download_counts_once_it_is_whole(home, monkeypatch):
 
     def download(name, force_download):
         calls.append(name)
-        target = os.path.join(os.environ["MINARI_DATASETS_PATH"], name)
-        os.makedirs(os.path.join(target, "data"), exist_ok=True)
+        target = Path(os.environ["MINARI_DATASETS_PATH"], name, "data")
+        target.mkdir(parents=True, exist_ok=True)
         if len(calls) == 1:
             raise TimeoutError
-        made = write_minari("tiny/other-v0", [whole(t) for t in data], "walker-walk", CARD, 6)
-        os.rmdir(os.path.join(target, "data"))
-        os.rename(made / "data", os.path.join(target, "data"))
+        made = minari_of(data, "tiny/other-v0")
+        target.rmdir()
+        (made / "data").rename(target)
 
     monkeypatch.setattr(minari, "download_dataset", download)
     with pytest.raises(OfflineDataError, match="no server can be reached"):
@@ -486,14 +431,12 @@ def test_a_download_counts_once_it_is_whole(home, monkeypatch):
     assert calls == ["far/away-v3"] * 2
 
 
-def test_a_dataset_that_is_not_known_is_an_error_that_lists_the_forms(tmp_path):
-    for name in ("experts", "", "hopper", "mujoco/hopper/expert"):
-        with (
-            pytest.raises(ConfigError, match="is not known; use one of expert, medium, .*Minari id.*hdf5")
-            if name
-            else (pytest.raises(OfflineDataError))
-        ):
-            load_dataset(name)
+@pytest.mark.parametrize("name", ["experts", "hopper", "mujoco/hopper/expert"])
+def test_a_dataset_that_is_not_known_is_an_error_that_lists_the_forms(name):
+    with pytest.raises(ConfigError, match="is not known; use one of expert, medium, .*Minari id.*hdf5"):
+        load_dataset(name)
+    with pytest.raises(OfflineDataError):
+        load_dataset("")  # the folder where one is
 
 
 def test_results_are_named_after_the_dataset(tmp_path):
@@ -508,7 +451,7 @@ def test_results_are_named_after_the_dataset(tmp_path):
 
 
 def test_each_kind_has_its_sources_and_start_states_of_its_own(home):
-    assert snapshots(str(CELL)) == {100: 50.0, 200: 380.0, 300: 700.0, 400: 800.0}
+    assert snapshots(str(CELL)) == CURVE
     who = {kind: [(s.weights, s.exploration) for s in sources(kind, str(CELL))] for kind in KINDS}
     teacher, middle = (str(CELL), 0.0), (f"{CELL}/200", 0.0)  # 380 is nearest to half of 800
     assert who == {
@@ -526,29 +469,28 @@ def test_each_kind_has_its_sources_and_start_states_of_its_own(home):
 def test_recorded_episodes_are_not_played_again(home, monkeypatch):
     monkeypatch.setattr(teacher_episodes, "BLOCK", 2)
     (source,) = sources("expert", str(CELL))
-    few, about = recorded(source, settings(), CELL, 2)
+    few, about = recorded(source, SETTINGS, CELL, 2)
     assert len(home.starts) == 2 and about["episodes"] == 2 and about["planner"]["samples"] == 16
-    more, _ = recorded(source, settings(), CELL, 4)
+    more, _ = recorded(source, SETTINGS, CELL, 4)
     assert len(home.starts) == 4  # two of the four were there
     assert all(np.array_equal(a.obs, b.obs) for a, b in zip(few, more, strict=False))
-    recorded(dataclasses.replace(source, exploration=1.0), settings(), CELL, 2)
+    recorded(dataclasses.replace(source, exploration=1.0), SETTINGS, CELL, 2)
     assert len(home.starts) == 6
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dataset_of_every_kind_is_made_with_its_card(home, kind):
-    found = load_dataset(kind, settings(), CELL, episodes=4)
+    found = load_dataset(kind, SETTINGS, CELL, episodes=4)
     card = found.about["card"]
     assert len(found.trajectories) == card["episodes"] == 4 and card["decisions"] == found.decisions == 24
     assert [s["episodes"] for s in card["sources"]] == {"mixed": [2, 2], "medium-replay": [2, 1, 1]}.get(kind, [4])
-    assert (card["return_min"], card["return_max"]) == pytest.approx(
-        (found.returns.min(), found.returns.max()), rel=1e-5
-    )
+    extremes = found.returns.min(), found.returns.max()
+    assert (card["return_min"], card["return_max"]) == pytest.approx(extremes, rel=1e-5)
     assert card["return_mean"] == pytest.approx(found.returns.mean(), rel=1e-5) and "right-sized" in card["note"]
     starts = len(home.starts)
-    assert load_dataset(kind, settings(), CELL, episodes=4).key == found.key and len(home.starts) == starts
+    assert load_dataset(kind, SETTINGS, CELL, episodes=4).key == found.key and len(home.starts) == starts
 
 
 def test_a_dataset_needs_an_episode_of_each_source(home):
     with pytest.raises(ConfigError, match="medium-replay has 3 sources, but 2 episodes were asked for"):
-        teacher_dataset(settings(), CELL, "medium-replay", 2)
+        load_dataset("medium-replay", SETTINGS, CELL, episodes=2)
