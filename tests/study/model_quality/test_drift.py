@@ -22,7 +22,7 @@ from lib.records.store import intact, read_sidecar, read_table, write_table
 from lib.study.cells import Cell, resolve
 from lib.study.model_quality import buffers, drift, drift_study
 from lib.study.model_quality.buffers import GENERATED, check, generate, read
-from lib.study.model_quality.drift import BATCH, TAIL, Flat, error_rows, growth_exponent, predictions
+from lib.study.model_quality.drift import BATCH, TAIL, error_rows, growth_exponent, predictions
 from lib.study.model_quality.drift_study import models_of, study, summary, write_model_error
 from lib.study.profiles import ErrorStudy
 from lib.study.stats.intervals import bootstrap_ci
@@ -113,18 +113,21 @@ def imagined(wm, lengths):
     """Episodes that follow the model exactly, with observations that are its latents."""
     made = []
     for number, length in enumerate(lengths):
-        z, e = [tiny.latents(1, seed=number)], episode(length, number)
-        rewards = []
-        for action in torch.from_numpy(e.actions):
-            rewards.append(float(wm.reward(z[-1], action.unsqueeze(0))))
-            z.append(wm.next(z[-1], action.unsqueeze(0)))
+        z, rewards, e = [tiny.latents(1, seed=number)], [], episode(length, number)
+        for action in torch.from_numpy(e.actions).unsqueeze(1):
+            rewards.append(float(wm.reward(z[-1], action)))
+            z.append(wm.next(z[-1], action))
         made.append(Episode(torch.cat(z).numpy(), e.actions, np.array(rewards, np.float32)))
     return made
 
 
+def rows_of(wm, episodes, on_policy=False):
+    return error_rows(*predictions(wm, episodes, HORIZON), on_policy)
+
+
 def test_a_perfect_model_has_no_error():
     wm = short_sighted(tiny_model(kind=LatentModel))
-    rows = error_rows(*predictions(wm, imagined(wm, [30, 30]), HORIZON), on_policy=True)
+    rows = rows_of(wm, imagined(wm, [30, 30]), on_policy=True)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
         for name in ("mse", "tv", "reward_mse", "value_error", "share"):
@@ -133,43 +136,24 @@ def test_a_perfect_model_has_no_error():
         assert row["mean_latent_mse"] > 1e-4 and row["reward_variance"] > 0
 
 
-class Still(LatentModel):
-    """Predicts that nothing changes: its error is that of persistence."""
-
-    def next(self, z, a):
-        return z
-
-
-class Constant(LatentModel):
-    """Predicts the same latent whatever happens."""
-
-    def next(self, z, a):
-        return self.constant.expand(len(z), -1)
-
-
-class Shifting(LatentModel):
-    """Moves by 0.1 in every direction at each step."""
-
-    def next(self, z, a):
-        return z + 0.1
-
-
 def test_models_that_are_baselines_have_the_error_of_the_baselines():
     wm = tiny_model(kind=LatentModel)
     episodes = imagined(wm, [9, 12])
-    wm.__class__ = Still
-    for row in error_rows(*predictions(wm, episodes, HORIZON), False):
+    wm.next = lambda z, a: z  # predicts that nothing changes
+    for row in rows_of(wm, episodes):
         assert (row["mse"], row["tv"]) == (row["persistence_mse"], row["persistence_tv"])
-    wm.__class__, wm.constant = Constant, torch.from_numpy(np.concatenate([e.obs for e in episodes]).mean(0))
-    for row in error_rows(*predictions(wm, episodes, HORIZON), False):
+    constant = torch.from_numpy(np.concatenate([e.obs for e in episodes]).mean(0))
+    wm.next = lambda z, a: constant.expand(len(z), -1)
+    for row in rows_of(wm, episodes):
         assert row["mse"] == pytest.approx(row["mean_latent_mse"]) and row["share"] == pytest.approx(1)
         assert row["tv"] == pytest.approx(row["mean_latent_tv"]) and row["persistence_mse"] != row["mse"]
 
 
 def test_an_error_that_adds_up_grows_with_the_square_of_the_steps():
-    wm, still = tiny_model(kind=Shifting), episode(8, width=LATENT)
+    wm, still = tiny_model(kind=LatentModel), episode(8, width=LATENT)
     still.obs[:] = tiny.latents(1).numpy()
-    rows = error_rows(*predictions(wm, [still], HORIZON), False)
+    wm.next = lambda z, a: z + 0.1
+    rows = rows_of(wm, [still])
     assert [row["mse"] for row in rows] == pytest.approx([0.01 * k**2 for k in range(1, 5)], rel=1e-4)
     assert rows[0]["growth"] is None and rows[1]["growth"] == pytest.approx(4, rel=1e-4)
     assert growth_exponent([row["mse"] for row in rows]) == pytest.approx(2, rel=1e-4)
@@ -193,7 +177,7 @@ def test_rows_are_the_plain_statistics_of_the_predictions():
     rows, off_policy = error_rows(owner, columns, True), error_rows(owner, columns, False)
     for k, row in enumerate(rows):
         mse = columns["mse"][:, k]
-        wanted = [f(mse) for f in (np.mean, np.min, np.max)] + [np.std(mse, ddof=1)]
+        wanted = [mse.mean(), mse.min(), mse.max(), mse.std(ddof=1)]
         assert [row[f"mse{end}"] for end in ("", "_min", "_max", "_std")] == pytest.approx(wanted)
         by_episode = [mse[owner == number].mean() for number in (0, 2, 4, 9)]
         # the same number of starts in every episode: the interval is that of a mean of four
@@ -222,47 +206,38 @@ def test_no_more_states_than_asked_for_and_none_twice(monkeypatch):
         assert np.isclose(everything, row, rtol=1e-4).all(1).any()
 
 
-def test_flat_rows_of_episodes():
-    flat = Flat.of([episode(3, 1), episode(2, 2)], 2)
-    assert flat.rest.tolist() == [3, 2, 1, 0, 2, 1, 0] and flat.episode.tolist() == [0] * 4 + [1] * 3
-    assert flat.starts.tolist() == [0, 1, 4] and (flat.actions[[3, 6]] == 0).all() and len(flat.obs) == 7
-
-
 # -------------------------------------------------------------------------------------------------------- buffers
 
 
 @pytest.fixture
-def env(tmp_path, monkeypatch):
-    """Folders of a repository of its own, a shipped teacher in it, and an environment that costs nothing."""
-    for name in ("DATA", "CACHE", "TEACHERS"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
-    paths.TEACHERS.mkdir()
-    keep_model(f"{CELL}.safetensors")
+def env(home, monkeypatch):
+    """An environment that costs nothing, beside a shipped teacher."""
+    keep_model(CELL)
     made = tiny.fresh_env()
     monkeypatch.setattr(buffers, "make_env", made)
     return made
 
 
 def keep_model(name, seed=0):
-    path = paths.TEACHERS / name
+    path, wm = paths.TEACHERS / f"{name}.safetensors", tiny_model(seed=seed)
     path.parent.mkdir(exist_ok=True)
-    wm = tiny_model(seed=seed)
     wm.task = "tiny-task"
     save_world_model(wm, path)
-    return wm
 
 
-def settings(**changes):
-    return resolve(
-        **dict(profile="smoke", task="tiny-task", model_size="1m", seed=7, teacher="", device="cpu") | changes
-    )
+def settings():
+    return resolve(profile="smoke", task="tiny-task", model_size="1m", seed=7, teacher="", device="cpu")
+
+
+def measured(*arguments, **changes):
+    """What a study of the cell returns: its rows, and what is told about them."""
+    return study(settings(), settings().cell, *arguments, **changes)
 
 
 def test_a_buffer_is_played_once_and_more_episodes_only_add(env, monkeypatch):
     monkeypatch.setattr(buffers, "SHARD", 2)
-    given = settings()
-    made = {name: generate(given, given.cell, name, 3, 0.3) for name in GENERATED}
+    play = functools.partial(generate, settings(), settings().cell)
+    made = {name: play(name, 3, 0.3) for name in GENERATED}
     starts = {name: [tuple(e.obs[0]) for e in source.episodes] for name, source in made.items()}
     assert starts["teacher"] == starts["noisy"] == starts["random"] and len(set(starts["teacher"])) == 3
     assert [s.on_policy for s in made.values()] == [True, False, False]
@@ -270,19 +245,19 @@ def test_a_buffer_is_played_once_and_more_episodes_only_add(env, monkeypatch):
     for a, b in itertools.combinations(made.values(), 2):
         assert (a.episodes[0].actions != b.episodes[0].actions).any() and a.key != b.key
     env.steps.clear()
-    again = generate(given, given.cell, "noisy", 3, 0.3)
+    again = play("noisy", 3, 0.3)
     assert not env.steps and again.key == made["noisy"].key
     assert (again.episodes[2].obs == made["noisy"].episodes[2].obs).all()
-    (other,) = generate(given, given.cell, "noisy", 1, 0.3, buffer_seed=2).episodes
+    (other,) = play("noisy", 1, 0.3, buffer_seed=2).episodes
     assert (other.obs[0] != again.episodes[0].obs[0]).any()  # other start states
     env.steps.clear()
-    more = generate(given, given.cell, "noisy", 4, 0.3)  # the first two are a file of their own
+    more = play("noisy", 4, 0.3)  # the first two are a file of their own
     assert len(more.episodes) == 4 and {s for s, *_ in env.steps} == set(episode_seeds("buffer", 2, 7, first=2))
     assert (more.episodes[2].actions == made["noisy"].episodes[2].actions).any()
     env.steps.clear()
-    generate(given, given.cell, "teacher", 3, 0.7), generate(given, given.cell, "random", 3, 0.7)
+    play("teacher", 3, 0.7), play("random", 3, 0.7)
     assert not env.steps  # noise is the noisy one's alone
-    generate(given, given.cell, "noisy", 3, 0.7)
+    play("noisy", 3, 0.7)
     assert env.steps
 
 
@@ -328,40 +303,34 @@ def test_a_buffer_that_does_not_fit_is_a_sentence(env, episodes, reason):
 
 
 def test_empty_and_broken_files_and_those_of_other_tasks_are_sentences(env, tmp_path):
-    cell, file = Cell.parse(CELL), kept()
-    arrays = {"obs": np.zeros((0, OBS)), "actions": np.zeros((0, ACTIONS)), "rewards": np.zeros(0)}
-    save_file({k: v.astype(np.float32) for k, v in arrays.items()} | {"lengths": np.zeros(0, np.int64)}, file)
-    with pytest.raises(EpisodeFileError, match="holds no episodes"):
-        read(cell, "test")
-    broken = episode(5)
+    cell, file, mine, broken = Cell.parse(CELL), kept(), tmp_path / "mine.safetensors", episode(5)
+
+    def refused(buffer, reason):
+        with pytest.raises(EpisodeFileError, match=reason):
+            read(cell, str(buffer))
+
+    empty = {"obs": np.zeros((0, OBS)), "actions": np.zeros((0, ACTIONS)), "rewards": np.zeros(0)}
+    save_file({k: v.astype(np.float32) for k, v in empty.items()} | {"lengths": np.zeros(0, np.int64)}, file)
+    refused("test", "holds no episodes")
     broken.rewards[2] = np.nan
     kept(episodes=[broken])
-    with pytest.raises(EpisodeFileError, match="holds values that are not finite"):
-        read(cell, "test")
+    refused("test", "holds values that are not finite")
     file.write_bytes(b"nothing of the kind")
-    with pytest.raises(EpisodeFileError, match="is not a file of episodes"):
-        read(cell, "test")
-    other = kept("other-task-1m-1")
-    with pytest.raises(EpisodeFileError, match="holds episodes of other-task, not of tiny-task"):
-        read(cell, str(other))
-    mine = tmp_path / "mine.safetensors"
+    refused("test", "is not a file of episodes")
+    refused(kept("other-task-1m-1"), "holds episodes of other-task, not of tiny-task")
     save_episodes(mine, [episode(6)])
     assert read(cell, str(mine)).name == "mine"
     mine.with_name("mine.safetensors.meta.json").write_text('{"task": "other-task"}')
-    with pytest.raises(EpisodeFileError, match="holds episodes of other-task"):
-        read(cell, str(mine))
+    refused(mine, "holds episodes of other-task")
 
 
 # ---------------------------------------------------------------------------------------------------------- study
-
-COLUMNS = """source step mse mse_std mse_min mse_max tv cosine reward_mse batches episodes value_error growth
-    persistence_mse mean_latent_mse decisions"""
 
 
 @pytest.fixture
 def snapshots(env):
     for number, decisions in enumerate((500, 2500, 10000)):
-        keep_model(f"{CELL}/{decisions}.safetensors", seed=number + 1)
+        keep_model(f"{CELL}/{decisions}", seed=number + 1)
     (paths.TEACHERS / f"{CELL}.json").write_text('{"decisions": 20000}')
 
 
@@ -376,9 +345,8 @@ def test_snapshots_come_in_the_order_of_training(snapshots, tmp_path):
 
 def test_a_study_measures_every_model_on_every_source_once(env, snapshots, monkeypatch):
     kept(episodes=[episode(40, 1), episode(40, 2)])
-    keep_model(f"{CELL}.safetensors")
-    given, asked = settings(), dict(buffer="teacher, random,test", horizon=HORIZON)
-    rows, about = study(given, given.cell, **asked)
+    asked = dict(buffer="teacher, random,test", horizon=HORIZON)
+    rows, about = measured(**asked)
     table = pd.DataFrame(rows)
     counts = table.groupby(["source", "model"], sort=False)["step"].apply(list)
     assert len(counts) == 3 * 4 and all(steps == [1, 2, 3, 4] for steps in counts)
@@ -391,14 +359,14 @@ def test_a_study_measures_every_model_on_every_source_once(env, snapshots, monke
         assert (part["on_policy"] == own).all()
     env.steps.clear()
     monkeypatch.setattr(drift_study, "predictions", functools.wraps(predictions)(lambda *a, **k: pytest.fail("again")))
-    assert study(given, given.cell, **asked) == (rows, about) and not env.steps
+    assert measured(**asked) == (rows, about) and not env.steps
     with pytest.raises(pytest.fail.Exception, match="again"):  # another horizon is another measurement
-        study(given, given.cell, asked["buffer"], horizon=HORIZON - 1)
+        measured(asked["buffer"], horizon=HORIZON - 1)
 
 
 def test_returns_are_compared_only_where_the_player_is_measured(env, snapshots):
     kept(episodes=[episode(320, 1)]), kept(name="train_buffer", episodes=[episode(320, 1)])
-    rows, _ = study(settings(), settings().cell, "test,train", horizon=2, batches=1)
+    rows, _ = measured("test,train", horizon=2, batches=1)
     known = {(r["source"], r["model"]): r["return_states"] for r in rows if r["step"] == 1}
     assert known.pop(("test", CELL)) > 0 and set(known.values()) == {0} and len(known) == 7
     assert {r["batches"] for r in rows} == {1} and {r["starts"] for r in rows} == {BATCH}
@@ -421,14 +389,14 @@ def test_returns_are_compared_only_where_the_player_is_measured(env, snapshots):
 def test_settings_that_cannot_be_are_told_before_anything_is_played(env, changes, error, reason):
     kept()
     with pytest.raises(error, match=reason):
-        study(settings(), settings().cell, **changes)
+        measured(**changes)
     assert not env.steps
 
 
 def test_kept_buffers_are_taken_by_default_where_the_profile_wants_them_and_they_are_there(env, capsys):
     given = settings()
-    wanted = ErrorStudy(("random", "test", "train"), 2)
-    given = dataclasses.replace(given, profile=dataclasses.replace(given.profile, errors=wanted))
+    profile = dataclasses.replace(given.profile, errors=ErrorStudy(("random", "test", "train"), 2))
+    given = dataclasses.replace(given, profile=profile)
     kept()
     rows, _ = study(given, given.cell, horizon=HORIZON)
     assert list(dict.fromkeys(row["source"] for row in rows)) == ["random", "test"]
@@ -444,16 +412,18 @@ def test_a_file_of_other_floats_is_measured_like_one_of_float32(tmp_path):
 
 def test_an_episode_too_short_for_the_horizon_is_told(env):
     with pytest.raises(EpisodeFileError, match="buffer random is too short: its longest episode has 12 decisions"):
-        study(settings(), settings().cell, "random", horizon=13)
+        measured("random", horizon=13)
 
 
 def test_results_are_a_table_and_a_text_that_say_the_same(env, snapshots):
     given = settings()
-    rows, about = study(given, given.cell, horizon=HORIZON)
+    rows, about = measured(horizon=HORIZON)
     write_model_error(given, given.cell, rows, about)
     folder = paths.results("smoke") / "model_error"
     table, text = read_table(folder / f"{CELL}.csv"), (folder / f"{CELL}_model_error.txt").read_text()
-    assert set(COLUMNS.split()) <= set(table) and len(table) == len(rows) == 3 * 4 * HORIZON
+    columns = """source step mse mse_std mse_min mse_max tv cosine reward_mse batches episodes value_error growth
+        persistence_mse mean_latent_mse decisions"""
+    assert set(columns.split()) <= set(table) and len(table) == len(rows) == 3 * 4 * HORIZON
     assert table["mse"].tolist() == [row["mse"] for row in rows] and table["growth"].isna().sum() == 3 * 4
     assert intact(folder / f"{CELL}_model_error.txt")
     assert read_sidecar(folder / f"{CELL}.csv")["sources"]["noisy"]["noise"] == 0.3
@@ -464,9 +434,8 @@ def test_results_are_a_table_and_a_text_that_say_the_same(env, snapshots):
         share = table[(table["source"] == "random") & (table["model"] == f"{CELL}/{name}")]["share"].iloc[-1]
         assert f"{CELL}/{name}" in text and f"{share:.4g}" in text
     alone = [row for row in rows if row["model"] == CELL and row["step"] == 1]
-    assert "grows" not in summary(given.cell, [r | {"mse": 0.0} for r in alone]) and "snapshot" not in summary(
-        given.cell, alone
-    )
+    assert "grows" not in summary(given.cell, [r | {"mse": 0.0} for r in alone])
+    assert "snapshot" not in summary(given.cell, alone)
 
 
 # --------------------------------------------------------------------------------------------- figure and notebook
@@ -488,19 +457,21 @@ def table(cell=CELL, sources=("teacher", "noisy", "random"), snapshots=(2500, 10
     return pd.DataFrame(rows)
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    for name in ("DATA", "FIGURES"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    return paths.results("smoke") / "model_error"
+def keep(cell=CELL, **options):
+    write_table(paths.results("smoke") / "model_error" / f"{cell}.csv", table(cell, **options))
+
+
+def drawn():
+    """The figure of what is kept, as a specification."""
+    return figure.draw(figure.read("smoke")).to_dict()
 
 
 def layers(panel, kind):
     return [layer for layer in panel["layer"] if layer["mark"]["type"] == kind]
 
 
-def test_the_figure_is_drawn_from_the_results(folders):
-    write_table(folders / f"{CELL}.csv", table())
+def test_the_figure_is_drawn_from_the_results(home):
+    keep()
     figure.main(["--profile", "smoke"])
     folder = paths.figures("smoke")
     assert sorted(p.name for p in folder.iterdir()) == ["model_error.pdf", "model_error.png", "model_error.svg"]
@@ -512,42 +483,39 @@ def test_the_figure_is_drawn_from_the_results(folders):
     assert width / charts.PNG_PPI == pytest.approx(6.8, abs=0.12)
 
 
-def test_a_row_of_panels_for_each_cell_and_no_panel_without_snapshots(folders):
-    write_table(folders / f"{CELL}.csv", table())
-    write_table(folders / "cup-catch-5m-1.csv", table("cup-catch-5m-1", ("test",), snapshots=()))
-    spec = figure.draw(figure.read("smoke")).to_dict()
+def test_a_row_of_panels_for_each_cell_and_no_panel_without_snapshots(home):
+    keep(), keep("cup-catch-5m-1", sources=("test",), snapshots=())
+    spec = drawn()
     rows = spec["vconcat"]
     assert [len(row["hconcat"]) for row in rows] == [1, 2] and rows[0]["title"].startswith("cup-catch")
     (line,) = layers(rows[1]["hconcat"][0], "line")
     shown = pd.DataFrame(spec["datasets"][line["data"]["name"]])
-    assert shown["model"].unique().tolist() == [CELL] and shown["kind"].value_counts().to_dict() == {
-        figure.MODEL: 36, figure.PERSISTENCE: 36
-    }  # fmt: skip
+    assert shown["model"].unique().tolist() == [CELL]
+    assert shown["kind"].value_counts().to_dict() == {figure.MODEL: 36, figure.PERSISTENCE: 36}
     points = pd.DataFrame(spec["datasets"][layers(rows[1]["hconcat"][1], "point")[0]["data"]["name"]])
     assert sorted(points["decisions"].unique()) == [2500, 10_000, 20_000] and set(points["step"]) == {1, 3, 12}
     assert points["source"].unique().tolist() == ["teacher"]  # all models on the states of one source
 
 
-def test_the_axis_of_training_is_named_below_the_last_row_that_has_it(folders):
-    for cell, snapshots in ((CELL, ()), ("cup-catch-1m-1", (2500,)), ("acrobot-swingup-1m-1", ())):
-        write_table(folders / f"{cell}.csv", table(cell, snapshots=snapshots))
-    rows = figure.draw(figure.read("smoke")).to_dict()["vconcat"]
+def test_the_axis_of_training_is_named_below_the_last_row_that_has_it(home):
+    keep(snapshots=()), keep("cup-catch-1m-1", snapshots=(2500,)), keep("acrobot-swingup-1m-1", snapshots=())
+    rows = drawn()["vconcat"]
     assert len(rows) == 3
     (panel,) = (row["hconcat"][1] for row in rows if len(row["hconcat"]) > 1)
     assert layers(panel, "line")[0]["encoding"]["x"]["title"] == figure.DECISIONS
 
 
-def test_many_cells_stand_in_a_grid_their_snapshots_below(folders):
+def test_many_cells_stand_in_a_grid_their_snapshots_below(home):
     cells = [f"acrobot-swingup-1m-{n}" for n in range(10)]
     for cell in cells:
-        write_table(folders / f"{cell}.csv", table(cell, snapshots=(2500,) if cell.endswith("3") else ()))
+        keep(cell, snapshots=(2500,) if cell.endswith("3") else ())
     figure.main(["--profile", "smoke"])
-    teachers, trained = figure.draw(figure.read("smoke")).to_dict()["vconcat"]
+    teachers, trained = drawn()["vconcat"]
     assert [panel["title"]["text"] for panel in teachers["concat"]] == cells and teachers["columns"] == 3
     assert {panel["height"] for panel in teachers["concat"]} == {figure.ROWS_HEIGHT / 5 - figure.ROW_EXTRA}
-    named = [layers(panel, "line")[0]["encoding"]["x"]["title"] for panel in teachers["concat"]]
-    assert named == 7 * [None] + 3 * [figure.STEPS]  # below the last panel of each column
     lines = [layers(panel, "line")[0]["encoding"] for panel in teachers["concat"]]
+    named = [line["x"]["title"] for line in lines]
+    assert named == 7 * [None] + 3 * [figure.STEPS]  # below the last panel of each column
     assert [line["y"]["title"] for line in lines] == 3 * [figure.ERROR, None, None] + [figure.ERROR]
     assert [line["color"]["legend"] is not None for line in lines] == [True] + 9 * [False]
     (panel,) = trained["concat"]
@@ -555,23 +523,20 @@ def test_many_cells_stand_in_a_grid_their_snapshots_below(folders):
     assert layers(panel, "line")[0]["encoding"]["x"]["title"] == figure.DECISIONS
 
 
-def test_missing_intervals_leave_the_line_and_the_same_table_gives_the_same_figure(folders, tmp_path):
+def test_missing_intervals_leave_the_line_and_the_same_table_gives_the_same_figure(home, tmp_path):
     for name, intervals in (("a", True), ("b", True), ("none", False)):
-        write_table(folders / f"{CELL}.csv", table(intervals=intervals))
+        keep(intervals=intervals)
         charts.save(figure.draw(figure.read("smoke")), tmp_path / name)
     a, b, none = ((tmp_path / f"{name}.svg").read_text() for name in ("a", "b", "none"))
     assert a == b != none and none.count("line mark") == a.count("line mark")
 
 
-def test_a_folder_without_results_is_a_sentence(folders):
+def test_a_folder_without_results_is_a_sentence(home):
     with pytest.raises(ResultError, match="holds no model error; run `make all"):
         figure.read("smoke")
 
 
-def test_the_notebook_measures_and_writes(tmp_path, monkeypatch):
-    for name in ("DATA", "CACHE", "TEACHERS"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
+def test_the_notebook_measures_and_writes(home):
     ship("walker-walk-1m-1")
     run_notebook("05_model_error", profile="smoke", horizon=5)
     written = read_table(paths.results("smoke") / "model_error" / "walker-walk-1m-1.csv")

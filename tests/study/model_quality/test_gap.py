@@ -10,26 +10,11 @@ import torch
 from scipy import stats
 
 from lib.config import ConfigError, PlannerConfig, WorldModelConfig
-from lib.records import paths
 from lib.study.model_quality import gap as planning_gap
+from lib.study.model_quality import search as searches
 from lib.study.model_quality.gap import LearnedModel, Matched, agresti_caffo, episodes, gap, mcnemar, verdict
 from lib.study.model_quality.oracle import Oracle, Scored, State
-from lib.study.model_quality.search import (
-    CEM,
-    SHOOTING,
-    Encoded,
-    Learned,
-    MppiPlanner,
-    OracleNetworks,
-    Search,
-    SearchPlanner,
-    by_score,
-    by_value,
-    encode,
-    play_oracle,
-    value,
-    walk,
-)
+from lib.study.model_quality.search import Search, SearchPlanner, by_score, encode, play_oracle, value
 from lib.world_model import WorldModel
 from tests.tiny import LatentModel, tiny_model
 
@@ -80,7 +65,7 @@ def on_the_line(model, search):
 def test_a_search_finds_the_best_action_by_its_model(search):
     oracle = Line()
     for drift, wanted in ((1.0, 1.0), (-1.0, -1.0)):
-        steps = list(walk(oracle, on_the_line(Line(drift), search), [0, 2], 3))
+        steps = list(searches.walk(oracle, on_the_line(Line(drift), search), [0, 2], 3))
         assert all((step.actions == wanted).all() for step in steps)
     assert [s.features[0] for s in steps[-1].after] == [-3 / 8, -1 / 8]  # in the oracle, not in the model
 
@@ -101,15 +86,13 @@ def test_episodes_in_closed_form():
     assert play_oracle(Line(), on_the_line(Line(), SMALL), [5, 6], 2)[1]["excluded"]  # all excluded: nothing is played
 
 
-class Sum:
-    """Judges of whole sequences: an arbitrary, smooth function of them that depends on the state."""
+WEIGHTS = np.random.default_rng(0).normal(size=8)
 
-    def __init__(self, seed=0):
-        self.weights = np.random.default_rng(seed).normal(size=8)
 
-    def __call__(self, states, actions):
-        x = np.stack([s.features for s in states])[:, None]
-        return np.sin(3 * actions[..., 0] @ self.weights[: actions.shape[2]] + x[..., 0])
+def worth(states, actions):
+    """Of whole sequences: an arbitrary, smooth function of them that depends on the state."""
+    x = np.stack([s.features for s in states])[:, None]
+    return np.sin(3 * actions[..., 0] @ WEIGHTS[: actions.shape[2]] + x[..., 0])
 
 
 def slow_search(state, rng, actions, judge, c):
@@ -123,10 +106,10 @@ def slow_search(state, rng, actions, judge, c):
             for u, p in zip(row, chance, strict=True):
                 upto = list(itertools.accumulate(p))
                 picks.append(next((i for i in range(len(p) - 1) if u < upto[i]), len(p) - 1))
-            worth = judge([state], np.array([[actions[picks]]]))[0, 0]
-            tried.append((worth, picks))
-            if worth > best:
-                best, first = worth, picks[0]
+            score = judge([state], np.array([[actions[picks]]]))[0, 0]
+            tried.append((score, picks))
+            if score > best:
+                best, first = score, picks[0]
         elites = [picks for _, picks in sorted(tried, key=lambda t: -t[0])[: c.elites]]
         for t in range(c.horizon):
             counts = [sum(picks[t] == i for picks in elites) for i in range(len(actions))]
@@ -137,13 +120,13 @@ def slow_search(state, rng, actions, judge, c):
 @pytest.mark.parametrize("search", [SMALL, SMALL_CEM, Search(samples=5, horizon=8, iterations=4, elites=9)])
 def test_searches_agree_with_their_slow_twin(search):
     scored = dataclasses.replace(Line.scored, actions=np.linspace(-1, 1, 7)[:, None])
-    planner = SearchPlanner(scored, Sum(), search)
+    planner = SearchPlanner(scored, worth, search)
     seeds = [3, 11, 12]
     planner.reset(seeds)
     twins = [np.random.default_rng(seed) for seed in seeds]
     states = [State(np.zeros(1), np.zeros((0, 6)), x) for x in np.random.default_rng(0).normal(size=(3, 1))]
     for _ in range(3):
-        slow = [slow_search(s, rng, scored.actions, Sum(), search) for s, rng in zip(states, twins, strict=True)]
+        slow = [slow_search(s, rng, scored.actions, worth, search) for s, rng in zip(states, twins, strict=True)]
         np.testing.assert_array_equal(planner(states), slow)
 
 
@@ -163,21 +146,11 @@ def test_more_iterations_find_more():
         planner.reset(list(range(20)))
         return planner([State(np.zeros(1), np.zeros((0, 6)), np.zeros(1))] * 20).mean()
 
-    assert reached(dataclasses.replace(CEM, horizon=6)) > reached(Search(samples=24, horizon=6)) + 0.1
-    assert SHOOTING == Search(50, 15, 1) and CEM == Search(24, 15, 3, 6)  # what the study uses
+    assert reached(dataclasses.replace(searches.CEM, horizon=6)) > reached(Search(samples=24, horizon=6)) + 0.1
+    assert searches.SHOOTING == Search(50, 15, 1) and searches.CEM == Search(24, 15, 3, 6)  # what the study uses
 
 
 # ------------------------------------------------------------------------------------------------- in the simulator
-
-
-@pytest.fixture(scope="module")
-def cartpole():
-    return Oracle("cartpole-swingup")
-
-
-@pytest.fixture(scope="module")
-def wm():
-    return tiny_model(action_dim=1)
 
 
 def starts(oracle, *seeds):
@@ -189,7 +162,7 @@ def starts(oracle, *seeds):
     return states
 
 
-def test_a_perfect_model_has_no_gap(cartpole):
+def test_a_perfect_model_has_no_gap(oracle):
     """A model that steps another simulator, decision by decision: the planner acts as with the oracle, to the bit."""
 
     class Stepped:
@@ -206,21 +179,21 @@ def test_a_perfect_model_has_no_gap(cartpole):
             return np.reshape(seen, (*actions.shape[:3], -1))
 
     rows = []
-    for model in (cartpole, Stepped()):
-        planner = SearchPlanner(cartpole.scored, by_score(cartpole.scored, model), SMALL_CEM)
-        rows.append(play_oracle(cartpole, planner, [0, 1], 4))
+    for model in (oracle, Stepped()):
+        planner = SearchPlanner(oracle.scored, by_score(oracle.scored, model), SMALL_CEM)
+        rows.append(play_oracle(oracle, planner, [0, 1], 4))
     assert rows[0] == rows[1] and rows[0][0]["return"] > 0
     found = gap(*rows)
     assert (found["cpg"], found["return_gap"], found["p_mcnemar"]) == (0, 0, 1)
     assert found["verdict"] == planning_gap.PLANNER  # nobody swings up in four decisions
 
 
-def test_what_the_learned_model_sees_is_what_its_networks_say(cartpole, wm):
-    states = starts(cartpole, 1, 2)
+def test_what_the_learned_model_sees_is_what_its_networks_say(oracle, wm):
+    states = starts(oracle, 1, 2)
     actions = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 1))
     decoder = torch.nn.Linear(wm.latent_dim, 5)
-    model = Learned(wm, cartpole.scored, decoder)
-    z, seen, judged = model.latents(states, actions), model.imagine(states, actions), by_value(wm, model)
+    model = searches.Learned(wm, oracle.scored, decoder)
+    z, seen, judged = model.latents(states, actions), model.imagine(states, actions), searches.by_value(wm, model)
     for i, n in itertools.product(range(2), range(3)):
         latent = wm.encode(torch.tensor(states[i].features[:5], dtype=torch.float32))
         values = []
@@ -230,14 +203,14 @@ def test_what_the_learned_model_sees_is_what_its_networks_say(cartpole, wm):
             np.testing.assert_allclose(seen[i, n, t], decoder(latent).detach().numpy(), atol=1e-5)
             values.append(wm.q(latent[None], wm.policy(latent[None])[0]).mean().item())
         assert judged(states, actions)[i, n] == pytest.approx(max(values), rel=1e-4)
-    true = Encoded(wm, cartpole).latents(states, actions)
-    torch.testing.assert_close(true, encode(wm, cartpole.scored, cartpole.imagine(states, actions)))
+    true = searches.Encoded(wm, oracle).latents(states, actions)
+    torch.testing.assert_close(true, encode(wm, oracle.scored, oracle.imagine(states, actions)))
     assert value(wm, true).shape == (2, 3, 4)
 
 
-def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(cartpole, wm):
-    states = starts(cartpole, 1, 2)
-    networks = OracleNetworks(wm, cartpole)
+def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(oracle, wm):
+    states = starts(oracle, 1, 2)
+    networks = searches.OracleNetworks(wm, oracle)
     networks.begin(states)
     obs = torch.tensor(np.stack([s.features for s in states]), dtype=torch.float32)
     z = networks.enter(wm.encode(obs)).unsqueeze(1)
@@ -247,13 +220,13 @@ def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(cartpole, w
         reward, z = networks.step(z, actions[:, t])
         rewards.append(reward)
     for i, n in itertools.product(range(2), range(3)):
-        cartpole.set(states[i])
+        oracle.set(states[i])
         for t in range(2):
-            latent = encode(wm, cartpole.scored, cartpole.save().features)
+            latent = encode(wm, oracle.scored, oracle.save().features)
             assert rewards[t][i, n].item() == pytest.approx(wm.reward(latent, actions[i, t, n]).item(), abs=1e-5)
-            cartpole.step(actions[i, t, n].numpy())
+            oracle.step(actions[i, t, n].numpy())
         torch.testing.assert_close(
-            networks.leave(z)[i, n], encode(wm, cartpole.scored, cartpole.save().features), atol=1e-6, rtol=1e-5
+            networks.leave(z)[i, n], encode(wm, oracle.scored, oracle.save().features), atol=1e-6, rtol=1e-5
         )
     mean, log_std = networks.policy(z)
     torch.testing.assert_close(mean.tanh(), wm.policy(z[..., :-1])[0])
@@ -262,8 +235,7 @@ def test_mppi_with_the_oracle_steps_the_simulator_and_asks_the_heads(cartpole, w
     torch.testing.assert_close(networks.q(z, mean.tanh(), one), wm.q(z[..., :-1], mean.tanh(), heads=one).mean(0))
 
 
-def test_every_planner_plays_with_either_model(cartpole, wm, monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
+def test_every_planner_plays_with_either_model(oracle, wm, home):
     learned = LearnedModel(wm, torch.nn.Linear(wm.latent_dim, 5), "code-weights")
     for matched in (
         Matched("shooting", SMALL),
@@ -271,7 +243,7 @@ def test_every_planner_plays_with_either_model(cartpole, wm, monkeypatch, tmp_pa
         Matched("shooting-latent", SMALL, by_value=True),
         Matched("mppi", mppi=PlannerConfig.budget(16, 2, mode="eager")),
     ):
-        given = cartpole, [0, 1], 3
+        given = oracle, [0, 1], 3
         true, mine = (episodes(matched, *given, learned, which) for which in (True, False))
         assert true != mine and all(0 < row["return"] < 0.2 for row in true + mine), matched.name
         assert gap(true, mine)["episodes"] == 2
@@ -301,7 +273,7 @@ def test_mppi_plans_the_same_where_the_model_is_perfect():
     states = [State(np.zeros(1), np.zeros((0, 6)), row) for row in z]
     config = PlannerConfig.budget(16, 2, mode="eager")
     oracle = Dreamt(wm)
-    true, learned = (MppiPlanner(wm, oracle.scored, config, o) for o in (oracle, None))
+    true, learned = (searches.MppiPlanner(wm, oracle.scored, config, o) for o in (oracle, None))
     for planner in (true, learned):
         planner.reset([4, 5, 6])
     for _ in range(3):  # warm starts, too
@@ -372,9 +344,8 @@ def test_a_gap_of_nothing_and_of_other_starts():
 
 
 @pytest.fixture
-def played(monkeypatch, tmp_path):
-    """The blocks of seeds that are really played; the cache is a folder of its own."""
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
+def played(home, monkeypatch):
+    """The blocks of seeds that are really played."""
     monkeypatch.setattr(planning_gap, "BLOCK", 2)
     blocks = []
 
@@ -404,29 +375,17 @@ def test_episodes_are_kept_by_block_and_only_missing_ones_are_played(played):
 
 
 def test_keys_tell_apart_what_differs_and_nothing_else(played):
-    line, seeds = Line(), [1]
-    matched = Matched("shooting", SMALL)
-    runs = [
-        lambda: episodes(matched, line, seeds, 9),
-        lambda: episodes(matched, line, seeds, 8),
-        lambda: episodes(Matched("shooting", SMALL_CEM), line, seeds, 9),
-        lambda: episodes(matched, line, seeds, 9, learned_model()),
-        lambda: episodes(matched, line, seeds, 9, learned_model("other")),
-        lambda: episodes(Matched("shooting", SMALL, by_value=True), line, seeds, 9, learned_model(), true=True),
-        lambda: episodes(Matched("shooting", SMALL, by_value=True), line, seeds, 9, learned_model("other"), true=True),
-        lambda: episodes(
-            Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="eager")), line, seeds, 9, learned_model()
-        ),
-    ]
-    for run in runs:
-        run()
-    assert len(played) == len(runs)
-    for run in runs:
-        run()
+    cem, latent = Matched("shooting", SMALL_CEM), Matched("shooting", SMALL, by_value=True)
+    matched, mppi = Matched("shooting", SMALL), Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="eager"))
+    runs = [(matched, 9), (matched, 8), (cem, 9), (matched, 9, learned_model()), (matched, 9, learned_model("other"))]
+    runs += [(latent, 9, learned_model(key), True) for key in ("weights", "other")] + [(mppi, 9, learned_model())]
     # The oracle's episodes by the task's score are the same for every learned model, and `mode` is not a budget.
-    episodes(matched, line, seeds, 9, learned_model("third"), true=True)
-    episodes(Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="auto")), line, seeds, 9, learned_model())
-    assert len(played) == len(runs)
+    same = [(matched, 9, learned_model("third"), True)]
+    same += [(Matched("mppi", mppi=PlannerConfig.budget(16, 1, mode="auto")), 9, learned_model())]
+    for given in (runs, runs, same):
+        for planner, *others in given:
+            episodes(planner, Line(), [1], *others)
+        assert len(played) == len(runs)
 
 
 def test_heads_need_a_model():

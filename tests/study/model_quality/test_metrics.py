@@ -16,51 +16,21 @@ from lib.records import paths
 from lib.records.seeds import SEED_BLOCKS
 from lib.records.store import read_sidecar
 from lib.study.model_quality import bench as benches
-from lib.study.model_quality import snapshots, tables
+from lib.study.model_quality import metrics, snapshots, tables
 from lib.study.model_quality.bench import measure_cells
-from lib.study.model_quality.metrics import (
-    RandomActions,
-    Visited,
-    bank,
-    fit_decoder,
-    l2,
-    model_metrics,
-    ranking,
-    regret,
-    visit,
-)
-from lib.study.model_quality.oracle import SCORED, Oracle, State
+from lib.study.model_quality.metrics import RandomActions, bank, fit_decoder, model_metrics, ranking, regret, visit
+from lib.study.model_quality.oracle import SCORED, State
 from lib.study.model_quality.search import CEM, SHOOTING, Encoded, Learned, Search, encode, value
 from lib.study.model_quality.snapshots import resolve_study, study_cells, study_seeds
-from lib.study.model_quality.tables import (
-    ALL,
-    ALL_RANKS,
-    MAIN_METRICS,
-    METRICS,
-    TARGETS,
-    correlations,
-    differences,
-    write_tables,
-)
+from lib.study.model_quality.tables import ALL, ALL_RANKS, METRICS, TARGETS, correlations, differences, write_tables
 from lib.study.profiles import PROFILES, OfflineStudy
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
 from tests.bare import run_notebook
 from tests.figures.test_charts import load_figure, pdf_text
-from tests.tiny import tiny_model
 
 SEARCH = Search(samples=6, horizon=3)
 figure = load_figure("offline")
-
-
-@pytest.fixture(scope="module")
-def oracle():
-    return Oracle("cartpole-swingup")
-
-
-@pytest.fixture(scope="module")
-def wm():
-    return tiny_model(action_dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +109,7 @@ def test_metrics_agree_with_loops():
         wanted = (max(true[s]) - chosen) / spread if min(true[s]) < max(true[s]) else math.nan
         assert regret(true, predicted)[s] == pytest.approx(wanted, nan_ok=True)
         far = math.sqrt(sum(((p - t) / 2) ** 2 for p, t in zip(predicted[s], true[s], strict=True)))
-        assert l2(true, predicted, 2.0)[s] == pytest.approx(far)
+        assert metrics.l2(true, predicted, 2.0)[s] == pytest.approx(far)
     # Choosing uniformly has a regret of one on average.
     assert np.mean([regret(true[:1], np.eye(6)[n][None])[0] for n in range(6)]) == pytest.approx(1)
 
@@ -228,12 +198,12 @@ def test_random_actions_are_each_episodes_own(oracle, episodes):
 def test_a_decoder_finds_what_is_in_the_latent_and_says_what_it_misses(oracle, wm):
     """On states that are drawn, not simulated: held-out ones then are like those that were learnt from."""
     features = np.random.default_rng(0).normal(size=(3, 150, 5)) * [1, 1, 1, 5, 0]
-    seen = [Visited([State(np.zeros(1), np.zeros((0, 6)), f) for f in e], np.zeros(1), np.zeros(1)) for e in features]
+    states = [[State(np.zeros(1), np.zeros((0, 6)), f) for f in episode] for episode in features]
+    seen = [metrics.Visited(episode, np.zeros(1), np.zeros(1)) for episode in states]
     fitted, untrained, again = (fit_decoder(wm, oracle.scored, seen[:2], seen[2:], steps) for steps in (120, 1, 120))
     assert fitted.error < 0.75 * untrained.error
-    assert all(
-        torch.equal(a, b) for a, b in zip(fitted.state_dict().values(), again.state_dict().values(), strict=True)
-    )
+    weights = zip(fitted.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
     missed = (fitted(encode(wm, oracle.scored, features[2])).double().numpy() - features[2]) / fitted.std.numpy()
     assert fitted.error.item() == pytest.approx(np.sqrt((missed**2).mean()), rel=1e-4)
     assert fitted.std[4] == 1  # what does not vary is not divided by
@@ -247,13 +217,10 @@ TINY = WorldModelConfig(24, 6, 16, 16, 16, 2, 2)
 
 
 @pytest.fixture
-def shipped(monkeypatch, tmp_path):
+def shipped(home):
     """A run of walker-walk with a teacher of 24 decisions and a snapshot of 50,000."""
-    for name in ("DATA", "CACHE", "TEACHERS", "FIGURES"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     folder = paths.TEACHERS / "walker-walk-1m-1"
-    folder.mkdir(parents=True)
+    folder.mkdir()
     torch.manual_seed(0)
     for file in (folder.with_suffix(".safetensors"), folder / "50000.safetensors"):
         save_world_model(WorldModel(TINY, "walker-walk"), file)
@@ -272,13 +239,15 @@ def test_cells_are_found_and_missing_ones_named(shipped):
     assert len(study_cells(every, "walker-walk", "all")[0]) == 2
 
 
-def test_snapshots_are_taken_from_where_they_were_trained_if_it_is_the_same_run(shipped):
-    def trained(cell: str, *decisions: int):
-        folder = paths.CACHE / "training" / cell / "snapshots"
-        folder.mkdir(parents=True, exist_ok=True)
-        for n in decisions:
-            save_world_model(WorldModel(TINY, "walker-walk"), folder / f"{n}.safetensors")
+def trained(cell, *decisions):
+    """Snapshots where the cell's run was trained."""
+    folder = paths.CACHE / "training" / cell / "snapshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in decisions:
+        save_world_model(WorldModel(TINY, "walker-walk"), folder / f"{n}.safetensors")
 
+
+def test_snapshots_are_taken_from_where_they_were_trained_if_it_is_the_same_run(shipped):
     trained("walker-walk-1m-2", 2_500, 50_000)
     every = dataclasses.replace(PROFILES["smoke"].offline, snapshots=0, seeds=(2,))
     (first, last), skipped = study_cells(every)
@@ -408,9 +377,7 @@ def test_rows_without_weights_stay_while_they_are_what_would_be_measured(shipped
     harder = dataclasses.replace(study, sizes=dataclasses.replace(sizes, k=sizes.k + 1))
     assert measure_cells(harder)[:2] == ([], [])
     assert "walker-walk-1m-2-2500, walker-walk-1m-2-60000, walker-walk-1m-3" in capsys.readouterr().out
-    folder = paths.CACHE / "training" / "walker-walk-1m-2" / "snapshots"
-    folder.mkdir(parents=True)
-    save_world_model(WorldModel(TINY, "walker-walk"), folder / "5000.safetensors")
+    trained("walker-walk-1m-2", 5_000)
     assert measure_cells(study)[:2] == ([], [])  # it was not asked for, and yet it is here
 
 
@@ -444,7 +411,7 @@ def cells(tasks=("cartpole-swingup", "walker-walk"), runs=3, steps=6, seed=0):
 @pytest.fixture
 def few(monkeypatch):
     """Five metrics of one bank, as each takes its time."""
-    monkeypatch.setattr(tables, "METRICS", {name: METRICS[name] for name in MAIN_METRICS})
+    monkeypatch.setattr(tables, "METRICS", {name: METRICS[name] for name in tables.MAIN_METRICS})
     monkeypatch.setattr(tables, "BANKS", ())
 
 
@@ -496,7 +463,7 @@ def test_differences_are_signed_so_that_larger_is_better(few):
 
 
 def test_what_needs_no_decoder_is_compared_with_its_like(monkeypatch):
-    names = [f"{name}{end}" for name in MAIN_METRICS for end in ("", "_latent")]
+    names = [f"{name}{end}" for name in tables.MAIN_METRICS for end in ("", "_latent")]
     monkeypatch.setattr(tables, "METRICS", {name: METRICS[name] for name in names})
     table = cells(tasks=("walker-walk",), runs=1)
     table["m5_latent"] = -table["teacher_return"]  # regret: less is better
@@ -508,19 +475,14 @@ def test_what_needs_no_decoder_is_compared_with_its_like(monkeypatch):
     assert found["m5_latent", "m1_latent", "teacher_return"] == pytest.approx(1 + own)
 
 
-def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, monkeypatch, tmp_path):
+def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, home):
     table = cells(tasks=("walker-walk",), runs=1).astype(object)
-    table.loc[0, "m3"] = None
-    table.loc[1, "kept_e3"] = None
+    table.loc[0, "m3"] = table.loc[1, "kept_e3"] = None
     table["m5"] = None
     table.loc[2, "decisions"] = None  # a teacher from elsewhere
     counts = correlations(table).set_index(["metric", "bank", "target"])["n"]
-    assert (
-        counts["m1", "mixed", "cpg"] == 5
-        and counts["m3", "mixed", "kept_e3"] == 3
-        and counts["m5", "mixed", "cpg"] == 0
-    )
-    monkeypatch.setattr(paths, "DATA", tmp_path)
+    cases = ("m1", "mixed", "cpg"), ("m3", "mixed", "kept_e3"), ("m5", "mixed", "cpg")
+    assert [counts[case] for case in cases] == [5, 3, 0]
     assert write_tables("smoke", [], [], ["a.safetensors"]).empty
     assert pd.read_csv(paths.results("smoke") / "offline" / "correlations.csv").empty
 
@@ -528,9 +490,7 @@ def test_missing_numbers_are_left_out_and_no_cells_give_empty_tables(few, monkey
 # ------------------------------------------------------------------------------------------------------- the figures
 
 
-def test_the_figures_show_every_task_metric_and_target(few, monkeypatch, tmp_path):
-    for name in ("DATA", "FIGURES"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+def test_the_figures_show_every_task_metric_and_target(few, home):
     write_tables("smoke", cells(runs=2, steps=4).to_dict("records"), [], [])
     figure.main(["--profile", "smoke"])
     folder = paths.figures("smoke")
@@ -540,17 +500,14 @@ def test_the_figures_show_every_task_metric_and_target(few, monkeypatch, tmp_pat
     points = shown["datasets"][shown["hconcat"][0]["layer"][-1]["data"]["name"]]
     assert len(points) == 5 * 3 and all(p["rho"] == p["spearman"] * p["expected"] for p in points)
     assert all(p["low"] <= p["rho"] <= p["high"] for p in points if p["low"] is not None)
-    words = pdf_text(folder / "offline.pdf")
-    assert all(word in words for word in ("M1 one-step error", "M5 regret", "Planning gap", "walker-walk", "all tasks"))
-    words = pdf_text(folder / "offline-cells.pdf")
-    assert all(
-        word in words for word in ("M1", "M5", "cartpole-swingup", "walker-walk", "Planning gap", "Teacher's return")
-    )
+    of_metrics, of_cells = (pdf_text(folder / f"{name}.pdf") for name in ("offline", "offline-cells"))
+    words = ("M1 one-step error", "M5 regret", "Planning gap", "walker-walk", "all tasks")
+    assert all(word in of_metrics for word in words)
+    words = ("M1", "M5", "cartpole-swingup", "walker-walk", "Planning gap", "Teacher's return")
+    assert all(word in of_cells for word in words)
 
 
-def test_the_figures_also_stand_with_few_cells(few, monkeypatch, tmp_path):
-    for name in ("DATA", "FIGURES"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+def test_the_figures_also_stand_with_few_cells(few, home):
     two = cells(tasks=("walker-walk",), runs=1, steps=2).astype(object)
     two["m3"] = None
     write_tables("smoke", two.to_dict("records"), [], [])
