@@ -1,6 +1,6 @@
 """Collecting: every column against a slow twin, labels against the planners' own calls, who acts, and who is left."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,10 +37,10 @@ def env():
     return fresh_env()
 
 
-def gather(env, horizon=3, decisions=10, budget=BUDGET, **options):
+def gather(env, horizon=3, decisions=10, budget=BUDGET, labelling=BUDGET, **options):
     """The set, and the planner and the labeller that made it."""
     wm = tiny_model()
-    planner, labeller = NotingPlanner(wm, budget), NotingPlanner(wm, BUDGET)
+    planner, labeller = NotingPlanner(wm, budget), NotingPlanner(wm, labelling)
     return collect(planner, labeller, env, SEEDS, horizon, decisions=decisions, **options), planner, labeller
 
 
@@ -179,9 +179,8 @@ def test_beta_says_who_acts(env, beta, corrected):
     corrector = random_corrector() if corrected else None
     data, *_ = gather(env, corrector=corrector, beta=beta)
     executed = {(seed, decision): action for seed, decision, action in env.steps}
-    done = torch.tensor(
-        np.array([executed[k] for k in zip(data.episode.tolist(), data.decision.tolist(), strict=True)])
-    )
+    labelled = zip(data.episode.tolist(), data.decision.tolist(), strict=True)
+    done = torch.tensor(np.array([executed[place] for place in labelled]))
     own = data.a_plan
     if corrected:
         own = corrector(data.z_real.float(), data.z_pred.float(), data.a_plan, data.a_policy, data.depth)
@@ -214,22 +213,16 @@ def test_the_result_does_not_depend_on_what_was_solved_before(env):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("options", "reason"),
     [
-        ({"horizon": 2}, "plans 3 steps and the labeller 2"),
-        ({"action_selection": "sample"}, 'give a labeller with "mean" selection'),
+        ({"labelling": replace(BUDGET, horizon=2)}, "plans 3 steps and the labeller 2"),
+        ({"labelling": replace(BUDGET, action_selection="sample")}, 'give a labeller with "mean" selection'),
+        ({"horizon": 1}, "execution_horizon=1 leaves no step to label"),
+        ({"source": 2}, "source=2 is not a position"),
     ],
 )
-def test_planners_that_do_not_fit_together_are_refused(env, changes, reason):
-    wm = tiny_model()
+def test_what_cannot_be_collected_is_a_sentence(env, options, reason):
     with pytest.raises(DistillationError, match=reason):
-        collect(MPPI(wm, BUDGET), MPPI(wm, dataclasses.replace(BUDGET, **changes)), env, SEEDS)
-
-
-def test_what_cannot_be_collected_is_a_sentence(env):
-    with pytest.raises(DistillationError, match="execution_horizon=1 leaves no step to label"):
-        gather(env, 1)
-    with pytest.raises(DistillationError, match="source=2 is not a position"):
-        gather(env, source=2)
+        gather(env, **options)
     with pytest.raises(DistillationError, match="different world models"):
         collect(MPPI(tiny_model(), BUDGET), MPPI(tiny_model(), BUDGET), env, SEEDS)
