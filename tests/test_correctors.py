@@ -30,11 +30,8 @@ K = 3
 TOKEN = LATENT + ACTIONS + 1
 every_arch = pytest.mark.parametrize("arch", CORRECTORS)
 NAMES = ("z_real", "z_pred", "a_plan", "a_policy", "depth", "history")
-READS = {  # for what it adds to the action that it starts from
-    "two_tower": {"z_real", "z_pred", "a_plan", "a_policy", "depth"},
-    "temporal": {"z_real", "z_pred", "a_plan", "a_policy", "depth", "history"},
-    "state": {"z_real"},
-}
+READS = {"two_tower": NAMES[:-1], "temporal": NAMES, "state": NAMES[:1]}  # for what it adds to its start
+STARTS = {"two_tower": 2, "temporal": 2, "state": 3}  # the input that is the action it starts from
 
 
 def inputs(batch=64, seed=0):
@@ -51,10 +48,8 @@ def inputs(batch=64, seed=0):
 def steady(made):
     """The corrector without dropout."""
     for module in made.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
+        if isinstance(module, nn.Dropout | nn.MultiheadAttention):
+            module.p = module.dropout = 0.0
     return made
 
 
@@ -82,7 +77,7 @@ def corrector(arch="two_tower", seed=0, scale=1.0, **sizes):
 @every_arch
 def test_an_untrained_corrector_executes_what_it_starts_from_exactly(arch, seed):
     given = inputs(seed=seed)
-    assert torch.equal(fresh(arch, seed)(*given), given[3] if arch == "state" else given[2])
+    assert torch.equal(fresh(arch, seed)(*given), given[STARTS[arch]])
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
@@ -93,7 +88,7 @@ def test_actions_stay_within_their_bounds(arch, scale):
         made.gate_head.weight.zero_(), made.gate_head.bias.zero_()
     action = made(*given)
     assert torch.isfinite(action).all() and action.abs().max() <= 1
-    assert (action - given[3 if arch == "state" else 2]).abs().max() > 0.5  # it does act
+    assert (action - given[STARTS[arch]]).abs().max() > 0.5  # it does act
 
 
 @every_arch
@@ -113,7 +108,7 @@ def test_a_corrector_reads_what_it_should_and_nothing_else(arch, name):
     given[4], other[4] = torch.full_like(given[4], K), torch.full_like(given[4], K + 1)  # all of the history counts
     for actions in (2, 3):
         given[actions], other[actions] = 0.1 * given[actions], 0.1 * other[actions]
-    made, which, start = corrector(arch), NAMES.index(name), 3 if arch == "state" else 2
+    made, which, start = corrector(arch), NAMES.index(name), STARTS[arch]
     with torch.no_grad():
         made.update_head.weight.mul_(0.05), made.update_head.bias.zero_()  # far from the bounds, where nothing shows
         before = made(*given) - given[start]
@@ -153,10 +148,8 @@ def test_a_token_is_what_a_hand_computes():
 
 def test_appended_drops_the_oldest():
     history = torch.arange(12.0).view(2, 3, 2)
-    assert appended(history, -torch.ones(2, 2)).tolist() == [
-        [[2, 3], [4, 5], [-1, -1]],
-        [[8, 9], [10, 11], [-1, -1]],
-    ]
+    expected = [[[2, 3], [4, 5], [-1, -1]], [[8, 9], [10, 11], [-1, -1]]]
+    assert appended(history, -torch.ones(2, 2)).tolist() == expected
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 7])
@@ -180,7 +173,6 @@ def test_leftovers_of_an_older_plan_cannot_matter(depth, junk):
     given[4] = torch.full_like(given[4], depth)
     before = made(*given)
     stale = max(K - depth, 0)
-    given[5] = given[5].clone()
     given[5][:, :stale] = junk
     assert torch.equal(made(*given), before) and torch.isfinite(before).all()
     if depth:
@@ -204,7 +196,6 @@ def test_padding_is_as_if_it_were_not_there():
 def test_tokens_are_told_apart_by_their_age():
     made, given = corrector("temporal"), list(inputs())
     given[4] = torch.full_like(given[4], K)
-    given[5] = given[5].clone()
     given[5][..., -1] = 0.5  # the depths do not tell
     assert (made(*given[:5], given[5].flip(1)) - made(*given)).abs().max() > 1e-3
 
@@ -244,10 +235,10 @@ def test_a_corrector_is_one_graph_for_all_batches(arch):
     assert counter.frame_count == 1
 
 
-def test_sizes_that_cannot_be_are_refused():
-    for sizes in ({"width": 10}, {"history_len": 0}):
-        with pytest.raises(CorrectorError, match="width that 3 divides and a history_len of at least 1"):
-            fresh("temporal", **sizes)
+@pytest.mark.parametrize("sizes", [{"width": 10}, {"history_len": 0}])
+def test_sizes_that_cannot_be_are_refused(sizes):
+    with pytest.raises(CorrectorError, match="width that 3 divides and a history_len of at least 1"):
+        fresh("temporal", **sizes)
 
 
 def test_only_the_temporal_corrector_reads_a_history():
@@ -274,49 +265,40 @@ def test_another_teachers_corrector_is_refused(tmp_path):
         load_corrector(tmp_path / "c.safetensors", "teacher-b")
 
 
-def damage(path, how, made):
-    """Make the file at `path` unusable."""
-    tensors, shape = load_file(path), made.shape
+def saved(made, path, change=lambda tensors: None, **about):
+    """The corrector's file with other metadata, or after a change of its tensors."""
+    tensors = load_file(path)
+    change(tensors)
+    about = {"arch": made.arch, "shape": made.shape, "teacher": "t"} | about
+    save_file(tensors, path, {"corrector": json.dumps(about)})
 
-    def save(**changes):
-        about = {"arch": made.arch, "shape": shape, "teacher": "t"} | changes
-        save_file(tensors, path, {"corrector": json.dumps(about)})
 
-    match how:
-        case "cut short":
-            path.write_bytes(path.read_bytes()[:-40])
-        case "text":
-            path.write_text("not weights")
-        case "gone":
-            path.unlink()
-        case "no metadata":
-            save_file(tensors, path)
-        case "metadata not JSON":
-            save_file(tensors, path, {"corrector": "{"})
-        case "metadata a list":
-            save_file(tensors, path, {"corrector": "[]"})
-        case "unknown arch":
-            save(arch="three_tower")
-        case "another arch":
-            save(arch="two_tower" if made.arch == "state" else "state", shape=fresh("state").shape)
-        case "no shape":
-            save(shape={})
-        case "another shape":
-            save(shape=shape | {"width": 15})
-        case "a shape that fits no memory":
-            save(shape=shape | {"width": 400_000})
-        case "negative shape":
-            save(shape=shape | {"width": -12})
-        case "shape of text":
-            save(shape=shape | {"latent_dim": "16"})
-        case "unknown part of the shape":
-            save(shape=shape | {"history_len": -1, "depth": 3})
-        case "tensor gone":
-            tensors.pop("update_head.bias")
-            save()
-        case "not finite":
-            tensors["update_head.bias"][0] = float("nan")
-            save()
+def reshaped(**changes):
+    return lambda made, path: saved(made, path, shape=made.shape | changes)
+
+
+def of_another_arch(made, path):
+    saved(made, path, arch="two_tower" if made.arch == "state" else "state", shape=fresh("state").shape)
+
+
+DAMAGES = {
+    "cut short": lambda made, path: path.write_bytes(path.read_bytes()[:-40]),
+    "text": lambda made, path: path.write_text("not weights"),
+    "gone": lambda made, path: path.unlink(),
+    "no metadata": lambda made, path: save_file(load_file(path), path),
+    "metadata not JSON": lambda made, path: save_file(load_file(path), path, {"corrector": "{"}),
+    "metadata a list": lambda made, path: save_file(load_file(path), path, {"corrector": "[]"}),
+    "unknown arch": lambda made, path: saved(made, path, arch="three_tower"),
+    "another arch": of_another_arch,
+    "no shape": lambda made, path: saved(made, path, shape={}),
+    "another shape": reshaped(width=15),
+    "a shape that fits no memory": reshaped(width=400_000),
+    "negative shape": reshaped(width=-12),
+    "shape of text": reshaped(latent_dim="16"),
+    "unknown part of the shape": reshaped(history_len=-1, depth=3),
+    "tensor gone": lambda made, path: saved(made, path, lambda tensors: tensors.pop("update_head.bias")),
+    "not finite": lambda made, path: saved(made, path, lambda tensors: tensors["update_head.bias"].fill_(torch.nan)),
+}
 
 
 @every_arch
@@ -326,17 +308,12 @@ def test_equal_correctors_are_equal_files(tmp_path, arch):
     assert len({(tmp_path / str(number)).read_bytes() for number in range(12)}) == 1
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["cut short", "text", "gone", "no metadata", "metadata not JSON", "metadata a list", "unknown arch", "another arch",
-     "no shape", "another shape", "a shape that fits no memory", "negative shape", "shape of text",
-     "unknown part of the shape", "tensor gone", "not finite"],
-)  # fmt: skip
+@pytest.mark.parametrize("how", DAMAGES)
 @every_arch
 def test_a_damaged_file_is_refused_with_one_sentence(tmp_path, arch, how):
-    path = tmp_path / "c.safetensors"
-    save_corrector(corrector(arch), path, "t")
-    damage(path, how, corrector(arch))
+    made, path = corrector(arch), tmp_path / "c.safetensors"
+    save_corrector(made, path, "t")
+    DAMAGES[how](made, path)
     with pytest.raises(CorrectorError) as error:
         load_corrector(path, "t")
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
@@ -345,8 +322,8 @@ def test_a_damaged_file_is_refused_with_one_sentence(tmp_path, arch, how):
 @pytest.mark.parametrize("history_len", [0, -1, K + 1, 10**12, True, 2.0, "3"])
 def test_a_damaged_history_length_is_refused(tmp_path, history_len):
     made, path = corrector("temporal"), tmp_path / "c.safetensors"
-    about = {"arch": "temporal", "shape": made.shape | {"history_len": history_len}, "teacher": "t"}
-    save_file(made.state_dict(), path, {"corrector": json.dumps(about)})
+    save_corrector(made, path, "t")
+    reshaped(history_len=history_len)(made, path)
     with pytest.raises(CorrectorError, match="is not a corrector of this project"):
         load_corrector(path, "t")
 

@@ -1,5 +1,6 @@
 """The gates against slow loops, and what the controller does with them: thresholds, refining, arms by name."""
 
+import dataclasses
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from tests.test_speculation import NotingPlanner, PushCorrector, observations, p
 from tests.tiny import ACTIONS, BUDGET, LATENT, LatentModel, latents, streams, tiny_model
 
 ROWS = 40
+SMALL = PlannerConfig.budget(8, 1, mode="eager")
 GATES = [
     DriftGate,
     lambda threshold: DriftGate(threshold, "l2"),
@@ -51,17 +53,17 @@ def test_drift_is_total_variation_or_l2_distance():
 def test_sensitivity_is_mismatch_times_the_finite_difference_along_the_drift():
     wm = tiny_model(num_q=3)
     look = look_of(wm)
-    for of in ("action", "value"):
-        for row in range(5):
-            at, expected = look.z[row : row + 1], look.z_pred[row : row + 1]
-            a, b = wm.policy(at)[0], wm.policy(expected)[0]
-            if of == "action":
-                change = sum(abs(x - y) for x, y in zip(a[0].tolist(), b[0].tolist(), strict=True)) / ACTIONS
-            else:
-                change = abs(wm.q(at, a).mean().item() - wm.q(expected, b).mean().item())
-            sensitivity = change / look.mismatch[row].item()
+    for row, mismatch in enumerate(look.mismatch[:5].tolist()):
+        at, expected = look.z[row : row + 1], look.z_pred[row : row + 1]
+        a, b = wm.policy(at)[0], wm.policy(expected)[0]
+        changes = {
+            "action": sum(abs(x - y) for x, y in zip(a[0].tolist(), b[0].tolist(), strict=True)) / ACTIONS,
+            "value": abs(wm.q(at, a).mean().item() - wm.q(expected, b).mean().item()),
+        }
+        for of, change in changes.items():
+            sensitivity = change / mismatch
             score = SensitivityGate(of=of).score(wm, look)[row].item()
-            assert score == pytest.approx(look.mismatch[row].item() * sensitivity, abs=1e-5)
+            assert score == pytest.approx(mismatch * sensitivity, abs=1e-5)
 
 
 def test_the_value_gate_takes_the_best_candidate_and_compares_it_with_the_promise():
@@ -132,16 +134,15 @@ def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(make
 
 def test_a_threshold_decides_and_infinity_never_replans():
     wm, obs = tiny_model(), observations(12, 3)
-    never = SpeculativeController(MPPI(wm, BUDGET), None, DriftGate(), 4)
-    _, info = play(never, obs)
-    assert not info["fallback"].any() and not info["refined"].any()
-    scores = info["score"][~info["score"].isnan()]
-    assert torch.equal(scores, info["mismatch"][~info["mismatch"].isnan()])
-    always = SpeculativeController(MPPI(wm, BUDGET), None, DriftGate(-1.0), 4)
-    _, info = play(always, obs)
-    assert info["planner_called"].all() and torch.equal(info["fallback"].sum(0), torch.tensor([11, 11, 11]))
-    without = SpeculativeController(MPPI(wm, BUDGET), None, None, 4)
-    assert play(without, obs)[1]["score"].isnan().all()
+    never, always, without = (
+        play(SpeculativeController(MPPI(wm, BUDGET), None, gate, 4), obs)[1]
+        for gate in (DriftGate(), DriftGate(-1.0), None)
+    )
+    assert not never["fallback"].any() and not never["refined"].any()
+    scores = never["score"][~never["score"].isnan()]
+    assert torch.equal(scores, never["mismatch"][~never["mismatch"].isnan()])
+    assert always["planner_called"].all() and torch.equal(always["fallback"].sum(0), torch.tensor([11, 11, 11]))
+    assert without["score"].isnan().all()
 
 
 class AllOrNothing(ValueGate):
@@ -156,7 +157,7 @@ class AllOrNothing(ValueGate):
 def test_what_fails_its_check_is_refined_and_replanned_only_if_that_does_not_hold_up():
     wm = tiny_model()
     planner = NotingPlanner(wm, BUDGET)
-    refiner = NotingPlanner(wm, PlannerConfig.budget(8, 1, mode="eager", max_std=0.5))
+    refiner = NotingPlanner(wm, dataclasses.replace(SMALL, max_std=0.5))
     gate = AllOrNothing(1.0)
     gate.promises = [-1e6, 1e6]  # the first row's refined plan is worth more than that, the second's is not
     controller = SpeculativeController(planner, PushCorrector(), gate, 4, refiner=refiner)
@@ -184,40 +185,38 @@ def test_what_fails_its_check_is_refined_and_replanned_only_if_that_does_not_hol
 def test_a_refined_plan_is_judged_as_the_gate_judges_actions():
     """By Q of its first action, against the promise less the threshold, whichever side the margin is on."""
     wm = tiny_model(num_q=3)
-    refiner = NotingPlanner(wm, PlannerConfig.budget(8, 1, mode="eager"))
-    gate, value = AllOrNothing(0.5), None
-    for margin, holds in ((-0.01, True), (0.01, False)):
-        gate.promises = [0.0 if value is None else value + 0.5 + margin]
-        controller = SpeculativeController(MPPI(wm, BUDGET), None, gate, 4, refiner=refiner)
-        if value is None:  # the refiner's noise is the same every time
-            gate.promises = [-1e6]
-            controller.reset(1, streams(3))
-            for obs in observations(2, 1):
-                step = controller.propose(obs)
-                controller.commit(step.action)
-            value = wm.q(step.z, step.action).mean().item()
-            gate.promises = [value + 0.5 + margin]
-        controller.reset(1, streams(3))
+    gate = AllOrNothing(0.5)
+    controller = SpeculativeController(MPPI(wm, BUDGET), None, gate, 4, refiner=MPPI(wm, SMALL))
+
+    def second_step(promise):
+        gate.promises = [promise]
+        controller.reset(1, streams(3))  # the refiner's noise is the same every time
         for obs in observations(2, 1):
             step = controller.propose(obs)
             controller.commit(step.action)
+        return step
+
+    refined = second_step(-1e6)
+    value = wm.q(refined.z, refined.action).mean().item()
+    for margin, holds in ((-0.01, True), (0.01, False)):
+        step = second_step(value + 0.5 + margin)
         assert step.refined.item() == holds and step.planner_called.item() != holds
 
 
-def test_a_refiner_that_cannot_be_used_is_refused():
+@pytest.mark.parametrize(
+    "gate, refiner",
+    [(None, SMALL), (DriftGate(0.1), SMALL), (ValueGate(0.1), dataclasses.replace(SMALL, horizon=5))],
+)
+def test_a_refiner_that_cannot_be_used_is_refused(gate, refiner):
     wm = tiny_model()
-    planner, small = MPPI(wm, BUDGET), MPPI(wm, PlannerConfig.budget(8, 1, mode="eager"))
-    longer = MPPI(wm, PlannerConfig.budget(8, 1, mode="eager", horizon=5))
-    for gate, refiner in ((None, small), (DriftGate(0.1), small), (ValueGate(0.1), longer)):
-        with pytest.raises(ConfigError, match="a refiner needs a gate that checks values"):
-            SpeculativeController(planner, None, gate, refiner=refiner)
+    with pytest.raises(ConfigError, match="a refiner needs a gate that checks values"):
+        SpeculativeController(MPPI(wm, BUDGET), None, gate, refiner=MPPI(wm, refiner))
 
 
 def test_nothing_is_refined_when_the_model_is_the_world():
     """Nothing drifts, so the promise is kept to the last digit that a float holds."""
     wm = tiny_model(kind=LatentModel)
-    refiner = MPPI(wm, PlannerConfig.budget(8, 1, mode="eager"))
-    controller = SpeculativeController(MPPI(wm, BUDGET), None, ValueGate(1e-3), 6, refiner=refiner)
+    controller = SpeculativeController(MPPI(wm, BUDGET), None, ValueGate(1e-3), 6, refiner=MPPI(wm, SMALL))
     controller.reset(2, streams(0, 1))
     z = latents(2)
     for t in range(13):

@@ -17,7 +17,9 @@ from lib.planning_networks import PlanningNetworks
 from lib.records.paths import ROOT
 from lib.weights.native import load_world_model
 from lib.world_model import WorldModel
+from tests.tiny import streams
 
+PARTS = ("actions", "mean", "std", "latents", "value")
 TINY_MT30 = ROOT / "tests" / "fixtures" / "official_tiny_mt30_new.pt"
 
 
@@ -105,6 +107,13 @@ def reference(wm, c, z0, warm_start, noise, row, gaps=None):
     return actions, mean, std, torch.stack(zs), value
 
 
+def assert_same(plan, row, other, other_row, rtol):
+    """Rows of two plans agree in every part."""
+    for name in PARTS:
+        a, b = getattr(plan, name)[row], getattr(other, name)[other_row]
+        torch.testing.assert_close(a, b, rtol=rtol, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def untied(wm, c, z, warm, planner):
     """The first noise with which no last elite ties with the next sample, and the slow twin's results of its rows.
 
@@ -130,43 +139,37 @@ def test_equals_the_slow_twin(kind, batch, selection):
         plan = planner(z, warm, noise=noise)
         assert warm is None or torch.equal(warm, kept)  # the caller's warm start is not written to
         for row in range(batch):
-            fast = (plan.actions[row], plan.mean[row], plan.std[row], plan.latents[row], plan.value[row])
-            for name, a, b in zip(("actions", "mean", "std", "latents", "value"), fast, slow[row], strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            assert_same(plan, row, Plan(*slow[row]), ..., 1e-5)
         assert plan.actions.abs().max() <= 1 and plan.mean.std() > 0
 
 
 @pytest.mark.parametrize(
-    "c",
-    [config(policy_samples=0), config(policy_samples=40), config(horizon=1), config(iterations=1), config(elites=40)],
-)
-def test_equals_the_slow_twin_at_the_edges_of_the_budget(c):
-    wm = random_model(2)
-    planner, z = MPPI(wm, c), latents(wm, 2)
-    noise = planner.draw_noise(2, torch.Generator().manual_seed(4))
+    "changes, batch, rows",
+    [({"policy_samples": 0}, 2, (0, 1)), ({"policy_samples": 40}, 2, (0, 1)), ({"horizon": 1}, 2, (0, 1)),
+     ({"iterations": 1}, 2, (0, 1)), ({"elites": 40}, 2, (0, 1)), ({}, 32, (0, 7, 31))],
+)  # fmt: skip
+def test_equals_the_slow_twin_at_the_edges_of_the_budget_and_in_a_large_batch(changes, batch, rows):
+    wm, c = random_model(2), config(**changes)
+    planner, z = MPPI(wm, c), latents(wm, batch)
+    noise = planner.draw_noise(batch, torch.Generator().manual_seed(4))
     plan = planner(z, noise=noise)
-    for row in range(2):
+    for row in rows:
         torch.testing.assert_close(plan.mean[row], reference(wm, c, z[row], None, noise, row)[1], rtol=1e-5, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------- batches and noise
 
 
-def generators(seeds):
-    return [torch.Generator().manual_seed(s) for s in seeds]
-
-
 def test_a_row_does_not_depend_on_its_neighbours():
     wm = random_model(3)
     z = latents(wm, 5)
     warm = 0.3 * torch.randn(5, 3, 3)
-    together = MPPI(wm, config())(z, warm, generators(range(5)))
+    together = MPPI(wm, config())(z, warm, streams(*range(5)))
     for row in range(5):
-        alone = MPPI(wm, config())(z[row : row + 1], warm[row : row + 1], generators([row]))
-        for name in ("actions", "mean", "std", "latents", "value"):
-            torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=1e-4, atol=1e-5)
+        alone = MPPI(wm, config())(z[row : row + 1], warm[row : row + 1], streams(row))
+        assert_same(together, row, alone, 0, 1e-4)
     others = torch.cat([z[:1], latents(wm, 4, seed=9)])
-    shuffled = MPPI(wm, config())(others, warm, generators([0, 11, 12, 13, 14]))
+    shuffled = MPPI(wm, config())(others, warm, streams(0, 11, 12, 13, 14))
     torch.testing.assert_close(shuffled.mean[0], together.mean[0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(shuffled.mean[1], together.mean[1], atol=1e-3)
 
@@ -174,11 +177,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
 def test_the_noise_is_standard_normal_and_heads_are_pairs():
     planner = MPPI(random_model(2), config(samples=200, policy_samples=24, elites=64, iterations=40))
     noise = planner.draw_noise(3, torch.Generator().manual_seed(0))
-    for name, shape in (
-        ("samples", (40, 3, 3, 176, 2)),
-        ("prior", (3, 3, 24, 2)),
-        ("terminal", (40, 3, 200, 2)),
-    ):
+    for name, shape in {"samples": (40, 3, 3, 176, 2), "prior": (3, 3, 24, 2), "terminal": (40, 3, 200, 2)}.items():
         draw = getattr(noise, name)
         error = 4 / math.sqrt(draw.numel())  # four standard errors
         assert draw.shape == shape and abs(draw.mean()) < error and abs(draw.std() - 1) < error, name
@@ -186,7 +185,7 @@ def test_the_noise_is_standard_normal_and_heads_are_pairs():
     assert {frozenset(pair) for pair in noise.heads.tolist()} == {frozenset((a, b)) for a in range(4) for b in range(a)}
     assert noise.choice.shape == (3, 64) and noise.choice.mean().item() == pytest.approx(0.577, abs=0.3)  # Gumbel
     with pytest.raises(ConfigError, match="2 generators were given for a batch of 3"):
-        planner.draw_noise(3, generators([1, 2]))
+        planner.draw_noise(3, streams(1, 2))
 
 
 def test_head_pairs_have_a_stream_of_their_own():
@@ -217,17 +216,12 @@ def test_elites_are_executed_by_their_weight():
 # --------------------------------------------------------------------------------------------------------- warm start
 
 
-def plan_with_mean(mean):
-    return Plan(mean, mean, mean, mean, mean)
-
-
 def test_shifted_moves_the_mean_by_the_steps_executed():
     mean = torch.arange(1.0, 13).view(2, 3, 2)
-    plan = plan_with_mean(mean)
-    assert torch.equal(plan.shifted(0), mean)
-    assert torch.equal(plan.shifted(1), torch.cat([mean[:, 1:], torch.zeros(2, 1, 2)], 1))
-    assert torch.equal(plan.shifted(2), torch.cat([mean[:, 2:], torch.zeros(2, 2, 2)], 1))
-    assert torch.equal(plan.shifted(3), torch.zeros(2, 3, 2)) and torch.equal(plan.shifted(9), torch.zeros(2, 3, 2))
+    plan = Plan(*[mean] * 5)
+    for steps in (0, 1, 2, 3, 9):
+        kept = mean[:, steps:]
+        assert torch.equal(plan.shifted(steps), torch.cat([kept, torch.zeros(2, 3 - kept.shape[1], 2)], 1))
     per_row = plan.shifted(torch.tensor([2, 0]))
     assert torch.equal(per_row[0], plan.shifted(2)[0]) and torch.equal(per_row[1], mean[1])
 
@@ -235,15 +229,12 @@ def test_shifted_moves_the_mean_by_the_steps_executed():
 def test_the_warm_start_is_the_mean_of_the_first_iteration():
     wm = random_model(2)
     planner = MPPI(wm, config(policy_samples=0, iterations=1))
-    noise = planner.draw_noise(2)
+    noise, z, warm = planner.draw_noise(2), latents(wm, 2), torch.rand(2, 3, 2) - 0.5
     noise.samples.zero_()  # every sample is then the mean itself
-    warm = torch.rand(2, 3, 2) - 0.5
-    plan = planner(latents(wm, 2), warm, noise=noise)
+    plan, cold, zero = (planner(z, start, noise=noise) for start in (warm, None, torch.zeros(2, 3, 2)))
     torch.testing.assert_close(plan.mean, warm)
-    assert torch.equal(plan.std, torch.full_like(warm, 0.05))
-    at_start = planner(latents(wm, 2), noise=noise)
-    assert (at_start.mean == 0).all()
-    torch.testing.assert_close(planner(latents(wm, 2), torch.zeros(2, 3, 2), noise=noise).mean, at_start.mean)
+    assert torch.equal(plan.std, torch.full_like(warm, 0.05)) and (cold.mean == 0).all()
+    torch.testing.assert_close(zero.mean, cold.mean)
 
 
 # ----------------------------------------------------------------------------------------------------- counts, errors
@@ -262,13 +253,17 @@ def test_every_row_of_every_call_is_counted():
 def test_non_finite_inputs_are_refused():
     wm = random_model(1)
     planner, z = MPPI(wm, config()), latents(wm, 2)
-    z[1, 3] = torch.nan
-    with pytest.raises(ValueError, match="non-finite latent or warm start"):
-        planner(z)
-    with pytest.raises(ValueError, match="non-finite latent or warm start"):
-        planner(latents(wm, 2), torch.full((2, 3, 1), torch.inf))
-    with pytest.raises(ValueError, match=r"a warm start of shape \(2, 2, 1\) was given; it must be \(2, 3, 1\)"):
-        planner(latents(wm, 2), torch.zeros(2, 2, 1))
+    not_finite, wrong_shape = (
+        "non-finite latent or warm start",
+        r"of shape \(2, 2, 1\) was given; it must be \(2, 3, 1\)",
+    )
+    for latent, warm_start, message in (
+        (z.index_fill(1, torch.tensor(3), torch.nan), None, not_finite),
+        (z, torch.full((2, 3, 1), torch.inf), not_finite),
+        (z, torch.zeros(2, 2, 1), f"a warm start {wrong_shape}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            planner(latent, warm_start)
     assert planner.solves == 0
 
 
@@ -298,8 +293,7 @@ class PartlyBroken(PlanningNetworks):
 
 def test_a_sample_without_a_value_counts_as_worthless():
     """As in the official code: a NaN value becomes 0, so that one bad sample cannot spoil a plan."""
-    wm = random_model(1)
-    c = config(policy_samples=0, samples=200, iterations=6)
+    wm, c = random_model(1), config(policy_samples=0, samples=200, iterations=6)
     plan = MPPI(wm, c, PartlyBroken(wm))(latents(wm, 2))
     assert torch.isfinite(plan.mean).all() and (plan.mean < 0).all() and torch.isfinite(plan.value).all()
 
@@ -311,9 +305,10 @@ def test_a_plan_without_a_value_is_refused(monkeypatch):
         MPPI(wm, config(), PartlyBroken(wm))(latents(wm, 2))
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder.0.weight", "dynamics.1.bias", "reward_head.2.weight", "q_heads.layers.0.weight"]
-)
+WEIGHTS = ["encoder.0.weight", "dynamics.1.bias", "reward_head.2.weight", "q_heads.layers.0.weight"]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused_whenever_they_turn_so(name, bad):
     wm = random_model(2)
@@ -321,26 +316,20 @@ def test_weights_that_are_not_finite_are_refused_whenever_they_turn_so(name, bad
     planner(z)
     with torch.no_grad():
         wm.get_parameter(name).view(-1)[3] = bad
-    with pytest.raises(ValueError, match=f"not finite in {name}"):
-        planner(z)
-    with pytest.raises(ValueError, match=f"not finite in {name}"):
-        MPPI(wm, config())
+    for asked in (lambda: planner(z), lambda: MPPI(wm, config())):
+        with pytest.raises(ValueError, match=f"not finite in {name}"):
+            asked()
     assert planner.solves == 1
 
 
 @pytest.mark.parametrize(
     "changes, message",
-    [
-        (dict(samples=0), "samples=0 must be at least 1"),
-        (dict(horizon=0), "horizon=0 must be at least 1"),
-        (dict(iterations=-1), "iterations=-1"),
-        (dict(elites=41), "elites=41 exceeds samples=40"),
-        (dict(policy_samples=41), r"policy_samples=41 must lie in 0…samples=40"),
-        (dict(min_std=0.0), "0 < min_std ≤ max_std"),
-        (dict(min_std=3.0), "0 < min_std ≤ max_std"),
-        (dict(action_selection="best"), "action_selection='best' is not known; use one of: mean, sample"),
-    ],
-)
+    [({"samples": 0}, "samples=0 must be at least 1"), ({"horizon": 0}, "horizon=0 must be at least 1"),
+     ({"iterations": -1}, "iterations=-1"), ({"elites": 41}, "elites=41 exceeds samples=40"),
+     ({"policy_samples": 41}, "policy_samples=41 must lie in 0…samples=40"),
+     ({"min_std": 0.0}, "0 < min_std ≤ max_std"), ({"min_std": 3.0}, "0 < min_std ≤ max_std"),
+     ({"action_selection": "best"}, "action_selection='best' is not known; use one of: mean, sample")],
+)  # fmt: skip
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         config(**changes)
@@ -411,9 +400,7 @@ def test_a_linear_quadratic_system_is_controlled_optimally():
     z = torch.tensor([[0.3, 0.0], [-0.35, 0.1], [0.0, 0.4]])
     best = system.optimal_value(z)
     assert system.control(z).abs().max() < 1  # else the bounds on actions would bind, and LQR not be the optimum
-    c = PlannerConfig(
-        samples=512, iterations=12, elites=32, policy_samples=0, temperature=20.0, min_std=0.01, mode="eager"
-    )
+    c = config(samples=512, iterations=12, elites=32, policy_samples=0, temperature=20.0, min_std=0.01)
     plan = MPPI(system, c, system)(z, generator=torch.Generator().manual_seed(0))
     assert (plan.value <= best + 1e-4).all()  # nothing is better than the optimum
     assert (plan.value >= best * 1.02).all()  # values are negative: within 2 %
@@ -432,15 +419,6 @@ def test_a_linear_quadratic_system_is_controlled_optimally():
 
 
 # -------------------------------------------------------------------------------------------------- modes and dtypes
-
-
-def test_a_large_batch_equals_the_slow_twin():
-    wm, c = random_model(6), config()
-    planner, z = MPPI(wm, c), latents(wm, 32)
-    noise = planner.draw_noise(32, torch.Generator().manual_seed(4))
-    plan = planner(z, noise=noise)
-    for row in (0, 7, 31):
-        torch.testing.assert_close(plan.mean[row], reference(wm, c, z[row], None, noise, row)[1], rtol=1e-5, atol=1e-5)
 
 
 def test_changed_weights_change_the_plan():
@@ -466,7 +444,7 @@ def test_bfloat16_stays_close_and_float32_outside():
     fine, coarse = MPPI(wm, config()), MPPI(wm, config(dtype="bfloat16"))
     noise = fine.draw_noise(2, torch.Generator().manual_seed(0))
     a, b = fine(z, noise=noise), coarse(z, noise=noise)
-    for name in ("actions", "mean", "std", "latents", "value"):
+    for name in PARTS:
         assert getattr(b, name).dtype == torch.float32, name
     actions = torch.rand(1, 3, 200, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
     values = [
@@ -496,17 +474,13 @@ def test_modes_are_resolved_by_device_and_compiler(monkeypatch, capsys):
 def test_a_failing_compiler_costs_a_line_and_no_plan(monkeypatch, capsys):
     """An inductor that raises (a missing header, an unsupported operator) leaves the eager planner."""
 
-    def no_compiler(*_, **__):
-        def fail(*inputs):
-            raise RuntimeError("CppCompileError: math.h is missing\nand more")
+    def fail(*inputs):
+        raise RuntimeError("CppCompileError: math.h is missing\nand more")
 
-        return fail
-
-    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
     say_once.cache_clear()
     wm = random_model(3)
-    z = latents(wm, 2)
-    planner, eager = MPPI(wm, config(mode="compiled")), MPPI(wm, config())
+    z, planner, eager = latents(wm, 2), MPPI(wm, config(mode="compiled")), MPPI(wm, config())
     noise = eager.draw_noise(2, torch.Generator().manual_seed(0))
     assert torch.equal(planner(z, noise=noise).mean, eager(z, noise=noise).mean)
     planner(z)
@@ -539,16 +513,12 @@ def test_compiled_code_is_kept_where_it_can_be_written(monkeypatch, tmp_path):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_compiled_planner_equals_the_eager_one(batch):
     wm = random_model(3)
-    z, noise = latents(wm, batch), None
-    plans = []
-    for mode in ("eager", "compiled"):
-        planner = MPPI(wm, config(mode=mode))
-        noise = noise or planner.draw_noise(batch, torch.Generator().manual_seed(0))
-        plans.append(planner(z, noise=noise))
-    torch.testing.assert_close(plans[0].mean, plans[1].mean, rtol=1e-4, atol=1e-4)
-    assert planner.mode == "compiled" and planner.compile_seconds > 0
-    torch.testing.assert_close(plans[0].value, plans[1].value, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(plans[0].latents, plans[1].latents, rtol=1e-4, atol=1e-4)
+    eager, compiled = (MPPI(wm, config(mode=mode)) for mode in ("eager", "compiled"))
+    z, noise = latents(wm, batch), eager.draw_noise(batch, torch.Generator().manual_seed(0))
+    slow, fast = eager(z, noise=noise), compiled(z, noise=noise)
+    assert compiled.mode == "compiled" and compiled.compile_seconds > 0
+    for name in ("mean", "value", "latents"):
+        torch.testing.assert_close(getattr(slow, name), getattr(fast, name), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
