@@ -99,11 +99,11 @@ TREE = {
             kind = "value"
 
 
-        GATES = {"drift": Drift, "value": Value}
+        SCHEMES = {"drift": Drift, "value": Value}
 
 
         def made(kind):
-            return GATES[kind]()
+            return SCHEMES[kind]()
     ''',
     "lib/study.py": '''
         from lib.gates import Drift, made
@@ -171,8 +171,8 @@ SAME = {
     "a file moves and a module is renamed": moved(),
     "an unused gate": edit(
         "lib/gates.py",
-        'GATES = {"drift": Drift, ',
-        'class New:\n            kind = "new"\n\n\n        GATES = {"new": New, "drift": Drift, ',
+        'SCHEMES = {"drift": Drift, ',
+        'class New:\n            kind = "new"\n\n\n        SCHEMES = {"new": New, "drift": Drift, ',
     ),
     "a comment": edit("lib/planner.py", "# of each iteration", "# drawn each time"),
     "a docstring": edit("lib/planner.py", '"""Makes plans."""', '"""Plans are made here."""'),
@@ -277,7 +277,7 @@ def test_a_notebook_counts_by_its_code_and_not_by_its_parameters_or_prose(tmp_pa
 def test_the_hash_is_the_same_on_every_python_version(before):
     # If this fails on a new Python while the other tests pass, every committed result would look stale there.
     assert before == {
-        "play": "b87f66e23290ab257448ff2c6261b8fb044e00c7e18ad5053297bf55d93f4440",
+        "play": "eaf68e2253ed955e7cc0576ac0bb0e92c32ac41daa01aabbe680337c08ddd9e9",
         "cost": "bc631fc7a56c0ea6180e88fd58531bf14fe63f55a470aed28551d2296af50aed",
     }
 

@@ -94,7 +94,7 @@ def test_a_second_make_runs_nothing(made):
     start = time.monotonic()
     said = make(folder)
     assert "running" not in said and said.count("unchanged") >= 30
-    assert time.monotonic() - start < 20  # seconds: about two on an idle machine
+    assert time.monotonic() - start < 60  # seconds: about eight on an idle machine, for papermill, torch and Typst
 
 
 def test_a_lost_summary_is_made_again_from_the_cells(made):

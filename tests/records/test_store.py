@@ -71,7 +71,8 @@ def test_only_the_store_writes_sidecars():
         "lib/records/run.py",  # puts them back after a failed run
         "lib/records/pipeline.py",  # an input
         "lib/records/audit.py",  # leaves them out
-        "lib/study/model_quality/buffers.py",  # whether there is one
+        "lib/study/claims.py",  # whether there is one
+        "lib/study/model_quality/buffers.py",  # the same
         "lib/weights/names.py",  # its records of downloads: no results
     }
 
