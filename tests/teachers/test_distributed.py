@@ -2,19 +2,19 @@
 
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig
+from lib.config import MODEL_SIZES, ConfigError
 from lib.environments import make_env, task_names
 from lib.records.paths import ROOT
 from lib.teachers import cli as teacher
@@ -24,28 +24,12 @@ from lib.teachers.config import TeacherConfig
 from lib.teachers.distributed import ALONE, DistributedError, Ranks, resolve_device, started
 from lib.teachers.learner import Learner
 from lib.teachers.replay import Batch, load_episodes
-from lib.world_model import WorldModel
+from tests.teachers.tiny import SETTINGS, SIZE, A, B, H, random_batch, training_model, wait_for
 from tests.tiny import Shorter
 
-H, B, OBS, A, Q = 3, 6, 5, 2, 4
-TINY = dict(enc_dim=16, mlp_dim=16, latent_dim=16, num_enc_layers=2, num_q=3)
-CONFIG = TeacherConfig(
-    task="cartpole-swingup",
-    size="tiny",
-    decisions=80,
-    episode_decisions=10,
-    seed_decisions=20,
-    batch_size=4,
-    eval_every=20,
-    eval_episodes=3,
-    eval_samples=8,
-    eval_iterations=1,
-    collect_samples=8,
-    collect_iterations=1,
-    save_every=20,
-    snapshots=(),
-    compile=False,
-)
+CHANGES = dict(size="tiny", decisions=80, eval_episodes=3, save_every=20, snapshots=())
+CONFIG = TeacherConfig(**SETTINGS | CHANGES)
+HEADS = [torch.tensor([3, 1]), torch.tensor([0, 2])]  # of the values and of the policy
 
 # A server that has imported everything and forks: a rank starts in a tenth of a second, and inherits no threads.
 SERVER = multiprocessing.get_context("forkserver")
@@ -54,6 +38,7 @@ SERVER.set_forkserver_preload(["lib.teachers.cli", "torch._dynamo", "dm_control.
 
 def _enter(function, rank, world, store, results, arguments):
     torch.set_num_threads(1)
+    MODEL_SIZES["tiny"] = SIZE
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     result = function(Ranks(rank, world), *arguments)
     torch.save(result, f"{results}-{rank}.pt")  # by file: a tensor in a queue needs its sender alive
@@ -86,10 +71,6 @@ def same(a, b):
 class Fixed(Learner):
     """Noise and heads that depend only on the order of the draws, or are those of given micro-batches together."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.noises, self.heads = [], []
-
     def _noise(self, like):
         return self.noises.pop(0)
 
@@ -97,51 +78,34 @@ class Fixed(Learner):
         return self.heads.pop(0)
 
 
-def model(dropout=0.0):
-    torch.manual_seed(0)
-    wm = WorldModel(WorldModelConfig(OBS, A, 16, 24, 16, 2, num_q=Q, q_dropout=dropout))
-    with torch.no_grad():
-        for p in wm.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-        wm.q_heads.layers[-1].weight.mul_(4)  # so that the running scale leaves its floor
-    return wm
-
-
 def data(seed):
     """A micro-batch and the noise of its two losses."""
-    g = torch.Generator().manual_seed(seed)
-    batch = Batch(
-        torch.randn(H + 1, B, OBS, generator=g),
-        2 * torch.rand(H, B, A, generator=g) - 1,
-        3 * torch.rand(H, B, generator=g),
-    )
-    return batch, torch.randn(H, B, A, generator=g), torch.randn(H + 1, B, A, generator=g)
+    g = torch.Generator().manual_seed(100 + seed)
+    return random_batch(seed), torch.randn(H, B, A, generator=g), torch.randn(H + 1, B, A, generator=g)
 
 
-def update(ranks, parts):
-    """One step on micro-batches of the given seeds, with the same heads everywhere; gradients, weights and scale."""
-    learner = Fixed(model(), TeacherConfig(compile=False, batch_size=B, grad_clip=1e9, tau=0.5), ranks)
-    batches, noises, policy_noises = zip(*(data(seed) for seed in parts), strict=True)
-    learner.noises = [*noises, *policy_noises]
-    learner.heads = [torch.tensor([3, 1])] * len(parts) + [torch.tensor([0, 2])] * len(parts)
-    return outcome(learner, batches)
-
-
-def outcome(learner, batches):
+def outcome(batches, noises, heads, ranks=ALONE):
+    """Gradients, weights, scale and losses of one step on micro-batches."""
+    config = TeacherConfig(compile=False, batch_size=batches[0].obs.shape[1], grad_clip=1e9, tau=0.5)
+    learner = Fixed(training_model(spread=4), config, ranks)
+    learner.noises, learner.heads = noises, heads
     losses = learner.update(*batches)
     gradients = {n: p.grad.clone() for n, p in learner.wm.named_parameters() if p.grad is not None}
     return gradients, learner.wm.state_dict(), learner.scale.value, losses
 
 
+def update(ranks, parts):
+    """The outcome of micro-batches of the given seeds, with the same heads everywhere."""
+    batches, noises, policy_noises = zip(*(data(seed) for seed in parts), strict=True)
+    heads = [pair for pair in HEADS for _ in parts]
+    return outcome(batches, [*noises, *policy_noises], heads, ranks)
+
+
 def in_one(count):
     """The same for the micro-batches of the seeds below `count`, put together into one batch of one process."""
-    pieces = [data(seed) for seed in range(count)]
-    learner = Fixed(model(), TeacherConfig(compile=False, batch_size=count * B, grad_clip=1e9, tau=0.5))
-    learner.noises = [torch.cat([p[i] for p in pieces], 1) for i in (1, 2)]
-    learner.heads = [torch.tensor([3, 1]), torch.tensor([0, 2])]
-    return outcome(
-        learner, [Batch(*(torch.cat([getattr(p[0], k) for p in pieces], 1) for k in ("obs", "actions", "rewards")))]
-    )
+    batches, *noises = zip(*(data(seed) for seed in range(count)), strict=True)
+    parts = zip(*(vars(batch).values() for batch in batches), strict=True)
+    return outcome([Batch(*(torch.cat(part, 1) for part in parts))], [torch.cat(n, 1) for n in noises], [*HEADS])
 
 
 def assert_equal_gradients(found, wanted):
@@ -174,11 +138,13 @@ def test_micro_batches_in_one_process_are_one_batch():
 
 
 def _steps(ranks, count, dropout):
-    learner = Learner(model(dropout), TeacherConfig(compile=False, batch_size=B, tau=0.5), ranks)
+    learner = Learner(
+        training_model(dropout=dropout, spread=4), TeacherConfig(compile=False, batch_size=B, tau=0.5), ranks
+    )
     torch.manual_seed(ranks.rank)
     first = {n: p.clone() for n, p in learner.wm.state_dict().items()}
     for step in range(4):
-        learner.update(*(data(100 * ranks.rank + 10 * step + i)[0] for i in range(count)))
+        learner.update(*(random_batch(100 * ranks.rank + 10 * step + i) for i in range(count)))
     weights = learner.wm.state_dict()
     ranks.check_equal(weights)
     moved = {n.split(".")[0] for n in weights if not torch.equal(weights[n], first[n])}
@@ -194,7 +160,7 @@ def test_parameters_stay_equal_to_the_bit(tmp_path, count):
 
 
 def _differ(ranks):
-    weights = model().state_dict()
+    weights = training_model().state_dict()
     if ranks.rank == 1:
         weights["pi.0.bias"][3] += 1e-6
     swapped = {"x": torch.tensor([1.0, 2.0]) if ranks.rank else torch.tensor([2.0, 1.0])}
@@ -250,12 +216,10 @@ def test_one_process_takes_its_gpu_by_number(monkeypatch):
         with started(device) as ranks:  # torch takes no device without a number
             assert ranks.device == torch.device("cuda", number) and ranks.world == 1
     assert taken == [0, 0, 1]
-    for device, message in (
-        ("cuda:2", "'cuda:2' is not there: this machine has 2 GPUs"),
-        ("gpu", "'gpu' is not known; use auto, cpu or cuda"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            resolve_device(device)
+    with pytest.raises(ConfigError, match="'cuda:2' is not there: this machine has 2 GPUs"):
+        resolve_device("cuda:2")
+    with pytest.raises(ConfigError, match="'gpu' is not known; use auto, cpu or cuda"):
+        resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="'cuda' needs a GPU, and torch sees none"):
         resolve_device("cuda")
@@ -264,38 +228,29 @@ def test_one_process_takes_its_gpu_by_number(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-@pytest.fixture(autouse=True)
-def tiny_size(monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, "tiny", TINY)
-
-
 def _train(ranks, config, folder):
-    MODEL_SIZES["tiny"] = TINY  # in a process that has no fixture
     run = TrainingRun(config, folder, ranks)
     before = (run.decisions, run.episodes, run.updates, len(run.buffer))
     run.train()
-    mine = [tuple(e.obs[0]) for e in run.buffer.episodes()]
-    return before, run.learner.wm.state_dict(), run.curve, mine, (run.decisions, run.episodes, run.updates)
-
-
-def returns(curve):
-    return [(row["decision"], row["episodes"], row["return"]) for row in curve]
+    starts = [tuple(e.obs[0]) for e in run.buffer.episodes()]
+    after, curve = (run.decisions, run.episodes, run.updates), [{**row, "minutes": 0} for row in run.curve]
+    return SimpleNamespace(before=before, after=after, weights=run.learner.wm.state_dict(), curve=curve, starts=starts)
 
 
 def test_two_ranks_train_resume_and_hand_over_to_one_and_back(tmp_path):
     half, folder = dataclasses.replace(CONFIG, decisions=40), tmp_path / "run"
-    whole = on_ranks(tmp_path, _train, CONFIG, tmp_path / "whole")
-    (_, weights, curve, starts, counters), (_, others, other_curve, other_starts, _) = whole
+    first, second = on_ranks(tmp_path, _train, CONFIG, tmp_path / "whole")
     # 20 decisions make the seed phase, of half as many steps; after it, a step for every two decisions of both ranks
-    assert counters == (80, 8, 10 + 30) and [row["decision"] for row in curve] == [20, 40, 60, 80]
-    assert same(weights, others) and returns(curve) == returns(other_curve) and curve[0]["episodes"] == 3
-    assert len(starts) == len(other_starts) == 4 and len({*starts, *other_starts}) == 8
+    assert first.after == (80, 8, 10 + 30) and [row["decision"] for row in first.curve] == [20, 40, 60, 80]
+    assert same(first.weights, second.weights) and first.curve == second.curve and first.curve[0]["episodes"] == 3
+    assert len(first.starts) == len(second.starts) == 4 and len({*first.starts, *second.starts}) == 8
 
     on_ranks(tmp_path, _train, half, folder)
     saved = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert len(load_episodes(folder / "train_buffer.safetensors")) == 4
     resumed = on_ranks(tmp_path, _train, CONFIG, folder)
-    assert resumed[0][0] == (40, 4, 20, 20) and same(resumed[0][1], weights) and resumed[1][3] == other_starts
+    assert resumed[0].before == (40, 4, 20, 20) and same(resumed[0].weights, first.weights)
+    assert resumed[1].starts == second.starts
 
     for name, content in saved.items():
         (folder / name).write_bytes(content)
@@ -303,10 +258,10 @@ def test_two_ranks_train_resume_and_hand_over_to_one_and_back(tmp_path):
     assert (run.decisions, len(run.buffer), len(run.buffer.episodes())) == (40, 40, 4)
     run.train()
     assert (run.decisions, run.updates) == (60, 20 + 20)  # now a step for every decision
-    back = on_ranks(tmp_path, _train, CONFIG, folder)
-    assert [found[0] for found in back] == [(60, 6, 40, 30), (60, 6, 40, 30)]
-    assert same(back[0][1], back[1][1]) and back[0][4] == (80, 8, 50)
-    assert len({*back[0][3], *back[1][3]}) == 8  # no episode was lost, or played twice
+    first, second = on_ranks(tmp_path, _train, CONFIG, folder)
+    assert first.before == second.before == (60, 6, 40, 30)
+    assert same(first.weights, second.weights) and first.after == (80, 8, 50)
+    assert len({*first.starts, *second.starts}) == 8  # no episode was lost, or played twice
 
 
 def _train_with_short_episodes(ranks, config, folder):
@@ -316,24 +271,25 @@ def _train_with_short_episodes(ranks, config, folder):
 
 def test_more_ranks_than_episodes_and_episodes_of_all_lengths(tmp_path):
     """Three ranks go on with two episodes; a rank has no evaluation, and another's episodes end early."""
-    config = dataclasses.replace(CONFIG, decisions=20, eval_episodes=2)
-    run = TrainingRun(config, tmp_path / "run")
+    config, folder = dataclasses.replace(CONFIG, eval_episodes=2), tmp_path / "run"
+
+    def on_three(decisions):
+        one_more = dataclasses.replace(config, decisions=decisions)
+        return on_ranks(tmp_path, _train_with_short_episodes, one_more, folder, world=3)
+
+    run = TrainingRun(dataclasses.replace(config, decisions=20), folder)
     run.train()
     assert (run.episodes, run.updates) == (2, 20)
-    one_round = dataclasses.replace(config, decisions=40)  # no rank draws in it, all do when it is over
-    found = on_ranks(tmp_path, _train_with_short_episodes, one_round, tmp_path / "run", world=3)
-    assert [before for before, *_ in found] == [(20, 2, 20, 10), (20, 2, 20, 10), (20, 2, 20, 0)]
-    assert [counters for *_, counters in found] == 3 * [(44, 5, 20 + 8)]
-    found = on_ranks(
-        tmp_path, _train_with_short_episodes, dataclasses.replace(config, decisions=60), tmp_path / "run", world=3
-    )
-    assert all(same(weights, found[0][1]) for _, weights, *_ in found)
-    assert [counters for *_, counters in found] == 3 * [(68, 8, 20 + 16)]
-    assert len({start for _, _, _, starts, _ in found for start in starts}) == 8
+    found = on_three(40)  # no rank draws in this round, all do when it is over
+    assert [each.before for each in found] == [(20, 2, 20, 10), (20, 2, 20, 10), (20, 2, 20, 0)]
+    assert [each.after for each in found] == 3 * [(44, 5, 20 + 8)]
+    found = on_three(60)
+    assert all(same(each.weights, found[0].weights) for each in found)
+    assert [each.after for each in found] == 3 * [(68, 8, 20 + 16)]
+    assert len({start for each in found for start in each.starts}) == 8
 
 
 def _offline(ranks, file, folder):
-    MODEL_SIZES["tiny"] = TINY
     try:
         TrainingRun(CONFIG, folder, ranks).train_offline([file], 8)
     except ConfigError as error:
@@ -369,14 +325,11 @@ def test_a_rank_that_lost_another_says_how_to_go_on(monkeypatch, capsys):
 
 
 JOB = """
-import json, os, pathlib, sys
+import os, pathlib
 from lib.config import MODEL_SIZES
-from lib.teachers.config import TeacherConfig
+from lib.teachers.cli import TeacherConfig, TrainingRun
 from lib.teachers.distributed import started
-from lib.teachers.cli import TrainingRun
-settings, tiny, folder = json.loads(sys.argv[1]), json.loads(sys.argv[2]), pathlib.Path(sys.argv[3])
-MODEL_SIZES["tiny"] = tiny
-settings["snapshots"] = ()
+MODEL_SIZES["tiny"], folder = size, pathlib.Path(folder)
 folder.mkdir(parents=True, exist_ok=True)
 (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
 with started("cpu", timeout=0.5) as ranks:
@@ -386,22 +339,19 @@ with started("cpu", timeout=0.5) as ranks:
 
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_job_and_it_can_be_resumed(tmp_path):
-    settings = dataclasses.asdict(dataclasses.replace(CONFIG, decisions=100_000, eval_every=10**6))
-    (tmp_path / "job.py").write_text(JOB)
+    settings, folder = dataclasses.replace(CONFIG, decisions=100_000, eval_every=10**6), tmp_path / "run"
+    given = f"settings, size, folder = {dataclasses.asdict(settings)}, {SIZE}, {str(folder)!r}"
+    (tmp_path / "job.py").write_text(given + JOB)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(tmp_path / "job.py"), json.dumps(settings), json.dumps(TINY), str(tmp_path / "run")]
-    job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "run" / "state.pt").exists() and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    job = subprocess.Popen([*command, str(tmp_path / "job.py")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for(folder / "state.pt", job)
     assert job.poll() is None, job.stderr.read()
     killed = time.monotonic()
-    os.kill(int((tmp_path / "run" / "pid-1").read_text()), signal.SIGKILL)
+    os.kill(int((folder / "pid-1").read_text()), signal.SIGKILL)
     _, errors = job.communicate(timeout=60)
     assert job.returncode == 1 and time.monotonic() - killed < 30
     assert "Signal 9 (SIGKILL) received" in errors and "rank      : 1" in errors
-    done = TrainingRun(dataclasses.replace(CONFIG, eval_every=10**6), tmp_path / "run").decisions
+    done = TrainingRun(dataclasses.replace(settings, decisions=80), folder).decisions
     assert done >= 20
-    config = dataclasses.replace(CONFIG, eval_every=10**6, decisions=done + 20)
-    first, second = on_ranks(tmp_path, _train, config, tmp_path / "run")
-    assert first[0][0] == done and first[4][0] == done + 20 and same(first[1], second[1])
+    first, second = on_ranks(tmp_path, _train, dataclasses.replace(settings, decisions=done + 20), folder)
+    assert first.before[0] == done and first.after[0] == done + 20 and same(first.weights, second.weights)
