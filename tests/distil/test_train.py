@@ -11,17 +11,7 @@ from lib.correctors import CORRECTORS, appended, masked, token
 from lib.distil import train as corrector_training
 from lib.distil.collect import collect
 from lib.distil.states import DistillationError
-from lib.distil.train import (
-    WEIGHT_LIMITS,
-    CorrectorTraining,
-    States,
-    errors_by_depth,
-    history_tokens,
-    rollout_error,
-    split_by_episode,
-    train_corrector,
-    value_weights,
-)
+from lib.distil.train import States, errors_by_depth, history_tokens, rollout_error, split_by_episode, value_weights
 from lib.planner import MPPI
 from tests.distil.sets import H, printed_by, set_of
 from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
@@ -59,8 +49,8 @@ def learnable_set(answer="drift", noise=0.0, seed=0, **sizes):
 
 
 def train(data, arch="two_tower", wm=None, **options):
-    training = CorrectorTraining(arch, **{"epochs": 8, "batch_size": 64, "lr": 3e-3} | options)
-    return train_corrector(data, training, wm, progress=False)
+    training = corrector_training.CorrectorTraining(arch, **{"epochs": 8, "batch_size": 64, "lr": 3e-3} | options)
+    return corrector_training.train_corrector(data, training, wm, progress=False)
 
 
 def made(arch, seed=0, history_len=3):
@@ -267,7 +257,7 @@ def test_value_weights_come_from_the_models_q(monkeypatch):
     monkeypatch.setattr(corrector_training, "CHUNK", 7)
     z = data.z_real.float()
     lost = (wm.q(z, data.a_teacher).mean(0) - wm.q(z, data.a_plan).mean(0)).clamp(min=0)
-    clipped = (lost / lost.mean()).clamp(*WEIGHT_LIMITS)
+    clipped = (lost / lost.mean()).clamp(*corrector_training.WEIGHT_LIMITS)
     weights = value_weights(data, wm)
     assert torch.allclose(weights, clipped / clipped.mean(), rtol=1e-3) and weights.std() > 0.1
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)

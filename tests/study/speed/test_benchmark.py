@@ -14,16 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, WorldModelConfig
 from lib.planner import MPPI
 from lib.study.profiles import PROFILES, SpeedStudy
-from lib.study.speed import benchmark, timing
+from lib.study.speed import benchmark, matrix_products, timing
 from lib.study.speed import step as benchmark_step
-from lib.study.speed.matrix_products import (
-    Product,
-    ceiling_products,
-    flops,
-    matrix_floor,
-    solve_products,
-    twin_products,
-)
+from lib.study.speed.matrix_products import ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.study.speed.official_manner import OfficialPlanner
 from lib.study.speed.timing import chosen_device, device_name, random_model, slug, timed
 from tests.bare import run_bare
@@ -97,7 +90,7 @@ def test_the_floor_runs_these_products_and_the_ceiling_large_ones():
     floor = matrix_floor(products, torch.float32)
     floor()
     assert counted(floor) == flops(products)
-    left, weight = Product("a", 2, 3, 4, 5), Product("b", 1, 7, 8, 9)
+    left, weight = matrix_products.Product("a", 2, 3, 4, 5), matrix_products.Product("b", 1, 7, 8, 9)
     assert counted(matrix_floor([left, weight, left], torch.float32)) == 2 * (2 * 2 * 3 * 4 * 5 + 7 * 8 * 9)
     assert {(x.m, x.k, x.n) for products in ceiling_products() for x in products} >= {(512, 512, 512), (2048, 512, 512)}
 
