@@ -28,19 +28,7 @@ from lib.study.sequence import train as offline_training
 from lib.study.sequence.behaviour_cloning import BehaviourCloning
 from lib.study.sequence.datasets import load_dataset
 from lib.study.sequence.decision_transformer import DecisionTransformer, Shape
-from lib.study.sequence.evaluate import (
-    check_fits,
-    curve_returns,
-    episode_length,
-    evaluate_policy,
-    evaluated,
-    make_task,
-    normalised_score,
-    step_times,
-    summarise_offline,
-    targets,
-    trained,
-)
+from lib.study.sequence.evaluate import check_fits, evaluate_policy, evaluated, make_task, normalised_score, trained
 from lib.study.sequence.train import POLICIES, OfflineTraining, load_policy, save_policy, train
 from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows
 from lib.teachers.controllers import RandomController
@@ -435,7 +423,7 @@ def test_who_cannot_be_asked_is_not(tiny_task):
     model = BehaviourCloning.of(some(5, 6))
     rows = evaluate_policy(model, "tiny-task", [1, 2], 5)
     assert [r["asked"] for r in rows] == [None, None] and np.isfinite([r["return"] for r in rows]).all()
-    shown = curve_returns(model, "tiny-task", 3.0, [1, 2], 5)
+    shown = offline_evaluation.curve_returns(model, "tiny-task", 3.0, [1, 2], 5)
     returns = [r["return"] for r in rows]
     assert shown["return_mean"] == pytest.approx(np.mean(returns))
     assert shown["return_std"] == pytest.approx(np.std(returns, ddof=1))
@@ -449,8 +437,8 @@ def test_scores_are_those_of_d4rl():
     assert offline_evaluation.REFERENCES.keys() == offline_evaluation.MUJOCO.keys() == published.keys()
     assert offline_evaluation.DMCONTROL_REFERENCE == (0, 1000)
     assert normalised_score("walker-walk", 931.0) == pytest.approx(93.1)
-    assert targets(800.0, "walker-walk", (0.5, 1.0, 1.25)) == {0.5: 400, 1.0: 800, 1.25: 1000}
-    assert targets(-100.0, "halfcheetah", (0.5,))[0.5] == pytest.approx((-280.178953 - 100) / 2)
+    assert offline_evaluation.targets(800.0, "walker-walk", (0.5, 1.0, 1.25)) == {0.5: 400, 1.0: 800, 1.25: 1000}
+    assert offline_evaluation.targets(-100.0, "halfcheetah", (0.5,))[0.5] == pytest.approx((-280.178953 - 100) / 2)
 
 
 @pytest.mark.parametrize("env", ["hopper", "halfcheetah", "walker2d", "walker-walk", "cartpole-swingup"])
@@ -465,7 +453,8 @@ def test_mujoco_and_dmcontrol_both_run(env):
     again = evaluate_policy(model, env, [1, 2], 5, {1.0: 100.0})
     assert [r["return"] for r in again] == [r["return"] for r in rows]
     assert task.action_space.high.max() == 1 and task.action_space.low.min() == -1
-    assert episode_length(env) == (1000 if "-" not in env else 500) and episode_length(env, 12) == 12
+    whole = 500 if "-" in env else 1000
+    assert [offline_evaluation.episode_length(env, *cut) for cut in ((), (12,))] == [whole, 12]
 
 
 def test_a_task_that_is_unknown_or_of_other_widths_is_a_sentence():
@@ -482,7 +471,7 @@ def test_steps_are_timed_with_a_full_context(tiny_task):
     model = random_model()
     seen, real = [], model.forward
     model.forward = lambda obs, *rest: seen.append(obs.shape[:2]) or real(obs, *rest)
-    rows = step_times({"a": model, "b": BehaviourCloning.of(some(5, 6))}, "tiny-task", 6)
+    rows = offline_evaluation.step_times({"a": model, "b": BehaviourCloning.of(some(5, 6))}, "tiny-task", 6)
     assert [r["arm"] for r in rows] == ["a", "b"] and set(seen[-6:]) == {(1, 4)} and len(seen) == 4 + 6
     assert all(0 < r["p50_ms"] <= r["p95_ms"] and r["calls_per_decision"] == 0 and r["part"] == "step" for r in rows)
 
@@ -500,7 +489,7 @@ def test_a_summary_is_what_one_works_out_by_hand():
         + rows("behaviour-cloning", [30.0, 50.0], seed=1)
         + rows("teacher", [100.0, 100.0])
     )
-    done = summarise_offline(table, "walker-walk").set_index(["arm", "asked"])
+    done = offline_evaluation.summarise_offline(table, "walker-walk").set_index(["arm", "asked"])
     assert len(done) == 4
     full = done.loc[("decision-transformer", 1.0)]
     assert (full["return_mean"], full["normalised_score"], full["training_seeds"], full["episodes"]) == (80, 8, 2, 2)
@@ -510,7 +499,7 @@ def test_a_summary_is_what_one_works_out_by_hand():
     assert (half["return_low"], half["return_high"], half["target_return"]) == (10, 20, 50)  # over episodes
     assert (cloned["return_mean"], cloned["kept"], cloned["planner_calls"]) == (40, pytest.approx(0.4), 0)
     assert done.xs("teacher").iloc[0][["planner_calls", "kept"]].tolist() == [5, 1]
-    alone = summarise_offline(table[table["arm"] != "teacher"], "walker-walk")
+    alone = offline_evaluation.summarise_offline(table[table["arm"] != "teacher"], "walker-walk")
     assert len(alone) == 3 and alone["kept"].isna().all()
 
 

@@ -14,16 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, WorldModelConfig
 from lib.planner import MPPI
 from lib.study.profiles import PROFILES, SpeedStudy
-from lib.study.speed import benchmark, timing
+from lib.study.speed import benchmark, matrix_products, timing
 from lib.study.speed import step as benchmark_step
-from lib.study.speed.matrix_products import (
-    Product,
-    ceiling_products,
-    flops,
-    matrix_floor,
-    solve_products,
-    twin_products,
-)
+from lib.study.speed.matrix_products import ceiling_products, flops, matrix_floor, solve_products, twin_products
 from lib.study.speed.official_manner import OfficialPlanner
 from lib.study.speed.timing import chosen_device, device_name, random_model, slug, timed
 from tests.bare import run_bare
@@ -35,10 +28,12 @@ COLUMNS = (
 ).split(",")
 
 
-@pytest.fixture
+SMALL = dict(sizes=["tiny"], batches=[1], budgets=[(8, 1)], seconds=0, rounds=2)
+
+
+@pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(MODEL_SIZES, "tiny", TINY)
-    return "tiny"
 
 
 def counted(function):
@@ -95,7 +90,7 @@ def test_the_floor_runs_these_products_and_the_ceiling_large_ones():
     floor = matrix_floor(products, torch.float32)
     floor()
     assert counted(floor) == flops(products)
-    left, weight = Product("a", 2, 3, 4, 5), Product("b", 1, 7, 8, 9)
+    left, weight = matrix_products.Product("a", 2, 3, 4, 5), matrix_products.Product("b", 1, 7, 8, 9)
     assert counted(matrix_floor([left, weight, left], torch.float32)) == 2 * (2 * 2 * 3 * 4 * 5 + 7 * 8 * 9)
     assert {(x.m, x.k, x.n) for products in ceiling_products() for x in products} >= {(512, 512, 512), (2048, 512, 512)}
 
@@ -135,8 +130,8 @@ def test_what_does_not_fit_into_memory_is_left_out_and_said(capsys):
     assert "large does not fit into memory and is left out" in capsys.readouterr().err
 
 
-def test_a_random_model_has_no_ties(tiny):
-    wm = random_model(tiny)
+def test_a_random_model_has_no_ties():
+    wm = random_model("tiny")
     z, a = wm.encode(torch.randn(8, 24)), torch.rand(8, 6)
     assert wm.training and len(wm.reward(z, a).unique()) == 8 and (wm.q(z, a).std(1) > 0).all()
     assert torch.equal(wm.q(z, a, target=True), wm.eval().q(z, a))  # no dropout in the target heads
@@ -146,14 +141,12 @@ def test_a_random_model_has_no_ties(tiny):
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def test_solves_have_their_columns_and_the_ratios_follow_from_the_times(tiny):
-    sizes = [tiny, WorldModelConfig(5, 2, **TINY)]
-    rows = benchmark.benchmark_solves(
-        sizes=sizes, batches=[1, 2], budgets=[(16, 2), (8, 1)], modes=["eager"], dtypes=["float32"], seconds=0, rounds=3
-    )
-    assert [(r["size"], r["batch"], r["samples"]) for r in rows] == [
-        (s, b, n) for s in ("tiny", "custom") for b in (1, 2) for n in (16, 8)
-    ]
+def test_solves_have_their_columns_and_the_ratios_follow_from_the_times():
+    sizes = ["tiny", WorldModelConfig(5, 2, **TINY)]
+    given = dict(sizes=sizes, batches=[1, 2], budgets=[(16, 2), (8, 1)], modes=["eager"], dtypes=["float32"])
+    rows = benchmark.benchmark_solves(**given, seconds=0, rounds=3)
+    wanted = [(size, batch, samples) for size in ("tiny", "custom") for batch in (1, 2) for samples in (16, 8)]
+    assert [(r["size"], r["batch"], r["samples"]) for r in rows] == wanted
     for row in rows:
         assert list(row) == COLUMNS
         ms = row["solve_ms_p50"]
@@ -170,9 +163,8 @@ def test_solves_have_their_columns_and_the_ratios_follow_from_the_times(tiny):
         assert row["twin_share_of_ceiling"] == pytest.approx(share)
 
 
-def test_bfloat16_is_measured_against_its_own_floor_and_ceiling_and_the_float32_twin(tiny):
-    small = dict(sizes=[tiny], batches=[1], budgets=[(8, 1)], modes=["eager"], seconds=0, rounds=2)
-    (row,) = benchmark.benchmark_solves(dtypes=["bfloat16"], **small)
+def test_bfloat16_is_measured_against_its_own_floor_and_ceiling_and_the_float32_twin():
+    (row,) = benchmark.benchmark_solves(modes=["eager"], dtypes=["bfloat16"], **SMALL)
     assert row["dtype"] == "bfloat16" and row["twin_share_of_ceiling"] > 0
     assert row["share_of_ceiling"] == pytest.approx(row["gflops"] / row["ceiling_gflops"])
 
@@ -185,19 +177,18 @@ def test_compiled_modes_are_left_out_where_there_is_no_compiler(monkeypatch, cap
     assert "no compiler for cpu; compiled modes are left out" in capsys.readouterr().err
 
 
-def test_a_planner_that_fell_back_to_eager_is_no_compiled_row(tiny, monkeypatch, capsys):
+def test_a_planner_that_fell_back_to_eager_is_no_compiled_row(monkeypatch, capsys):
     def fails(*inputs):
         raise RuntimeError("a header is missing")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: fails)
-    small = dict(sizes=[tiny], batches=[1], budgets=[(8, 1)], dtypes=["float32"], seconds=0, rounds=2)
-    rows = benchmark.benchmark_solves(modes=["compiled", "eager"], **small)
+    rows = benchmark.benchmark_solves(modes=["compiled", "eager"], dtypes=["float32"], **SMALL)
     assert [row["mode"] for row in rows] == ["eager"]
     assert "('compiled', 'float32') was not compiled and is left out" in capsys.readouterr().err
 
 
-def test_a_step_is_split_into_its_parts(tiny):
-    rows = benchmark.benchmark_step(size=tiny, mode="eager", small=(8, 1), standard=(16, 2), seconds=0, rounds=9)
+def test_a_step_is_split_into_its_parts():
+    rows = benchmark.benchmark_step(size="tiny", mode="eager", small=(8, 1), standard=(16, 2), seconds=0, rounds=9)
     by_part = {row["part"]: row for row in rows}
     assert set(by_part) == {
         *("encode", "mismatch", "correct", "re-roll", "plan 8 × 1", "plan 16 × 2", "official step 16 × 2"),
@@ -210,8 +201,8 @@ def test_a_step_is_split_into_its_parts(tiny):
     assert by_part["step 16 × 2, not planning"]["p50_ms"] < by_part["step 16 × 2, planning"]["p50_ms"]
 
 
-def test_the_official_step_plans_anew_from_the_moved_mean(tiny, monkeypatch):
-    wm, warm_starts = random_model(tiny).eval().requires_grad_(False), []
+def test_the_official_step_plans_anew_from_the_moved_mean(monkeypatch):
+    wm, warm_starts = random_model("tiny").eval().requires_grad_(False), []
 
     class Noted(OfficialPlanner):
         def __call__(self, z, warm_start=None, noise=None):
@@ -230,9 +221,9 @@ def test_the_official_step_plans_anew_from_the_moved_mean(tiny, monkeypatch):
     assert torch.equal(action, made[0].last[0][:, 0])
 
 
-def test_updates_and_decisions_are_timed_against_the_official_manner(tiny):
+def test_updates_and_decisions_are_timed_against_the_official_manner():
     rows = benchmark.benchmark_updates(
-        sizes=[tiny], batch_size=8, mode="eager", compile=False, collect=(8, 1), standard=(16, 2), seconds=0, rounds=9
+        sizes=["tiny"], batch_size=8, mode="eager", compile=False, collect=(8, 1), standard=(16, 2), seconds=0, rounds=9
     )
     table = {(row["part"], row["learner"]): row for row in rows}
     assert set(table) == {(part, kind) for part in ("update", "decision") for kind in ("eager", "official")}
@@ -319,16 +310,17 @@ def test_wrong_options_are_refused(options, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_that_the_same_code_made_at_the_same_scope_is_kept(tiny, tmp_path, capsys):
+def test_a_table_that_the_same_code_made_at_the_same_scope_is_kept(tmp_path, capsys):
     small = {"small": (16, 1), "standard": (32, 1), "mode": "eager", "seconds": 0.0, "rounds": 2}
-    scope = SpeedStudy(step_sizes=(tiny,), **small)
-    path = benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
-    first = path.read_bytes()
-    assert path.name == "cpu-step.csv" and "kept" not in capsys.readouterr().err
-    benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
-    assert path.read_bytes() == first and "kept" in capsys.readouterr().err
-    benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", dataclasses.replace(scope, rounds=3))
-    assert path.read_bytes() != first  # another scope
+    scope = SpeedStudy(step_sizes=("tiny",), **small)
+
+    def measured(scope):
+        path = benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
+        return path, path.read_bytes(), "kept" in capsys.readouterr().err
+
+    path, first, kept = measured(scope)
+    assert path.name == "cpu-step.csv" and not kept
+    assert measured(scope) == (path, first, True)
+    assert measured(dataclasses.replace(scope, rounds=3))[1] != first  # another scope
     path.write_bytes(first + b"x")
-    benchmark.measure_part("step", tmp_path / "cpu.csv", "cpu", scope)
-    assert not path.read_bytes().endswith(b"x")  # edited by hand
+    assert not measured(scope)[1].endswith(b"x")  # edited by hand

@@ -36,7 +36,8 @@ def config(**changes):
     return PlannerConfig(**settings | changes)
 
 
-def solve_both(wm, c, batch, warm=True):
+def both_plan(wm, c, batch, warm=True):
+    """Our plan, after comparing all of it with the twin's from the same noise."""
     wm.eval().requires_grad_(False)
     g = torch.Generator().manual_seed(3)
     z = wm.encode(torch.randn(batch, wm.native_obs_dim, generator=g))
@@ -44,12 +45,9 @@ def solve_both(wm, c, batch, warm=True):
     planner = MPPI(wm, c)
     noise = planner.draw_noise(batch, g)
     plan = planner(z, warm, noise=noise)
-    return (plan.actions, plan.mean, plan.std), OfficialPlanner(wm, c)(z, warm, noise=noise)
-
-
-def assert_equal(ours, theirs):
-    for name, a, b in zip(("actions", "mean", "std"), ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for name, theirs in zip(("actions", "mean", "std"), OfficialPlanner(wm, c)(z, warm, noise=noise), strict=True):
+        torch.testing.assert_close(getattr(plan, name), theirs, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    return plan
 
 
 # ------------------------------------------------------------------------------------------------------------- planner
@@ -59,20 +57,19 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("action_dim", [1, 6, 21])
 def test_the_twin_plans_what_mppi_plans(action_dim, batch, selection):
-    ours, theirs = solve_both(random_model(action_dim), config(action_selection=selection), batch)
-    assert ours[1].std() > 0.01 and 0.05 < ours[2].max() and ours[2].min() < 2  # a plan, not a constant
-    assert_equal(ours, theirs)
+    plan = both_plan(random_model(action_dim), config(action_selection=selection), batch)
+    assert plan.mean.std() > 0.01 and 0.05 < plan.std.max() and plan.std.min() < 2  # a plan, not a constant
 
 
 @pytest.mark.parametrize("c", [config(policy_samples=0), config(horizon=1), config(iterations=1), config(elites=40)])
 def test_the_twin_plans_what_mppi_plans_at_the_edges_of_the_budget(c):
-    assert_equal(*solve_both(random_model(2), c, 2, warm=False))
+    both_plan(random_model(2), c, 2, warm=False)
 
 
 def test_the_twin_takes_a_bound_multi_task_model():
     wm = load_world_model(TINY_MT30, task="cartpole-swingup")
     assert wm.config.action_padding and wm.config.obs_padding
-    assert_equal(*solve_both(wm, config(), 2))
+    both_plan(wm, config(), 2)
     obs = torch.randn(3, wm.native_obs_dim)
     torch.testing.assert_close(OfficialPlanner(wm).net.encode(obs), wm.encode(obs))
 
