@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.planner import MPPI
@@ -31,9 +32,8 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     rows = [("walker-walk", 100_000, 1000.0), ("walker-walk", 200_000, 950.0), ("tiny-task", 100_000, 10.0)]
-    columns = ("task", "frames", "return")
-    write_table(tmp_path / "data" / "official_returns.csv", [dict(zip(columns, row, strict=True)) for row in rows])
-    (tmp_path / "teachers").mkdir()
+    write_table(paths.DATA / "official_returns.csv", pd.DataFrame(rows, columns=["task", "frames", "return"]))
+    paths.TEACHERS.mkdir()
     env = tiny.fresh_env()
     monkeypatch.setattr(cards, "make_env", env)
     return env
@@ -59,9 +59,8 @@ def test_the_official_return_is_never_one_of_fewer_frames(home):
 
 def test_the_committed_official_returns_are_complete():
     table = cards.read_table(paths.DATA / "official_returns.csv")
-    assert table.groupby("task")["frames"].apply(list).map(tuple).unique().tolist() == [
-        (100_000, 200_000, 500_000, 1_000_000)
-    ]
+    frames = table.groupby("task")["frames"].apply(tuple).unique().tolist()
+    assert frames == [(100_000, 200_000, 500_000, 1_000_000)]
     assert table["return"].between(0, 1000).all() and len(table) == 48
     assert official_return("hopper-stand", 150_000) == (200_000, 262) and official_return("walker-run", 1)[1] == 723
 
@@ -76,16 +75,12 @@ def test_a_row_says_what_the_card_says(home):
 
 
 def test_a_shipped_teacher_keeps_its_card_and_curve(home):
-    weights(paths.TEACHERS / "tiny-task-1m-7.safetensors")
-    (paths.TEACHERS / "tiny-task-1m-7.json").write_text(json.dumps(CARD))
-    write_table(paths.TEACHERS / "tiny-task-1m-7.csv", [CURVE])
-    given = settings()
-    card, curve = teacher_card(given, given.cell)
-    assert card == CARD and curve.to_dict("records") == [CURVE] and not home.steps
-    card, curve = teacher_card(
-        by_path := settings(teacher=str(paths.TEACHERS / "tiny-task-1m-7.safetensors")), by_path.cell
-    )
-    assert card == CARD and curve is not None
+    weights(file := paths.TEACHERS / "tiny-task-1m-7.safetensors")
+    file.with_suffix(".json").write_text(json.dumps(CARD))
+    write_table(file.with_suffix(".csv"), [CURVE])
+    for given in (settings(), settings(teacher=str(file))):
+        card, curve = teacher_card(given, given.cell)
+        assert card == CARD and curve.to_dict("records") == [CURVE] and not home.steps
 
 
 def test_any_other_teacher_is_measured_once(home, tmp_path):

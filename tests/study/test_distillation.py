@@ -34,13 +34,12 @@ def home(monkeypatch, tmp_path):
 
     A collection is noted as its episodes, counted from the first seed of the cell; a training as its number of rows.
     """
-    monkeypatch.setattr(paths, "DATA", tmp_path)
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(paths, "TEACHERS", tmp_path / "teachers")
+    for name in ("DATA", "CACHE", "TEACHERS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     monkeypatch.setattr(distillation, "make_env", fresh_env())
-    (tmp_path / "teachers").mkdir()
-    save_world_model(tiny_model(), tmp_path / "teachers" / "tiny-task-1m-1.safetensors")
+    paths.TEACHERS.mkdir()
+    ship(0)
     done = []
     collect, train_corrector = distillation.collect, distillation.train_corrector
 
@@ -57,6 +56,10 @@ def home(monkeypatch, tmp_path):
     monkeypatch.setattr(distillation, "collect", noted_collect)
     monkeypatch.setattr(distillation, "train_corrector", noted_training)
     return done
+
+
+def ship(seed):
+    save_world_model(tiny_model(seed=seed), paths.TEACHERS / "tiny-task-1m-1.safetensors")
 
 
 def settings(**changes):
@@ -138,10 +141,9 @@ def test_the_other_shards_follow_a_right_sized_planner(home, monkeypatch):
 
     monkeypatch.setattr(distillation, "collect", noted)
     monkeypatch.setattr(distillation, "SHARD_EPISODES", 1)
-    small = PROFILES["smoke"].planner
     with pytest.raises(KeyboardInterrupt):
         fetch(settings())
-    assert used == [(small.samples, 1, 3), (small.samples, 1, 3), (0, 3)]
+    assert used == [(SMALL.samples, 1, 3), (SMALL.samples, 1, 3), (0, 3)]
     del used[:]
     monkeypatch.setattr(distillation, "cached", lambda path, key, make, *rest, **about: make_first(make))
 
@@ -155,17 +157,26 @@ def test_the_other_shards_follow_a_right_sized_planner(home, monkeypatch):
     assert used == [(512, 6, 2), (512, 6, 2), (0, 6), (*RIGHT_SIZED, 2), (512, 6, 2), (1, 6)] and RIGHT_SIZED == (64, 2)
 
 
+SMALL = PROFILES["smoke"].planner
+EAGER = dict(planner=dataclasses.replace(SMALL, mode="eager"), epochs=7, eval_episodes=9)
+
+
 @pytest.mark.parametrize(
-    ("profile", "options"),
-    [({}, {"execution_horizon": 2}), ({"collect_horizon": 4}, {}), ({}, {"plan_horizon": 2}), ({"decisions": 9}, {}),
-     ({"planner": dataclasses.replace(PROFILES["smoke"].planner, samples=24)}, {})],
+    ("teacher", "profile", "options", "times"),
+    [(5, {}, {}, 2), (0, {}, {"execution_horizon": 2}, 2), (0, {"collect_horizon": 4}, {}, 2),
+     (0, {}, {"plan_horizon": 2}, 2), (0, {"decisions": 9}, {}, 2),
+     (0, {"planner": dataclasses.replace(SMALL, samples=24)}, {}, 2), (0, EAGER, {}, 1)],
+    ids=["another teacher", "a shorter horizon", "the profile's horizon", "shorter plans", "shorter episodes",
+         "fewer samples", "but not for how the planner is computed and later epochs"],
 )  # fmt: skip
-def test_a_changed_setting_collects_again(home, profile, options):
+def test_a_change_collects_again(home, teacher, profile, options, times):
     _, key = fetch(settings())
-    _, other = fetch(settings(**profile), **options)
-    assert home == [(0, 1)] * 2 and key != other
-    fetch(settings(**profile), **options), fetch(settings())
-    assert home == [(0, 1)] * 2
+    ship(teacher)
+    for _ in range(2):
+        _, other = fetch(settings(**profile), **options)
+        assert home == [(0, 1)] * times and (key != other) == (times == 2)
+    fetch(settings())
+    assert len(home) == times
 
 
 def test_the_horizon_is_the_profiles_unless_it_is_given(home):
@@ -174,25 +185,11 @@ def test_the_horizon_is_the_profiles_unless_it_is_given(home):
     assert key == same and data.depth.unique().tolist() == [1, 2, 3] and data.about["execution_horizon"] == 4
 
 
-def test_another_teacher_collects_again(home):
-    fetch(settings())
-    save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
-    fetch(settings())
-    assert home == [(0, 1)] * 2
-
-
-def test_how_the_planner_is_computed_and_later_epochs_do_not_matter(home):
-    fetch(settings())
-    planner = dataclasses.replace(PROFILES["smoke"].planner, mode="eager")
-    fetch(settings(planner=planner, epochs=7, eval_episodes=9))
-    assert home == [(0, 1)]
-
-
 def test_a_file_says_where_it_comes_from(home):
     data, _ = fetch(settings(), episodes=4)
-    (first, second) = (DistillationSet.load(path).about for path in shards())
+    first, second = (DistillationSet.load(path).about for path in shards())
     assert {first["source"], second["source"]} == {"standard", "right-sized"}
-    planner = {k: v for k, v in dataclasses.asdict(PROFILES["smoke"].planner).items() if k != "mode"}
+    planner = {k: v for k, v in dataclasses.asdict(SMALL).items() if k != "mode"}
     for about in (first, second, data.about):
         assert about["task"] == "tiny-task" and about["teacher"] == "tiny-task-1m-1" and about["labeller"] == planner
         assert about["teacher_key"] == teacher_key("tiny-task-1m-1") and about["execution_horizon"] == 3
@@ -255,25 +252,28 @@ def test_a_number_of_episodes_that_no_round_can_have_is_refused(home, episodes):
 # --------------------------------------------------------------------------------------------------------- correctors
 
 
-def test_a_corrector_is_written_with_its_tables(home):
+@pytest.fixture
+def made(home):
+    """Settings, their set and its key."""
     chosen = settings()
-    data, key = fetch(chosen)
+    return chosen, *fetch(chosen)
+
+
+def test_a_corrector_is_written_with_its_tables(made):
+    chosen, data, key = made
     trained, errors = make_corrector(chosen, chosen.cell, data, key, CorrectorTraining(epochs=2))
-    folder = paths.results("smoke") / "corrector"
-    curve = read_table(folder / "tiny-task-1m-1-two_tower.csv")
-    assert curve.to_dict("records") == trained.curve
-    depths = read_table(folder / "tiny-task-1m-1-two_tower-depth.csv")["depth"]
-    assert list(depths) == [r["depth"] for r in errors] == [1, 2]
-    back = load_corrector(folder / "tiny-task-1m-1-two_tower.safetensors", teacher_key("tiny-task-1m-1"))
+    stem = paths.results("smoke") / "corrector" / "tiny-task-1m-1-two_tower"
+    assert read_table(f"{stem}.csv").to_dict("records") == trained.curve
+    assert list(read_table(f"{stem}-depth.csv")["depth"]) == [r["depth"] for r in errors] == [1, 2]
+    back = load_corrector(stem.with_suffix(".safetensors"), teacher_key("tiny-task-1m-1"))
     assert all(torch.equal(v, trained.corrector.state_dict()[k]) for k, v in back.state_dict().items())
-    about = read_sidecar(folder / "tiny-task-1m-1-two_tower.safetensors")
+    about = read_sidecar(stem.with_suffix(".safetensors"))
     assert about["distillation_key"] == key and about["samples"] == len(data) and about["training"]["epochs"] == 2
 
 
 @pytest.mark.parametrize("arch", ["two_tower", "temporal", "state"])
-def test_every_corrector_is_made_with_losses_that_need_the_world_model(home, arch):
-    chosen = settings()
-    data, key = fetch(chosen)
+def test_every_corrector_is_made_with_losses_that_need_the_world_model(made, arch):
+    chosen, data, key = made
     training = CorrectorTraining(arch, epochs=1, rollout_weight=0.5, q_weighted=True)
     trained, errors = make_corrector(chosen, chosen.cell, data, key, training)
     assert trained.corrector.arch == arch and all(r["corrector_mse"] >= 0 for r in errors)
@@ -281,10 +281,9 @@ def test_every_corrector_is_made_with_losses_that_need_the_world_model(home, arc
     assert about["training"] == as_dict(training)
 
 
-def test_labels_of_another_teacher_are_refused(home):
-    chosen = settings()
-    data, key = fetch(chosen)
-    save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
+def test_labels_of_another_teacher_are_refused(made):
+    chosen, data, key = made
+    ship(5)
     with pytest.raises(DistillationError, match="labelled by another tiny-task-1m-1 .* 02_collect_data"):
         make_corrector(chosen, chosen.cell, data, key, CorrectorTraining(epochs=1))
 
@@ -298,7 +297,7 @@ def test_a_lacking_corrector_is_made_and_a_present_one_is_kept(home):
     path.write_bytes(before[:-9])
     ensure_corrector(chosen, chosen.cell, "two_tower")
     assert home == [(0, 1), 16, 16] and path.read_bytes() == before
-    save_world_model(tiny_model(seed=5), paths.TEACHERS / "tiny-task-1m-1.safetensors")
+    ship(5)
     ensure_corrector(chosen, chosen.cell, "two_tower")
     assert len(home) == 5
     load_corrector(path, teacher_key("tiny-task-1m-1"))

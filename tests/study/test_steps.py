@@ -27,6 +27,13 @@ def named(*names, threshold=0.4):
 
 
 @pytest.fixture
+def stage(home, env, monkeypatch):
+    """The tiny cell, in environments that cost nothing."""
+    monkeypatch.setattr(latency, "make_env", env)
+    return Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()})
+
+
+@pytest.fixture
 def clock(monkeypatch):
     """A clock on which a step with a plan takes 10 ms, any other 1 ms, and everything else hardly any time."""
 
@@ -57,9 +64,7 @@ def clock(monkeypatch):
     return made
 
 
-def test_steps_with_and_without_a_plan_are_told_apart(home, env, clock, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
-    stage = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()})
+def test_steps_with_and_without_a_plan_are_told_apart(stage, clock):
     rows = measure(stage, named("teacher", "policy", "8x2+two-tower-3", "teacher"), decisions=9)
     found = {(r["arm"], r["part"]): r for r in rows}
     assert len(found) == len(rows) == 3 + 3 + 7  # an arm that is named twice is measured once
@@ -74,9 +79,8 @@ def test_steps_with_and_without_a_plan_are_told_apart(home, env, clock, monkeypa
     assert found["teacher", "step"]["calls_per_decision"] == 1 and found["policy", "step"]["calls_per_decision"] == 0
 
 
-def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeypatch):  # noqa: F811
+def test_arms_take_turns_and_the_first_decisions_do_not_count(stage, env, monkeypatch):
     turns = []
-    monkeypatch.setattr(latency, "make_env", env)
     real = latency._Playing.step
 
     def noted(self, device, counts):
@@ -86,7 +90,7 @@ def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeyp
     monkeypatch.setattr(latency._Playing, "step", noted)
     monkeypatch.setattr(latency, "TURN", 5)
     env.ends[800_000_000] = 5  # an episode that ends starts again
-    rows = measure(Stage.of(CELL, "smoke"), named("policy", "teacher"), decisions=4)
+    rows = measure(stage, named("policy", "teacher"), decisions=4)
     rounds = [5, 5, 5, WARM_UP + 4 - 15]
     assert [name for name, _ in turns] == [name for n in rounds for name in ["policy"] * n + ["teacher"] * n]
     for arm in ("policy", "teacher"):
@@ -96,10 +100,8 @@ def test_arms_take_turns_and_the_first_decisions_do_not_count(home, env, monkeyp
     assert all(np.isfinite(r["mean_ms"]) and r["mean_ms"] > 0 for r in rows)
 
 
-def test_errors_of_means_are_over_turns(home, env, clock, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
+def test_errors_of_means_are_over_turns(stage, clock, monkeypatch):
     monkeypatch.setattr(latency, "TURN", 8)  # of which 4 of the second turn count
-    stage = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()})
     rows = measure(stage, named("8x2+two-tower-3"), decisions=14)
     found = {r["part"]: r for r in rows}
     assert {part: found[part]["turns"] for part in ("step", "plan", "between")} == {"step": 3, "plan": 3, "between": 3}
@@ -111,9 +113,7 @@ def test_errors_of_means_are_over_turns(home, env, clock, monkeypatch):  # noqa:
     assert found["plan"]["mean_error_ms"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_batch_of_episodes_is_one_controllers(home, env, clock, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
-    stage = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()})
+def test_a_batch_of_episodes_is_one_controllers(stage, env, clock):
     rows = measure(stage, named("8x2+open-loop-3"), decisions=6, batch=4)
     found = {r["part"]: r for r in rows}
     assert {r["batch"] for r in rows} == {4} and len(env.starts) == 4
@@ -121,8 +121,7 @@ def test_a_batch_of_episodes_is_one_controllers(home, env, clock, monkeypatch): 
     assert found["env"]["mean_ms"] < 1e-3  # the controller's 1 or 10 ms are not the environments'
 
 
-def test_a_step_plans_if_one_of_its_episodes_does(home, env, clock, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
+def test_a_step_plans_if_one_of_its_episodes_does(stage, clock, monkeypatch):
     asked, real = [], latency._Playing.step
 
     def uneven(self, device, counts):
@@ -139,14 +138,13 @@ def test_a_step_plans_if_one_of_its_episodes_does(home, env, clock, monkeypatch)
         monkeypatch.setattr(self.controller, "act", act)
 
     monkeypatch.setattr(latency._Playing, "step", uneven)
-    rows = measure(Stage.of(CELL, "smoke"), named("8x2+open-loop-3"), decisions=6, batch=2)
+    rows = measure(stage, named("8x2+open-loop-3"), decisions=6, batch=2)
     found = {r["part"]: r for r in rows}
     assert found["plan"]["share"] == pytest.approx(1 / 3) and found["between"]["share"] == pytest.approx(2 / 3)
     assert found["step"]["calls_per_decision"] == pytest.approx(1 / 6)
 
 
-def test_the_garbage_collector_waits(home, env, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
+def test_the_garbage_collector_waits(stage, monkeypatch):
     enabled, real = [], latency._Playing.step
 
     def noted(self, device, counts):
@@ -157,12 +155,11 @@ def test_the_garbage_collector_waits(home, env, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr(latency._Playing, "step", noted)
     with pytest.raises(RuntimeError, match="stopped"):
-        measure(Stage.of(CELL, "smoke"), named("policy"), decisions=4)
+        measure(stage, named("policy"), decisions=4)
     assert enabled == [False] * 3 and gc.isenabled()
 
 
-def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
+def test_the_parts_of_a_step_are_those_that_the_arm_has(stage, clock, monkeypatch):
     calls = []
 
     def timed(functions, **_):
@@ -172,19 +169,7 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkey
         return {name: np.array([1.0 + number]) for number, name in enumerate(functions)}
 
     monkeypatch.setattr(latency, "timed", timed)
-    files = {"two_tower": corrector_file()}
-    arms = named(
-        "teacher", "policy", "8x2+open-loop-3", "8x2+two-tower-3", "two-tower-3", "8x2+ladder-3", "value-only-3"
-    )
-    arms += named("8x2+open-loop-4", "8x2+hold-last-4")
-    rows = measure(Stage.of(CELL, "smoke", corrector_files=files), arms, decisions=8)
-    assert calls == [
-        *(("encode", "whole"), ("predict", "within"), ("correct", "two_tower"), ("gate", LadderGate)),
-        *(("gate", ValueGate), ("predict", "beyond")),
-    ]
-    parts = {name: {r["part"]: r["mean_ms"] for r in rows if r["arm"] == name} for name in (arm.name for arm in arms)}
-    made_of = {name: [p for p in ("encode", "predict", "correct", "gate") if p in parts[name]] for name in parts}
-    assert made_of == {
+    made_of = {
         "teacher": [],
         "policy": [],
         "8×2+open-loop-3": ["encode", "predict"],
@@ -195,6 +180,14 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkey
         "8×2+open-loop-4": ["encode", "predict"],
         "8×2+hold-last-4": ["encode", "predict"],
     }
+    arms = named(*(name.replace("×", "x") for name in made_of))
+    rows = measure(stage, arms, decisions=8)
+    assert calls == [("encode", "whole"), ("predict", "within"), ("correct", "two_tower"), ("gate", LadderGate),
+                     ("gate", ValueGate), ("predict", "beyond")]  # fmt: skip
+    parts = {name: {r["part"]: r["mean_ms"] for r in rows if r["arm"] == name} for name in (arm.name for arm in arms)}
+    assert {
+        name: [p for p in ("encode", "predict", "correct", "gate") if p in parts[name]] for name in parts
+    } == made_of
     predicted = [parts[name]["predict"] for name in ("8×2+open-loop-3", "8×2+open-loop-4", "8×2+hold-last-4")]
     assert predicted == [2.0, 6.0, 2.0]  # beyond the plan's end the prior is asked once more
     assert (parts["8×2+ladder-3"]["gate"], parts["value-only-3"]["gate"]) == (4.0, 5.0)
@@ -202,17 +195,15 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(home, env, clock, monkey
 
 @pytest.mark.parametrize("corrector", [TwoTowerCorrector, TemporalCorrector])
 @pytest.mark.parametrize("scheme", ["", "value-checked-4"])
-def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, scheme):  # noqa: F811
-    stage = Stage.of(CELL, "smoke")
+def test_a_part_by_itself_computes_what_the_step_does(stage, env, corrector, scheme):
     wm, arch = stage.wm, corrector.arch
     torch.manual_seed(0)
     network = corrector(wm.latent_dim, wm.action_dim).eval()
     torch.nn.init.normal_(network.update_head.weight)
     (arm,) = named(f"8x2+{scheme or arch.replace('_', '-') + '-4'}", threshold=100.0)
     arm = dataclasses.replace(arm, corrector=arch)
-    playing = latency._Playing(
-        arm, latency.make_controller(arm, wm, {arch: network}), [env("tiny", s) for s in (1, 2)], [1, 2]
-    )
+    controller = latency.make_controller(arm, wm, {arch: network})
+    playing = latency._Playing(arm, controller, [env("tiny", s) for s in (1, 2)], [1, 2])
     playing.start()
     for _ in range(2):  # one with a plan, one without
         playing.step(torch.device("cpu"), counts=True)
@@ -236,8 +227,8 @@ def test_a_part_by_itself_computes_what_the_step_does(home, env, corrector, sche
         torch.testing.assert_close(parts["gate"], playing.controller.gate(wm, look))
 
 
-def test_planners_that_are_too_small_to_wait_for_are_compiled_where_asked(home, env, monkeypatch):  # noqa: F811
-    stage, seen = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()}), []
+def test_planners_that_are_too_small_to_wait_for_are_compiled_where_asked(stage, monkeypatch):
+    seen = []
 
     @functools.wraps(measure)  # keys are of the code that it stands for
     def noted(stage, arms, count, batch):
@@ -254,9 +245,8 @@ def test_planners_that_are_too_small_to_wait_for_are_compiled_where_asked(home, 
     assert modes[3:] == [(None, None), ("compiled", None), ("compiled", "compiled")]
 
 
-def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(latency, "make_env", env)
-    stage, measured = Stage.of(CELL, "smoke"), []
+def test_times_are_kept_until_arms_or_work_change(stage, monkeypatch):
+    measured = []
 
     @functools.wraps(measure)
     def noted(stage, arms, count, batch):
@@ -265,16 +255,16 @@ def test_times_are_kept_until_arms_or_work_change(home, env, monkeypatch):  # no
 
     monkeypatch.setattr(latency, "measure", noted)
     both = ["teacher", "policy"]
-    first = step_times(stage, BUDGET, {}, {1: (both, 4), 10: (["policy"], 2)})
+    work = {1: (both, 4), 10: (["policy"], 2)}
+    first = step_times(stage, BUDGET, {}, work)
     assert first["batch"].tolist() == [1, 1, 10]
     assert measured == [(both, 4, 1), (["policy"], 2, 10)]
     assert (paths.results("smoke") / "latency" / f"{CELL}.csv").is_file()
     longer = dataclasses.replace(stage, decisions=99)  # episodes; no step takes another time for it
     for same in (stage, longer):
-        assert step_times(same, BUDGET, {}, {1: (both, 4), 10: (["policy"], 2)}).equals(first) and len(measured) == 2
+        assert step_times(same, BUDGET, {}, work).equals(first) and len(measured) == 2
+    small, eager, one = PlannerConfig.budget(4, 1), PlannerConfig.budget(4, 1, mode="eager"), {1: (["teacher"], 5)}
     step_times(stage, BUDGET, {}, {1: (both, 4), 10: (["teacher"], 2)})
-    step_times(stage, BUDGET, {}, {1: (both, 5)})
-    step_times(stage, BUDGET, {}, {1: (["teacher"], 5)})
-    step_times(stage, PlannerConfig.budget(4, 1), {}, {1: (["teacher"], 5)})
-    step_times(stage, PlannerConfig.budget(4, 1, mode="eager"), {}, {1: (["teacher"], 5)})
+    for planner, work in ((BUDGET, {1: (both, 5)}), (BUDGET, one), (small, one), (eager, one)):
+        step_times(stage, planner, {}, work)
     assert len(measured) == 8
