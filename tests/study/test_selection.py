@@ -80,7 +80,7 @@ class Recorder:
     """A stage that only notes what it is asked to play."""
 
     def __init__(self):
-        self.cell = type("Cell", (), {"seed": 3})
+        self.cell, self.profile = type("Cell", (), {"seed": 3}), "nowhere"
         self.asked = []
 
     def play(self, arm, seeds):
