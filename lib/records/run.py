@@ -141,9 +141,8 @@ def age(job: Job, out: Path) -> str:
     if not job.timing and "/latency/" not in shown(out):
         return ""
     about = store.read_sidecar(out) if store.sidecar(out).is_file() else {}
-    return (
-        f" (timed {about.get('written', 'some day')[:10]}, {about.get('commit', '')[:8] or 'before commits were kept'})"
-    )
+    commit = about.get("commit") or (ledger.adopted(out) or {}).get("commit", "")
+    return f" (timed {about.get('written', 'some day')[:10]}, {commit[:8] or 'before commits were kept'})"
 
 
 # -------------------------------------------------------------------------------------------------------- running
