@@ -102,23 +102,20 @@ def run_all(copy, third):
 
 COLUMNS = {
     f"corrector/{CELL}-two_tower.csv": "epoch split loss action_mse delta_abs",
-    f"corrector/{CELL}-two_tower-depth.csv":
-        "depth plan_mse corrector_mse policy_mse teacher_floor_mse samples",
+    f"corrector/{CELL}-two_tower-depth.csv": "depth plan_mse corrector_mse policy_mse teacher_floor_mse samples",
     f"distillation/{CELL}.csv": "depth samples mismatch plan_mse policy_mse teacher_floor_mse",
-    f"horizon/{CELL}.csv":
-        "task size teacher_seed corrector_seed arm execution_horizon episode_seed return length planner_calls"
-        " model_evaluations fallbacks corrector_calls delta_abs",
+    f"horizon/{CELL}.csv": """task size teacher_seed corrector_seed arm execution_horizon episode_seed return length
+        planner_calls model_evaluations fallbacks corrector_calls delta_abs""",
     f"horizon/{CELL}-depth.csv": "arm episode_seed depth mismatch delta_abs reward count",
-    f"model_error/{CELL}.csv":
-        "source step mse mse_std mse_min mse_max tv cosine reward_mse batches episodes growth persistence_mse"
-        " mean_latent_mse",
-    "offline/cells.csv":
-        "task size seed decisions m1 m2 m3 m4 m5 cpg cpg_low cpg_high verdict teacher_return kept_e3 kept_e6",
-    f"decision_transformer/{CELL}-expert-1.csv":
-        "updates minutes action_loss val_loss return_mean return_std normalised_score",
-    "planner/cpu.csv":
-        "size batch mode dtype solve_ms_p50 solve_ms_p95 gflops ceiling_gflops ratio_to_twin ratio_to_floor",
-}  # fmt: skip
+    f"model_error/{CELL}.csv": """source step mse mse_std mse_min mse_max tv cosine reward_mse batches episodes growth
+        persistence_mse mean_latent_mse""",
+    "offline/cells.csv": """task size seed decisions m1 m2 m3 m4 m5 cpg cpg_low cpg_high verdict teacher_return kept_e3
+        kept_e6""",
+    f"decision_transformer/{CELL}-expert-1.csv": """updates minutes action_loss val_loss return_mean return_std
+        normalised_score""",
+    "planner/cpu.csv": """size batch mode dtype solve_ms_p50 solve_ms_p95 gflops ceiling_gflops ratio_to_twin
+        ratio_to_floor""",
+}
 
 
 @pytest.mark.parametrize("file", COLUMNS)
