@@ -4,9 +4,9 @@
     python -m lib.records.audit --stages horizon --rows 3          # more cells of one stage
 
 A result whose parameters and inputs are today's, and whose code is not, is either stale or made by code that does the
-same. Its source is run at audit size (`SIZE`) in a temporary worktree of the commit that
-its sidecar names and in one of today's, on this machine in one run: the same planners, correctors and gates, fewer
-episodes and decisions, and the first updates of what is trained. All actions, rewards and results are compared bit for
+same. Its source is run at audit size (`SIZE`) in a temporary worktree of the commit that its sidecar names and in one
+of today's, on this machine in one run: the same planners, correctors and gates, fewer episodes and decisions, and the
+first updates of what is trained. All actions, rewards and results are compared bit for
 bit. One line for each pair of fingerprints goes to the ledger: equal, or unequal with the first difference, which then
 stays stale. Timings are not audited: they are measured again when somebody asks. An audit can be interrupted: what is
 in the ledger stays.
@@ -111,7 +111,7 @@ def of_outs(job: Job) -> Iterator[tuple[str, str, str, str]]:
     now = key_of_parts(components(job))
     for out in job.outs:
         if out.is_file() and (run := kept_run(out)):
-            yield out.name, commit_of(out), run["key"], now
+            yield out.name, store.commit_of(out), run["key"], now
 
 
 def of_rows(job: Job) -> Iterator[tuple[str, str, str, str]]:
@@ -119,13 +119,7 @@ def of_rows(job: Job) -> Iterator[tuple[str, str, str, str]]:
     if job.rows and job.outs[0].is_file():
         for row in pkgutil.resolve_name(job.rows)(job.profile, job.cell):
             if row.kept:
-                yield row.name, commit_of(row.file), ledger.renamed(row.kept), row.now
-
-
-def commit_of(out: Path) -> str:
-    """The commit whose code made a result."""
-    entry = ledger.adopted(out)
-    return entry["commit"] if entry else store.read_sidecar(out).get("commit", "")
+                yield row.name, store.commit_of(row.file), ledger.renamed(row.kept), row.now
 
 
 def audit(doubt: Doubt, rows: int, trees: Trees) -> str:
@@ -135,11 +129,8 @@ def audit(doubt: Doubt, rows: int, trees: Trees) -> str:
     """
     if not doubt.commit or doubt.commit.endswith("+"):
         raise ResultError(f"{doubt.jobs[0].name} was made by code that was not committed; run it again.")
-    order, started, head = (
-        random.Random(doubt.stage).sample(doubt.jobs, len(doubt.jobs)),
-        time.monotonic(),
-        store.commit(),
-    )
+    order = random.Random(doubt.stage).sample(doubt.jobs, len(doubt.jobs))
+    started, head = time.monotonic(), store.commit()
     while True:
         drawn = order[:rows]
         sources = [[shown(job.source), job.parameters | {"profile": "audit"}] for job in drawn]
@@ -173,8 +164,12 @@ class Trees(contextlib.ExitStack):
     def __init__(self):
         super().__init__()
         for old in Path(tempfile.gettempdir()).glob("audit-of-*-*"):
-            if not Path(f"/proc/{old.name.split('-')[2]}").exists():
+            try:
+                os.kill(int(old.name.split("-")[2]), 0)  # asks whether the process is there, and does nothing to it
+            except ProcessLookupError:
                 shutil.rmtree(old, ignore_errors=True)
+            except PermissionError:
+                continue  # it is there, and somebody else's
         git("worktree", "prune")
         self.folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix=f"audit-of-{os.getpid()}-")))
 

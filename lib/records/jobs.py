@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.config import ConfigError, one_of
+from lib.config import MODEL_SIZES, ConfigError, one_of
 from lib.records import paths
 
 PROFILES = "lib.study.profiles:PROFILES"
-SIZES = ("1m", "5m", "19m", "48m", "317m")
 
 
 def profile(name: str):
@@ -156,6 +155,6 @@ def cell_parameters(source: str, cell: str) -> dict[str, str]:
     if source.endswith(".py"):
         return {"cell": cell}
     parts = cell.rsplit("-", 2)
-    if len(parts) != 3 or parts[1] not in SIZES or not parts[2].isdigit():
+    if len(parts) != 3 or parts[1] not in MODEL_SIZES or not parts[2].isdigit():
         raise ConfigError(f"{cell!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
     return dict(zip(("task", "model_size", "seed"), parts, strict=True))

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 from lib.records import paths
-from lib.records.keys import ResultError, combine, plain, shown
+from lib.records.keys import ResultError, combine, content_hash, plain, shown
 
 
 def file() -> Path:
@@ -109,4 +109,4 @@ def adopted(path: Path) -> dict | None:
     """The "adopted" entry of a result, if its content is still what was adopted."""
     name = shown(path)
     found = [entry for entry in entries() if entry["kind"] == "adopted" and entry["result"] == name]
-    return found[-1] if found else None
+    return found[-1] if found and found[-1]["content"] == content_hash(path) else None

@@ -52,7 +52,7 @@ def learnt(scope: Scope, cell: str, *parts: str) -> list[Path]:
 def concluded_from(scope: Scope) -> list[Path]:
     """Every table that conclusions are drawn from, there or not."""
     names = ["horizon/summary.csv", "statistics/comparisons.csv", "statistics/headline.csv"]
-    names += [f"corrector/{cell}-{arch}-depth.csv" for cell in scope.cells for arch in ("two_tower", "temporal")]
+    names += [f"corrector/{cell}-{arch}-depth.csv" for cell in scope.cells for arch in CORRECTORS]
     names += [f"model_error/{cell}.csv" for cell in scope.teacher_cells]
     names += [f"offline/{table}.csv" for table in ("cells", "gaps", "correlations", "differences")]
     names += [f"planner/{table}.csv" for table in scope.profile.planner_tables]

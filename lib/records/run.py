@@ -68,7 +68,7 @@ def kept_run(out: Path) -> dict | None:
     if "stage" in run:
         return run
     entry = ledger.adopted(out)
-    return entry["run"] | {"minutes": run.get("minutes")} if entry and entry["content"] == content_hash(out) else None
+    return entry["run"] | {"minutes": run.get("minutes")} if entry else None
 
 
 def stale_reason(out: Path, parts: dict) -> tuple[str, float | None]:
@@ -141,8 +141,7 @@ def age(job: Job, out: Path) -> str:
     if not job.timing and "/latency/" not in shown(out):
         return ""
     about = store.read_sidecar(out) if store.sidecar(out).is_file() else {}
-    commit = about.get("commit") or (ledger.adopted(out) or {}).get("commit", "")
-    return f" (timed {about.get('written', 'some day')[:10]}, {commit[:8] or 'before commits were kept'})"
+    return f" (timed {about.get('written', 'some day')[:10]}, {store.commit_of(out)[:8] or 'before commits were kept'})"
 
 
 # -------------------------------------------------------------------------------------------------------- running
@@ -164,9 +163,10 @@ def run(job: Job, parts: dict) -> None:
         store.write_json(place, text)
         os.environ[store.RUN] = str(place)
         try:
-            execute(job.source, job.evidence, read_parameters(job.source, job.parameters)[1]) if (
-                job.source.suffix == ".ipynb"
-            ) else run_script(job)
+            if job.source.suffix == ".ipynb":
+                execute(job.source, job.evidence, read_parameters(job.source, job.parameters)[1])
+            else:
+                run_script(job)
             for out in job.outs:
                 if stamp(out) == before[out]:
                     raise RunError(
@@ -214,9 +214,8 @@ def run_script(job: Job) -> None:
 class Command:
     """Run what is stale in a profile, or say what is."""
 
-    verb: tyro.conf.Positional[
-        Literal["run", "status", "warn"]
-    ]  # warn: as status, but draw figures, and keep what is stale for the paper
+    # warn: as status, but draw figures, and keep what is stale for the paper
+    verb: tyro.conf.Positional[Literal["run", "status", "warn"]]
     profile: str = "quick"  # smoke, quick or paper
     cells: str = ""  # <task>-<size>-<seed> and more of them; empty: the profile's
     only: str = ""  # some stages by name; empty: all

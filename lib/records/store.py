@@ -6,8 +6,6 @@
     path = cached(CACHE / "pairs.safetensors", key, lambda path: save_file(collect(), path), "distillation set")
 
 A sidecar is written once, by the process that has just written the result, and never edited.
-
-Only the standard library is imported here, so that `python -m lib.records.run` starts at once.
 """
 
 from __future__ import annotations
@@ -190,6 +188,12 @@ def commit() -> str:
         return head + ("+" if head and git("status", "--porcelain", "--", "lib", "notebooks", "paper") else "")
     except OSError:
         return ""
+
+
+def commit_of(path: str | Path) -> str:
+    """The commit whose code made a result: as its sidecar says, else as the ledger adopted it; "" if neither knows."""
+    about = read_sidecar(path) if sidecar(path).is_file() else {}
+    return about.get("commit") or (ledger.adopted(Path(path)) or {}).get("commit", "")
 
 
 def versions() -> dict[str, str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.records import ledger, paths
+from lib.records import paths
 from lib.records.jobs import files
-from lib.records.store import read_sidecar, read_table, sidecar, write_artefact, write_json
+from lib.records.store import commit_of, read_sidecar, read_table, sidecar, write_artefact, write_json
 from lib.study.distillation import RIGHT_SIZED
 from lib.study.stats import claims, study_claims
 
@@ -62,7 +62,7 @@ def _timed(folder: Path) -> dict | None:
     if not tables:
         return None
     days = sorted(read_sidecar(file)["written"][:10] for file in tables)
-    commits = {read_sidecar(file).get("commit") or (ledger.adopted(file) or {}).get("commit") for file in tables}
+    commits = {commit_of(file) for file in tables}
     return {"first": days[0], "last": days[-1], "commits": sorted(commit[:8] for commit in commits if commit)}
 
 

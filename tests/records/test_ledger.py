@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lib.records import ledger, paths
-from lib.records.keys import ResultError
+from lib.records.keys import ResultError, content_hash, shown
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +71,15 @@ def test_keys_of_the_first_edition_have_new_names():
     assert ledger.same("0123", "b-1") and not ledger.same("4567", "b-1")
 
 
-def test_the_last_adoption_of_a_result_counts():
-    result = paths.ROOT / "data" / "results" / "paper" / "one.csv"
+def test_the_last_adoption_of_a_result_counts_while_its_content_is_what_was_adopted(tmp_path):
+    result = tmp_path / "one.csv"
+    result.write_text("return\n1\n")
+    about = {"kind": "adopted", "result": shown(result), "content": content_hash(result), "keys": {}}
     for commit in ("old", "new"):
-        ledger.append({"kind": "adopted", "result": "data/results/paper/one.csv", "commit": commit, "keys": {}})
-    assert ledger.adopted(result)["commit"] == "new" and ledger.adopted(result.with_name("two.csv")) is None
+        ledger.append(about | {"commit": commit})
+    assert ledger.adopted(result)["commit"] == "new" and ledger.adopted(tmp_path / "two.csv") is None
+    result.write_text("return\n2\n")
+    assert ledger.adopted(result) is None
 
 
 def test_an_entry_is_one_line_more(file):
