@@ -41,11 +41,10 @@ def rows(profile: str, cell: str) -> list[Row]:
     for name, count in ((arm_name(name), count) for name, count in counts.items()):
         bare = make_arm(name, standard, UNCALIBRATED)
         if bare.gate:
-            then, now = (
-                calibrated.get(name, {}).get("key", ""),
-                calibration_key(stage, bare, learnt, settings.profile.calibrate_episodes),
-            )
-            found.append(Row(f"the gate of {name}", numbers, then, now, _why(then, now, 1, 1)))
+            then = calibrated.get(name, {}).get("key", "")
+            now = calibration_key(stage, bare, learnt, settings.profile.calibrate_episodes)
+            why = _why(then, now, 1, 1) if then else "has no threshold yet"
+            found.append(Row(f"the gate of {name}", numbers, then, now, why))
             if not then:
                 found.append(Row(f"arm {name}", table, "", now, "was never played"))
                 continue
