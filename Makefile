@@ -6,9 +6,11 @@
 .DEFAULT_GOAL := all
 
 PROFILE = quick
-# The cells (<task>-<size>-<seed>); empty: the profile's. `ONLY` are stages by name; empty: all.
+# The cells (<task>-<size>-<seed>); empty: the profile's. `ONLY` are stages by name; empty: all. AGAIN=1 runs what is
+# fresh, too.
 CELLS =
 ONLY =
+AGAIN =
 ROWS = 1
 STAGE =
 PYTHON ?=
@@ -28,8 +30,8 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 all: results  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@$(PY) paper/build.py --profile $(PROFILE)
 
-results: setup  ## run what is stale (CELLS=, ONLY= narrow it)
-	@$(RUN) run --profile $(PROFILE) $(OPTIONS)
+results: setup  ## run what is stale (CELLS=, ONLY= narrow it; AGAIN=1 runs what is fresh, too)
+	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(if $(AGAIN),--again)
 
 paper: setup  ## the PDF of the paper profile from the results that are there, naming stale ones; runs no notebook
 	@$(RUN) warn --profile $(PAPER) $(OPTIONS)

@@ -219,6 +219,7 @@ class Command:
     profile: str = "quick"  # smoke, quick or paper
     cells: str = ""  # <task>-<size>-<seed> and more of them; empty: the profile's
     only: str = ""  # some stages by name; empty: all
+    again: bool = False  # run: also what is fresh; what has a key of its own (episodes, weights) is not made again
 
 
 def carry_out(command: Command) -> None:
@@ -231,7 +232,7 @@ def carry_out(command: Command) -> None:
         draws = job.stage.endswith("-figure") and command.verb == "warn" and all(n.is_file() for n in job.needs)
         if command.verb != "run" and not draws:
             report(job, parts, command.verb == "status", stale)
-        elif any(why for why, _ in reasons(job, parts).values()):
+        elif command.again or any(why for why, _ in reasons(job, parts).values()):
             run(job, parts)
         else:
             print("\n".join(f"unchanged {shown(out)}" for out in job.outs), flush=True)

@@ -128,6 +128,7 @@ def test_a_result_that_comes_out_the_same_is_of_the_new_code(repo):
     repo.edit("figures/plot.py", "out.write_text", "text = out.write_text")
     assert repo("run", "--only", "plot-figure").stdout == f"wrote {repo.plot}\n"
     assert repo("run", "--only", "plot-figure").stdout == f"unchanged {repo.plot}\n"
+    assert repo("run", "--only", "plot-figure", "--again").stdout == f"wrote {repo.plot}\n"
 
 
 @pytest.mark.parametrize("equal", [True, False])
