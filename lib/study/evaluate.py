@@ -270,11 +270,6 @@ def read_cell(profile: str, cell: str, part: str = "") -> pd.DataFrame:
     written) with the arms' columns beside them. Arms of a part without episodes are left out."""
     file = paths.results(profile) / "horizon" / f"{cell}.csv"
     episodes = read_table(file)
-    if "scheme" not in episodes:  # written before arms had columns
-        arms = read_sidecar(file)["arms"]
-        standard = PlannerConfig(**arms["teacher"]["planner"])
-        columns = [{"arm": name} | make_arm(name, standard).columns for name in arms]
-        episodes = episodes.drop(columns="execution_horizon").merge(pd.DataFrame(columns), on="arm")
     if not part:
         return episodes
     file = file.with_name(f"{cell}{part}.csv")
