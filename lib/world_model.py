@@ -188,7 +188,7 @@ class QEnsemble(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """TD-MPC2's five networks. Inputs and outputs are float32 unless the module was converted.
+    """TD-MPC2's networks: five, and a sixth where episodes can end early. Float32 unless the module was converted.
 
     A is the task's own action dimension everywhere. Weights that were trained on many tasks have wider inputs: they
     take native observations and actions, or ones already padded. `task` is the task they are bound to, if known.
@@ -205,6 +205,7 @@ class WorldModel(nn.Module):
         self.reward_head = mlp([za_dim, *hidden, c.num_bins])
         self.pi = mlp([c.latent_dim, *hidden, 2 * c.action_dim])
         self.q_heads = QEnsemble(c.num_q, za_dim, c.mlp_dim, c.num_bins, c.q_dropout)
+        self.termination_head = mlp([c.latent_dim, *hidden, 1]) if c.episodic else None
         self.apply(_official_init)
         for last in (self.reward_head[-1].weight, self.q_heads.layers[-1].weight):
             nn.init.zeros_(last)
@@ -267,6 +268,14 @@ class WorldModel(nn.Module):
     def q(self, z: Tensor, a: Tensor, target: bool = False, heads: Tensor | None = None) -> Tensor:
         """Expected values of the Q heads. (…, L), (…, A) -> (num_q, …)."""
         return two_hot_expectation(self.q_logits(z, a, target, heads), self.config.bin_limit)
+
+    def termination_logit(self, z: Tensor) -> Tensor:
+        """Log odds that the episode has ended early at z (…, L) -> (…), of a model with a termination head."""
+        return self.termination_head(z).squeeze(-1)
+
+    def termination(self, z: Tensor) -> Tensor | None:
+        """Probability that the episode has ended early at z (…, L) -> (…); None without a termination head."""
+        return self.termination_logit(z).sigmoid() if self.config.episodic else None
 
     def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean before squashing and log standard deviation, both (…, A)."""

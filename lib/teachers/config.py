@@ -31,6 +31,8 @@ class TeacherConfig:
     consistency_coef: float = 20.0
     reward_coef: float = 0.1
     value_coef: float = 0.1
+    episodic: bool = False  # for tasks whose episodes can end early: a termination head, and targets that stop there
+    termination_coef: float = 1.0
     entropy_coef: float = 1e-4
     lr: float = 3e-4
     encoder_lr_scale: float = 0.3

@@ -53,11 +53,13 @@ def record(controller: Controller, envs, seeds: Sequence[int], decisions: int, w
 
 @dataclass
 class Batch:
-    """Sequences in time-major order: obs (H+1, B, obs_dim), actions (H, B, A), rewards (H, B)."""
+    """Sequences in time-major order: obs (H+1, B, obs_dim), actions (H, B, A), rewards (H, B), and `terminated` (H, B),
+    1 where the decision ended its episode early; None where that is not learned."""
 
     obs: Tensor
     actions: Tensor
     rewards: Tensor
+    terminated: Tensor | None = None
 
 
 class ReplayBuffer:

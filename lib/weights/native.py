@@ -145,6 +145,8 @@ def _check_config(config: WorldModelConfig, num_tensors: int) -> None:
         least = 0 if field.name.endswith("padding") else 1
         if field.type == "int" and (type(value) is not int or not least <= value < 2**20):
             raise ValueError(f"{field.name}={value!r}")
+        if field.type == "bool" and type(value) is not bool:
+            raise ValueError(f"{field.name}={value!r}")
         if field.type == "float" and (type(value) not in (int, float) or not math.isfinite(value)):
             raise ValueError(f"{field.name}={value!r}")
     if config.latent_dim % config.simnorm_dim or config.num_enc_layers > num_tensors or config.num_q < 2:

@@ -83,6 +83,40 @@ def test_outputs_match_those_of_the_official_code(layout, task):
     assert not wm.training and not any(p.requires_grad for p in wm.parameters())
 
 
+def test_outputs_of_an_episodic_agent_match_those_of_the_official_code():
+    wm, want = (
+        load_world_model(tiny(task_set="episodic")),
+        golden(np.load(FIXTURES / "official_tiny_episodic_golden.npz")),
+    )
+    z, a = wm.encode(want("obs")), want("actions")[0]
+    assert_close(z, want("z"))
+    assert_close(wm.next(z, a), want("next_z"))
+    assert_close(wm.reward(z, a), want("reward")[..., 0])
+    assert_close(wm.q(z, a), want("q_values")[..., 0])
+    assert_close(wm.termination_logit(z), want("termination_logit")[..., 0])
+    assert_close(wm.termination(z), want("termination")[..., 0])
+
+
+def test_the_termination_head_of_many_tasks_reads_the_task(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+
+    def with_head(state):
+        dims = [32 + 96, 32, 32, 1]
+        for key, shape in official_weights._layers("_termination", dims, False).items():
+            state[key] = torch.randn(shape, generator=generator)
+
+    path = tiny(edit=with_head, tmp_path=tmp_path)
+    wm, state = load_world_model(path, task="walker-walk"), torch.load(path, weights_only=True)["model"]
+    z, task = torch.rand(5, 32, generator=generator), state["_task_emb.weight"][1]
+    x = torch.cat([z, (task / max(task.norm(), 1.0)).expand(5, -1)], -1)
+    for i in range(2):
+        part = {name: state[f"_termination.{i}.{name}"] for name in ("weight", "bias", "ln.weight", "ln.bias")}
+        x = F.linear(x, part["weight"], part["bias"])
+        x = F.mish(F.layer_norm(x, x.shape[-1:], part["ln.weight"], part["ln.bias"]))
+    x = F.linear(x, state["_termination.2.weight"], state["_termination.2.bias"])
+    assert_close(wm.termination_logit(z), x[:, 0])
+
+
 @needs_real
 @pytest.mark.parametrize("task", ["walker-walk", "reacher-easy", "cartpole-swingup", "finger-turn-easy"])
 def test_trained_model_matches_the_official_code(task):
