@@ -63,7 +63,7 @@ class Learner:
         return torch.randperm(self.wm.config.num_q)[:2].to(self.wm.device)
 
     def model_loss(self, batch: Batch, noise: Tensor, heads: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Consistency, reward, value (and termination) loss. noise (H, B, A) for the policy action of targets, heads (2,).
+        """Consistency, reward, value (and termination) loss. noise (H, B, A) for the targets' actions, heads (2,).
 
         Returns the loss, the rolled latents (H+1, B, L) and the parts.
         """
