@@ -56,8 +56,9 @@ def test_a_cell_has_a_task_a_size_and_a_seed(size):
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("mujoco/hopper/medium-v0", "mujoco-hopper-medium-v0"), ("hopper_medium-v2", "hopper_medium-v2"), ("../..", "unnamed"),
-     ("über/weights v1.2", "ber-weights-v1-2"), ("--a--", "a"), ("x" * 300, "x" * 100), ("", "unnamed")],
+    [("mujoco/hopper/medium-v0", "mujoco-hopper-medium-v0"), ("hopper_medium-v2", "hopper_medium-v2"),
+     ("../..", "unnamed"), ("über/weights v1.2", "ber-weights-v1-2"), ("--a--", "a"), ("x" * 300, "x" * 100),
+     ("", "unnamed")],
 )  # fmt: skip
 def test_any_text_has_a_part_that_is_a_name(text, name):
     assert paths.part(text) == name == paths.named("label", name)
