@@ -9,8 +9,9 @@ file may move and a module be renamed, what is not reached may change, and comme
 definitions, the type annotations of functions (which nothing here reads at run time) and the definitions' own names
 never count. What is called through an object (`controller.act`) cannot be seen: its class has to be a root.
 
-`NEUTRAL` and `REGISTRIES` are replaced by their bare names. The first only find, read and write files: what these say
-is among the checksums of a stage's inputs. A registry maps names to pieces, of which a stage names those that it uses.
+`NEUTRAL` and `REGISTRIES` are replaced by their bare names. The first only find, read and write files, and what these
+say is among the checksums of a stage's inputs; or they only refuse parameters. A registry maps names to pieces, of
+which a stage names those that it uses.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lib.records.syntax import (
 
 # Modules, whole packages included, and names of registries.
 NEUTRAL = tuple(f"lib.records.{m}" for m in ("paths", "keys", "store", "fingerprint", "ledger"))
-NEUTRAL += ("lib.weights.names", "figures.charts")
+NEUTRAL += ("lib.weights.names", "lib.study.parameters", "figures.charts")
 REGISTRIES = ("CORRECTORS", "SCHEMES", "PROFILES")
 
 PROJECT = ("lib", "figures", "paper")  # packages, at the root of the tree, whose definitions are followed

@@ -182,6 +182,12 @@ def test_bad_input_is_a_sentence(home, drawn, tmp_path, capsys):
         out, status = shoot(tmp_path, arms, decisions)
         said = capsys.readouterr().err
         assert status == 2 and words in said and said.startswith("film: ") and not out.exists()
+    for given, words in (
+        (["--cell", "../x"], "cell='../x' cannot be"),
+        (["--profile", "../x"], "profile='../x' is not"),
+    ):
+        assert main(["--cell", str(CELL), "--profile", "smoke", *given]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
