@@ -20,6 +20,7 @@ import ast
 import functools
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 from lib.records.paths import ROOT
@@ -76,6 +77,8 @@ class Code:
         if isinstance(root, Path) or (isinstance(root, str) and root.endswith((".py", ".ipynb"))):
             return Target(str(root), "")
         module, _, name = root.partition(":") if isinstance(root, str) else (root.__module__, "", root.__qualname__)
+        if module == "__main__":  # of a module that `python -m` runs
+            module = sys.modules["__main__"].__spec__.name
         found = self.follow(Target(module, name.split(".")[0]))
         if found is None:
             raise FingerprintError(f"{module}:{name} is not defined in {self.root}; correct the stage that names it.")
