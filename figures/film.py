@@ -102,6 +102,8 @@ def panel_of(
         if decision % EVERY == 0:
             frames.append(captioned(env.render(), arm.name, counts["planner_calls"], counts["return"]))
     env.close()
+    if not frames:
+        raise ConfigError(f"{arm.name} has no frame to show: the simulator diverged at its first decision.")
     return frames, seconds, counts
 
 

@@ -103,6 +103,13 @@ def test_an_episode_that_ends_early_keeps_its_last_picture(home, drawn, tmp_path
         assert not ImageChops.difference(right, picture).getbbox()
 
 
+def test_an_episode_that_diverges_at_once_has_no_film(home, drawn, tmp_path, capsys):
+    commit(["teacher", *ARMS], 1)
+    drawn.breaks[FIRST] = 1
+    assert shoot(tmp_path)[1] == 2
+    assert "film: policy has no frame to show: the simulator diverged at its first decision." in capsys.readouterr().err
+
+
 def grey(level: int) -> np.ndarray:
     return np.full((SIZE, SIZE, 3), 20 * level, np.uint8)
 
