@@ -14,7 +14,7 @@ AGAIN =
 ROWS = 1
 STAGE =
 PYTHON ?=
-ifeq ($(filter $(PROFILE),smoke quick paper),)
+ifneq ($(words $(PROFILE)) $(filter smoke quick paper,$(PROFILE)),1 $(PROFILE))
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
 endif
 PY = "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"

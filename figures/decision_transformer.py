@@ -18,6 +18,7 @@ from figures.charts import INK, MUTED
 from lib.records import paths
 from lib.records.keys import ResultError, shown
 from lib.records.store import how_to_make, read_table
+from lib.study.profiles import PROFILES
 from lib.study.stats.intervals import bootstrap_ci
 
 GAP, AXIS, HEIGHT = 30, 40, 110
@@ -142,7 +143,7 @@ def draw(summaries: pd.DataFrame, curves: pd.DataFrame, window: int = WINDOW) ->
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--profile", default="quick", choices=PROFILES)
     parser.add_argument("--window", type=int, default=WINDOW, help=f"evaluations in a mean of a curve ({WINDOW})")
     given = parser.parse_args(arguments)
     chart = draw(*read(given.profile), given.window)

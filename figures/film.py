@@ -29,6 +29,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, write_artefact
 from lib.rollout import rollout
 from lib.study.arms import Arm, arm_name, make_controller, recorded
+from lib.study.profiles import PROFILES
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 ARMS = ("teacher", "64×2+open-loop-6", "64×2+temporal-6")
@@ -70,7 +71,7 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     """
     if not 1 <= decisions <= EPISODE_DECISIONS:
         raise ConfigError(f"decisions={decisions} must be between 1 and {EPISODE_DECISIONS}, a whole episode.")
-    about = read_sidecar(paths.results(profile) / "horizon" / f"{cell}.csv")
+    about = read_sidecar(paths.results(profile) / "horizon" / f"{paths.named('cell', cell)}.csv")
     arms = [recorded(about["arms"][one_of("arm", arm_name(name), about["arms"])]) for name in names]
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}
@@ -101,6 +102,8 @@ def panel_of(
         if decision % EVERY == 0:
             frames.append(captioned(env.render(), arm.name, counts["planner_calls"], counts["return"]))
     env.close()
+    if not frames:
+        raise ConfigError(f"{arm.name} has no frame to show: the simulator diverged at its first decision.")
     return frames, seconds, counts
 
 
@@ -164,8 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 0 if given.optional else 1
     os.environ["MUJOCO_GL"] = backend
-    out = given.out or paths.figures(given.profile) / "film.gif"
     try:
+        out = given.out or paths.figures(one_of("profile", given.profile, PROFILES)) / "film.gif"
         print(make_film(given.cell, given.profile, given.arms, given.decisions, out))
     except (ConfigError, CheckpointError, CorrectorError, ResultError) as error:
         print(f"film: {error}", file=sys.stderr)

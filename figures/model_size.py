@@ -17,7 +17,6 @@ from lib.config import MODEL_SIZES
 from lib.records import paths
 from lib.records.keys import ResultError, shown
 from lib.records.store import read_table
-from lib.study.cells import CELL_NAME
 
 NAMES, GAP = 104, 14  # units for the names of the arms, and between panels
 ROW, ROWS_HEIGHT = 15, 560  # of an arm at most, and of all rows
@@ -34,7 +33,7 @@ def read(profile: str) -> pd.DataFrame:
     """
     file = paths.results(profile) / "horizon" / "summary.csv"
     table = read_table(file)
-    table = table[table["cell"].map(lambda cell: bool(CELL_NAME.fullmatch(cell)))]
+    table = table[table["cell"].map(lambda cell: bool(paths.CELL.fullmatch(cell)))]
     if table.empty:
         raise ResultError(f"{shown(file)} has no arm of a teacher named <task>-<size>-<seed>; evaluate one.")
     first = table.groupby(["task", "size"])["teacher_seed"].transform("min")

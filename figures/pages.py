@@ -11,14 +11,15 @@ import pandas as pd
 
 from figures import charts
 from lib.records import paths
-from lib.study.cells import CELL_NAME, Cell
+from lib.study.cells import Cell
+from lib.study.profiles import PROFILES
 
 
 def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]], arguments: list[str] | None) -> None:
     """Save what `draw` makes of a profile, name of a figure → chart, and print the files; `about` is the script's
     docstring, `arguments` those of the command line unless given."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--profile", default="quick", choices=PROFILES)
     profile = parser.parse_args(arguments).profile
     for name, chart in draw(profile).items():
         for path in charts.save(chart, paths.figures(profile) / name):
@@ -28,9 +29,9 @@ def command_line(about: str, draw: Callable[[str], dict[str, alt.TopLevelMixin]]
 def cell_title(cell: str, cells: Iterable[str]) -> str:
     """A cell as the paper calls it: task and size, its seed where that tells it from others of `cells`, and the name of
     a cell whose teacher is from elsewhere."""
-    if not CELL_NAME.fullmatch(cell):
+    if not paths.CELL.fullmatch(cell):
         return cell
-    mine, others = Cell.parse(cell), (Cell.parse(other) for other in cells if CELL_NAME.fullmatch(other))
+    mine, others = Cell.parse(cell), (Cell.parse(other) for other in cells if paths.CELL.fullmatch(other))
     seeds = {other.seed for other in others if (other.task, other.size) == (mine.task, mine.size)}
     return f"{mine.task} ({mine.size}, seed {mine.seed})" if len(seeds) > 1 else f"{mine.task} ({mine.size})"
 

@@ -21,7 +21,6 @@ from figures.scales import Scale, cost_floor, cost_scale, cost_ticks, kept_scale
 from lib.records import paths
 from lib.records.store import read_table
 from lib.study.arms import ARM_COLUMNS
-from lib.study.cells import CELL_NAME
 
 # Column of the table → title of the axis, d3 format of its numbers.
 COSTS = {
@@ -222,7 +221,7 @@ def read(profile: str) -> pd.DataFrame:
 def over_cells(summary: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Arms that all cells of this project's teachers have: mean normalised return with its interval, as in
     `lib.study.stats.aggregates`, and mean costs. Without rows where there are fewer than two such cells."""
-    own = summary[summary["cell"].map(lambda cell: bool(CELL_NAME.fullmatch(cell)))]
+    own = summary[summary["cell"].map(lambda cell: bool(paths.CELL.fullmatch(cell)))]
     if own["cell"].nunique() < 2 or not file.is_file():
         return summary.iloc[:0]
     shared = own.groupby("arm")["cell"].transform("nunique") == own["cell"].nunique()

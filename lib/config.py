@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,20 @@ class ConfigError(ValueError):
     """A setting is wrong; the message says which, where, and what is allowed."""
 
 
+def quoted(value) -> str:
+    """`repr` of what somebody gave, without its middle where a sentence has no room for it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-20:]}"
+
+
 def one_of(name: str, value: str, allowed) -> str:
     """Return `value` if it is allowed, else raise a `ConfigError` that suggests the nearest allowed names."""
     allowed = list(allowed)
     if value in allowed:
         return value
-    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=3)
+    near = difflib.get_close_matches(str(value).lower(), [str(a) for a in allowed], n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ConfigError(f"{name}={value!r} is not known; use one of: {', '.join(str(a) for a in allowed)}.{hint}")
+    raise ConfigError(f"{name}={quoted(value)} is not known; use one of: {', '.join(str(a) for a in allowed)}.{hint}")
 
 
 def data_folder(kind: str) -> Path:
@@ -85,6 +92,9 @@ def discount_for(episode_length: int) -> float:
 
 # ------------------------------------------------------------------------------------------------------- planner
 
+# What is larger is a slip of the keyboard, and would end in an allocator's error, or never.
+LARGEST = {"horizon": 500, "samples": 32_768, "iterations": 1_000}
+
 
 @dataclass(frozen=True)
 class PlannerConfig:
@@ -115,14 +125,19 @@ class PlannerConfig:
         for name in ("horizon", "samples", "iterations", "elites"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"PlannerConfig.{name}={getattr(self, name)} must be at least 1.")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"PlannerConfig.{name}={getattr(self, name)} must be at most {most:,}.")
         if not 0 <= self.policy_samples <= self.samples:
             raise ConfigError(
                 f"PlannerConfig.policy_samples={self.policy_samples} must lie in 0…samples={self.samples}."
             )
         if self.elites > self.samples:
             raise ConfigError(f"PlannerConfig.elites={self.elites} exceeds samples={self.samples}.")
-        if not 0 < self.min_std <= self.max_std:
+        if not 0 < self.min_std <= self.max_std < math.inf:
             raise ConfigError(f"PlannerConfig needs 0 < min_std ≤ max_std, not {self.min_std} and {self.max_std}.")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"PlannerConfig.temperature={self.temperature} must be positive and finite.")
 
     @classmethod
     def standard(cls, action_dim: int, **changes) -> PlannerConfig:

@@ -5,10 +5,14 @@
 
 Evaluation, collection, cards, buffers, action errors and films read what it yields. (Timing takes turns between many
 controllers, and only starts its episodes here; training plays vectorised environments in rounds.)
+
+Where a simulator diverges, that is, a reward or an observation is not finite, the episode ends as a failure: a line on
+stderr says so, the step is left out, and what came before it counts.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,12 +70,23 @@ def rollout(
         from tqdm import tqdm
 
         counted = tqdm(counted, desc=what, unit="decision", mininterval=2)
-    for _ in counted:
+    for decision in counted:
         actions, info = controller.act(torch.from_numpy(obs))
         actions = actions.cpu().numpy()
         steps = [envs[i].step(action) for i, action in zip(rows, actions, strict=True)]
         info, rewards = {k: v.cpu().numpy() for k, v in info.items()}, np.array([step[1] for step in steps])
         after = np.stack([step[0] for step in steps])
+        sound = np.isfinite(rewards) & np.isfinite(after).all(1)
+        if not sound.all():
+            for row in np.flatnonzero(~sound):
+                where = f"at decision {decision} of the episode with seed {seeds[rows[row]]}, which ends there"
+                print(f"{what or 'rollout'}: the simulator diverged {where}", file=sys.stderr, flush=True)
+            if not (usable := np.flatnonzero(sound).tolist()):
+                break
+            controller.keep(usable)
+            rows, steps = [rows[row] for row in usable], [steps[row] for row in usable]
+            obs, actions, rewards, after = (x[usable] for x in (obs, actions, rewards, after))
+            info = {k: v[usable] for k, v in info.items()}
         yield Decision(rows, obs, actions, info, rewards, after)
         running = [row for row, (_, _, terminated, truncated, _) in enumerate(steps) if not (terminated or truncated)]
         if not running:

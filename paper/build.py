@@ -99,9 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="quick")
     profile = parser.parse_args(arguments).profile
-    for line in stale_lines(profile):
-        print(f"stale: {line}", file=sys.stderr)
     try:
+        for line in stale_lines(profile):
+            print(f"stale: {line}", file=sys.stderr)
         print(build(profile).relative_to(paths.ROOT))
     except (PaperError, ValueError) as error:
         print(f"paper: {error}", file=sys.stderr)

@@ -18,7 +18,6 @@ import pandas as pd
 from lib.records import paths
 from lib.records.keys import key_of
 from lib.records.store import cached, read_sidecar, read_table, write_json, write_table
-from lib.study.cells import CELL_NAME
 from lib.study.evaluate import evaluated_cells, read_cell
 from lib.study.profiles import PROFILES
 from lib.study.selection import pick
@@ -55,7 +54,7 @@ def main() -> None:
     write("horizon/summary.csv", each(rows, arms))
     write("statistics/comparisons.csv", each(rows, lambda cell, rows: compare(rows, steps[cell]["step_ms"].to_dict())))
     write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
-    own = {cell: table for cell, table in rows.items() if CELL_NAME.fullmatch(cell)}
+    own = {cell: table for cell, table in rows.items() if paths.CELL.fullmatch(cell)}
     if own:
         write("statistics/aggregate.csv", aggregate(own))
         write("statistics/profiles.csv", performance_profiles(own))

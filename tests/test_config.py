@@ -88,8 +88,10 @@ def test_all_sizes_are_cells_of_their_own_and_do_not_go_with_a_teacher():
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"profile": "qick"}, "Did you mean quick"), ({"model_size": "2m"}, "model_size='2m'"), ({"seed": -1}, "negative"),
-     ({"device": "gpu"}, "use auto, cpu or cuda")],
+    [({"profile": "qick"}, "Did you mean quick"), ({"model_size": "2m"}, "model_size='2m'"),
+     ({"seed": -1}, "seed=-1 must lie between 0 and 99"),
+     ({"device": "gpu"}, "use auto, cpu or cuda"), ({"task": "../x"}, "task='../x' cannot be part of a file's name"),
+     ({"task": ""}, "task='' cannot be part"), ({"teacher": "x" * 101}, "is no file, and too long for the name of a")],
 )  # fmt: skip
 def test_a_wrong_value_is_a_sentence(change, words):
     with pytest.raises(ConfigError, match=words):

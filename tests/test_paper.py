@@ -694,9 +694,11 @@ def test_stale_results_are_listed(tree, capsys):
     assert "Stale results" not in text_of("quick")
 
 
-def test_unknown_profile(tree):
+def test_unknown_profile(tree, capsys):
     with pytest.raises(ValueError, match="quick"):
         paper.build("quik")
+    assert paper.main(["--profile", "../quick"]) == 1
+    assert "paper: profile='../quick' cannot be part of a file's name" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------- typesetting

@@ -361,6 +361,9 @@ def test_weights_that_are_not_finite_are_refused_whenever_they_turn_so(name, bad
     [({"samples": 0}, "samples=0 must be at least 1"), ({"horizon": 0}, "horizon=0 must be at least 1"),
      ({"iterations": -1}, "iterations=-1"), ({"elites": 41}, "elites=41 exceeds samples=40"),
      ({"policy_samples": 41}, "policy_samples=41 must lie in 0…samples=40"),
+     ({"samples": 40_000}, "samples=40000 must be at most 32,768"), ({"horizon": 501}, "must be at most 500"),
+     ({"temperature": 0.0}, "temperature=0.0 must be positive"), ({"temperature": math.nan}, "temperature=nan must be"),
+     ({"temperature": math.inf}, "temperature=inf must be"), ({"max_std": math.inf}, "0 < min_std ≤ max_std, not 0.05"),
      ({"min_std": 0.0}, "0 < min_std ≤ max_std"), ({"min_std": 3.0}, "0 < min_std ≤ max_std"),
      ({"action_selection": "best"}, "action_selection='best' is not known; use one of: mean, sample")],
 )  # fmt: skip

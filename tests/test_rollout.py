@@ -47,6 +47,40 @@ def test_each_seed_has_its_own_episode_whoever_makes_the_environments(made):
             assert step.info["first"][row] == step.obs[row, 0] and step.info["flag"][row] == (action[0] > 0)
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf, None], ids=["no reward", "infinite reward", "no observation"])
+def test_where_the_simulator_diverges_the_step_is_left_out_and_the_others_go_on(lost, capsys):
+    env, seeds, controller = fresh_env(), [5, 6, 7], Noted()
+    env.ends = {7: 3}
+    whole = list(rollout(controller, env, seeds, 4))
+
+    class Lost(env):
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            if (self.seed, self.decision) != (6, 3):
+                return obs, reward, terminated, truncated, info
+            return (obs, lost, terminated, truncated, info) if lost else (obs * np.nan, reward, False, False, info)
+
+    controller, said = Noted(), capsys.readouterr().err
+    steps = list(rollout(controller, Lost, seeds, 4, "an arm"))
+    assert [step.rows for step in steps] == [[0, 1, 2], [0, 1, 2], [0, 2], [0]]
+    assert controller.told == [("reset", 3), ("keep", [0, 2]), ("keep", [0])]
+    for step, other in zip(steps, whole, strict=True):
+        rows = [other.rows.index(i) for i in step.rows]
+        for name in ("obs", "actions", "rewards", "next_obs"):
+            assert np.array_equal(getattr(step, name), getattr(other, name)[rows])
+        assert all(np.array_equal(step.info[k], other.info[k][rows]) for k in other.info)
+    assert "diverged" not in said
+    where = "an arm: the simulator diverged at decision 2 of the episode with seed 6, which ends there\n"
+    assert where in capsys.readouterr().err
+
+
+def test_a_batch_that_diverges_as_a_whole_is_over():
+    env, controller = fresh_env(), Noted()
+    env.breaks = {1: 2, 2: 2, 3: 1}
+    assert [step.rows for step in rollout(controller, env, [1, 2, 3], 5)] == [[0, 1]]
+    assert list(rollout(Noted(), env, [3], 5)) == []
+
+
 def test_an_episode_of_one_or_none():
     env, controller = fresh_env(), Noted()
     env.ends = {1: 2}

@@ -42,12 +42,13 @@ def streams(*seeds):
 class TinyEnv:
     """x ← tanh(M x + N a), reward x₀ + 1. Every step of any environment is noted in `steps`: (seed, decision, action).
 
-    `ends` maps a seed to the decision at which its episode terminates early.
+    `ends` maps a seed to the decision at which its episode terminates early, `breaks` to that at which it diverges.
     """
 
     steps: list = []
     starts: list = []
     ends: dict = {}
+    breaks: dict = {}
 
     def __init__(self, task, seed=None):
         random = np.random.default_rng(0)
@@ -63,13 +64,15 @@ class TinyEnv:
         self.steps.append((self.seed, self.decision, action.copy()))
         self.x = np.tanh(self.m @ self.x + self.n @ action)
         self.decision += 1
+        if self.decision == self.breaks.get(self.seed):
+            return self.x.astype(np.float32), float("nan"), True, False, {}
         ended = self.decision == self.ends.get(self.seed)
         return self.x.astype(np.float32), float(self.x[0] + 1), ended, False, {}
 
 
 def fresh_env():
     """A TinyEnv class with empty notes."""
-    return type("NotedEnv", (TinyEnv,), {"steps": [], "starts": [], "ends": {}})
+    return type("NotedEnv", (TinyEnv,), {"steps": [], "starts": [], "ends": {}, "breaks": {}})
 
 
 class Shorter(gymnasium.Wrapper):
@@ -83,3 +86,13 @@ class Shorter(gymnasium.Wrapper):
         self.left -= 1
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs, reward, terminated or self.left == 0, truncated, info
+
+
+class Diverging(Shorter):
+    """Every third seed's physics blow up in its fourth decision."""
+
+    def step(self, action):
+        if self.left == 1:
+            self.env.unwrapped.physics.data.qvel[:] = 1e12
+        self.left -= 1
+        return self.env.step(action)

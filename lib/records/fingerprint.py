@@ -9,8 +9,9 @@ file may move and a module be renamed, what is not reached may change, and comme
 definitions, the type annotations of functions (which nothing here reads at run time) and the definitions' own names
 never count. What is called through an object (`controller.act`) cannot be seen: its class has to be a root.
 
-`NEUTRAL` and `REGISTRIES` are replaced by their bare names. The first only find, read and write files: what these say
-is among the checksums of a stage's inputs. A registry maps names to pieces, of which a stage names those that it uses.
+`NEUTRAL` and `REGISTRIES` are replaced by their bare names. The first only find, read and write files, and what these
+say is among the checksums of a stage's inputs; or they only refuse parameters. A registry maps names to pieces, of
+which a stage names those that it uses.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import ast
 import functools
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 from lib.records.paths import ROOT
@@ -37,7 +39,7 @@ from lib.records.syntax import (
 
 # Modules, whole packages included, and names of registries.
 NEUTRAL = tuple(f"lib.records.{m}" for m in ("paths", "keys", "store", "fingerprint", "ledger"))
-NEUTRAL += ("lib.weights.names", "figures.charts")
+NEUTRAL += ("lib.weights.names", "lib.study.parameters", "figures.charts")
 REGISTRIES = ("CORRECTORS", "SCHEMES", "PROFILES")
 
 PROJECT = ("lib", "figures", "paper")  # packages, at the root of the tree, whose definitions are followed
@@ -75,6 +77,8 @@ class Code:
         if isinstance(root, Path) or (isinstance(root, str) and root.endswith((".py", ".ipynb"))):
             return Target(str(root), "")
         module, _, name = root.partition(":") if isinstance(root, str) else (root.__module__, "", root.__qualname__)
+        if module == "__main__":  # of a module that `python -m` runs
+            module = sys.modules["__main__"].__spec__.name
         found = self.follow(Target(module, name.split(".")[0]))
         if found is None:
             raise FingerprintError(f"{module}:{name} is not defined in {self.root}; correct the stage that names it.")

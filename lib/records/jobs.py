@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.config import MODEL_SIZES, ConfigError, one_of
+from lib.config import one_of
 from lib.records import paths
 
 PROFILES = "lib.study.profiles:PROFILES"
@@ -31,7 +31,9 @@ class Scope:
 
     @classmethod
     def of(cls, profile, cells: tuple[str, ...] = ()) -> Scope:
-        """With the profile's cells unless some are given."""
+        """With the profile's cells unless some are given; `ConfigError` for what is none."""
+        for cell in cells:
+            paths.cell_parts(cell)
         return cls(profile, tuple(cells) or profile.cells)
 
     @property
@@ -154,7 +156,4 @@ def cell_parameters(source: str, cell: str) -> dict[str, str]:
     """`<task>-<size>-<seed>` as the parameters task, model_size and seed of a notebook, or cell of a script."""
     if source.endswith(".py"):
         return {"cell": cell}
-    parts = cell.rsplit("-", 2)
-    if len(parts) != 3 or parts[1] not in MODEL_SIZES or not parts[2].isdigit():
-        raise ConfigError(f"{cell!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
-    return dict(zip(("task", "model_size", "seed"), parts, strict=True))
+    return dict(zip(("task", "model_size", "seed"), map(str, paths.cell_parts(cell)), strict=True))

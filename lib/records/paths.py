@@ -1,6 +1,13 @@
-"""Where each artefact lives, found from the repository root: notebooks and scripts run from any directory."""
+"""Where each artefact lives, found from the repository root, and what names may become part of its path.
 
+Notebooks and scripts run from any directory. A name from outside (a profile, a cell, a task) becomes part of a path as
+it is once `named` or `cell_parts` has seen it; of any other text, a file's name say, `part` makes one.
+"""
+
+import re
 from pathlib import Path
+
+from lib.config import MODEL_SIZES, ConfigError, quoted
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -11,17 +18,47 @@ TEACHERS = DATA / "teachers"  # shipped weights, each with a card; never written
 CACHE = DATA / "cache"  # distillation sets, correctors, training runs: made on demand, not committed
 BUILD = ROOT / "build"  # executed notebooks, figures in progress, PDFs: evidence, never an input
 
+NAME = re.compile("[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*")  # no folder, no "..", and no dot that could be taken for a suffix
+LONGEST = 100  # characters of a name; a file's may be 255, with what is added to it
+CELL = re.compile(rf"([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)-({'|'.join(MODEL_SIZES)})-(0|[1-9][0-9]?)")
+
+
+def named(what: str, name: str) -> str:
+    """The name as it is. Raises `ConfigError` unless it has only letters, digits and underscores, with dashes between
+    them, and at most `LONGEST` of them."""
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
+        raise ConfigError(
+            f"{what}={quoted(name)} cannot be part of a file's name; use letters, digits and dashes, {LONGEST} at most."
+        )
+    return name
+
+
+def part(text: str) -> str:
+    """A name of what `named` allows in a text, its first part where it is long."""
+    return "-".join(re.findall("[A-Za-z0-9_]+", text))[:LONGEST].strip("-") or "unnamed"
+
+
+def cell_parts(cell: str) -> tuple[str, str, int]:
+    """Task, model size and seed of a cell, `<task>-<size>-<seed>`; `ConfigError` for anything else."""
+    match = CELL.fullmatch(cell)
+    if not match or len(cell) > LONGEST:
+        sizes = ", ".join(MODEL_SIZES)
+        raise ConfigError(
+            f"{quoted(cell)} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1, with a size of {sizes}."
+        )
+    return match[1], match[2], int(match[3])
+
 
 def results(profile: str) -> Path:
     """Folder of a profile's result files, `data/results/<profile>`."""
-    return DATA / "results" / profile
+    return DATA / "results" / named("profile", profile)
 
 
 def executed(profile: str) -> Path:
     """Folder of a profile's executed notebooks, `build/<profile>`."""
-    return BUILD / profile
+    return BUILD / named("profile", profile)
 
 
 def figures(profile: str) -> Path:
     """Folder of a profile's rendered figures, `figures/<profile>` (the paper profile's SVG and PNG are committed)."""
-    return FIGURES / profile
+    return FIGURES / named("profile", profile)

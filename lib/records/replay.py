@@ -73,7 +73,7 @@ def skip_timing(tree: Path, episodes: list) -> None:
 
 def listen() -> list[list]:
     """Every episode of dm_control's environments from now on: start state, actions, rewards, steps."""
-    os.environ.setdefault("MUJOCO_GL", "disable")
+    os.environ["MUJOCO_GL"] = "disable"  # nothing is drawn here, and a library that is lacking must not matter
     import numpy as np
     from dm_control.rl.control import Environment
 

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lib.config import ConfigError, PlannerConfig, as_dict, one_of
-from lib.correctors import StateCorrector, TemporalCorrector, TwoTowerCorrector
+from lib.config import ConfigError, PlannerConfig, as_dict, one_of, quoted
+from lib.correctors import MAX_DEPTH, StateCorrector, TemporalCorrector, TwoTowerCorrector
 from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
@@ -50,6 +50,8 @@ SCHEMES = {
     "value-checked": _TWO_TOWER | {"gate": ValueGate},
     "ladder": _TWO_TOWER | {"gate": LadderGate, "refiner": PlannerConfig.budget(32, 1, max_std=0.5)},
 }
+# Larger numbers are slips of the keyboard: what they ask for would not fit into memory, or never end.
+NUMBER, STEPS = "([1-9][0-9]{0,3})", f"({'|'.join(map(str, range(1, MAX_DEPTH + 1)))})"
 LABELS = ("scheme", "standard_planner")  # fields that only say what an arm is called: no episode depends on them
 
 
@@ -126,11 +128,11 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
     if name == "teacher-sample":
         planner = dataclasses.replace(standard, action_selection="sample")
         return Arm(name, planner, scheme=name, standard_planner=True)
-    if match := re.fullmatch(r"best-of-([1-9]\d*)", name):
+    if match := re.fullmatch(rf"best-of-{NUMBER}", name):
         return Arm(name, None, samples=int(match[1]), scheme="best-of")
-    if match := re.fullmatch(r"budget-([1-9]\d*)×([1-9]\d*)", name):
+    if match := re.fullmatch(rf"budget-{NUMBER}×{NUMBER}", name):
         return Arm(name, PlannerConfig.budget(int(match[1]), int(match[2])), scheme="budget")
-    if match := re.fullmatch(rf"(?:([1-9]\d*)×([1-9]\d*)\+)?({'|'.join(SCHEMES)})-([1-9]\d*)", name):
+    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(SCHEMES)})-{STEPS}", name):
         samples, iterations, scheme, steps = match.groups()
         planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
         pieces = SCHEMES[scheme] | {"scheme": scheme, "standard_planner": not samples}
@@ -141,9 +143,9 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
             pieces[number] = tuple(value) if isinstance(value, list) else value
         return Arm(name, planner, int(steps), **pieces)
     raise ConfigError(
-        f"arm {name!r} is not known; write teacher, teacher-sample, policy, best-of-N, budget-NxI, or one of "
-        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E, N and I; NxI+ before one of the last "
-        "puts it on a smaller planner."
+        f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, budget-NxI, or one of "
+        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), N and I (at "
+        "most 9999); NxI+ before one of the last puts it on a smaller planner."
     )
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, one_of
+from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, quoted
+from lib.records import paths
 from lib.records.keys import file_hash
 from lib.study.profiles import PROFILES, Profile
-
-CELL_NAME = re.compile(r"([A-Za-z0-9-]+)-(\d+m)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,7 @@ class Cell:
 
     @classmethod
     def parse(cls, text: str) -> Cell:
-        match = CELL_NAME.fullmatch(text)
-        if not match:
-            raise ConfigError(f"{text!r} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1.")
-        return cls(match[1], match[2], int(match[3]))
+        return cls(*paths.cell_parts(text))
 
     @classmethod
     def of_teacher(cls, teacher: str, task: str, seed: int) -> Cell:
@@ -45,16 +41,16 @@ class Cell:
         not in the name already, as in official-walker-walk-1 and official-mt30-5m-reacher-easy. A file has its stem and
         the first eight digits of its sha256, as in weights-1a2b3c4d-reacher-easy: many files have the same stem.
         """
-        match = CELL_NAME.fullmatch(teacher)
+        match = paths.CELL.fullmatch(teacher)
         if match and match[1] == task:
             return cls.parse(teacher)
-        path = Path(teacher)
-        words = [path.stem, file_hash(path)[:8]] if path.is_file() else [teacher]
-        # Letters, digits and dashes alone: no folder, no "..", and no dot that could be taken for a suffix.
-        name = "-".join(re.sub("[^A-Za-z0-9_]+", "-", word).strip("-") for word in words)
+        is_file = os.path.isfile(teacher)  # which is also False of what no file can be called
+        if not is_file and len(teacher) > paths.LONGEST:
+            raise ConfigError(f"teacher={quoted(teacher)} is no file, and too long for the name of a teacher.")
+        name = paths.part(Path(teacher).stem) + f"-{file_hash(teacher)[:8]}" if is_file else paths.part(teacher)
         if f"-{task}-" not in f"-{name}-":
-            name = f"{name}-{task}".strip("-")
-        if CELL_NAME.fullmatch(name):
+            name = f"{name}-{task}"
+        if paths.CELL.fullmatch(name):
             name += "-elsewhere"  # a/walker-walk-1m-1, say, which must not be read as a cell
         sizes = [word for word in name.split("-") if word in MODEL_SIZES]
         return cls(task, sizes[0] if len(sizes) == 1 else "?", seed, name)
@@ -93,14 +89,12 @@ def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, d
     `model_size="all"` gives a cell for every size. With a `teacher` there is one cell, whose results bear its name.
     Raises `ConfigError` with one sentence for a value that is not allowed.
     """
-    one_of("profile", profile, PROFILES)
-    one_of("model_size", model_size, [*MODEL_SIZES, "all"])
-    if seed < 0:
-        raise ConfigError(f"seed={seed} must not be negative.")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"device={device!r} is not known; use auto, cpu or cuda[:N].")
+    from lib.study.parameters import check  # which needs torch, and most figures do not
+
+    check(profile=profile, model_size=model_size, seed=seed, teacher=teacher, device=device)
+    paths.named("task", task)  # whether a simulator has it, that simulator says
     if teacher and model_size == "all":
-        raise ConfigError(f"teacher={teacher!r} has one size, so it does not go with model_size=all; leave one out.")
+        raise ConfigError(f"teacher={quoted(teacher)} has one size, without model_size=all; leave one out.")
     sizes = list(MODEL_SIZES) if model_size == "all" else [model_size]
     own = tuple(Cell(task, size, seed) for size in sizes)
     cells = (Cell.of_teacher(teacher, task, seed),) if teacher else own

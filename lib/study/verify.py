@@ -10,13 +10,14 @@ import sys
 import numpy as np
 import tyro
 
-from lib.config import ConfigError
+from lib.config import ConfigError, one_of
 from lib.correctors import CorrectorError, load_corrector
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import intact, read_sidecar, read_table
 from lib.study.arms import make_controller, recorded
 from lib.study.evaluate import evaluated_cells, run_episodes
+from lib.study.profiles import PROFILES
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 
@@ -27,7 +28,7 @@ def verify(profile: str = "paper", sample: int = 1, seed: int = 0) -> list[str]:
     six standard deviations (of the arm's other episodes) of the committed one. A table that is not what its sidecar
     describes does not hold either. Returns a sentence per episode or table that does not hold.
     """
-    folder, wrong = paths.results(profile) / "horizon", []
+    folder, wrong = paths.results(one_of("profile", profile, PROFILES)) / "horizon", []
     random = np.random.default_rng(seed)
     for name in evaluated_cells(profile):
         table, about = read_table(folder / f"{name}.csv"), read_sidecar(folder / f"{name}.csv")

@@ -117,18 +117,20 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
         "decisions": decisions,
         "frames": decisions * ACTION_REPEAT,
         "updates": state["counters"]["updates"],
+        "diverged": state["counters"]["diverged"],  # episodes of the training that the simulator ended
         "stopped_early": decisions < config.decisions and met(curve, config.stop_return),
-        "offline": state.get("offline"),  # the replay that the run began with, None if it collected everything itself
+        "offline": state["offline"],  # the replay that the run began with, None if it collected everything itself
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns, ddof=1)) if len(returns) > 1 else None,
         "returns": returns,
+        "lengths": [len(e) for e in episodes],  # shorter where the simulator diverged
         "episode_seeds": seeds,
         "planner": as_dict(planner.config),
         "collect_samples": config.collect_samples,
         "collect_iterations": config.collect_iterations,
         "weights": "float16; the returns above were measured with these very weights cast to float32",
         "minutes": state["counters"]["minutes"],
-        "processes": 1 + len(state.get("ranks", [])),
+        "processes": 1 + len(state["ranks"]),
         "machine": machine(),
         "versions": versions(),
         "code": fingerprint(TrainingRun, ship),
@@ -246,7 +248,12 @@ class Ship(Zoo):
         run = TrainingRun(self.config, ranks=ranks)
         if not run.updates:
             raise ConfigError(f"{run.folder} holds no trained state to ship; train first.")
-        self._and_ship(run.snapshot, ranks)
+
+        def keep() -> None:
+            run.snapshot()
+            run.join()
+
+        self._and_ship(keep, ranks)
 
     def _and_ship(self, work: Callable, ranks: Ranks) -> None:
         may_not = functools.partial(replaced, self.config, self.replace)

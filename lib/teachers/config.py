@@ -45,7 +45,7 @@ class TeacherConfig:
     eval_samples: int = 128
     eval_iterations: int = 2
     card_episodes: int = 10  # at the standard budget, on fresh seeds
-    save_every: int = 500
+    save_every: int = 500  # what is new, so that saving takes as long at the end as at the start
     snapshots: tuple[int, ...] = (2_500, 5_000, 7_500, 10_000, 15_000, 20_000, 35_000, 50_000)
     compile: bool = True
     stop_return: float | None = None  # stop once this return is met at two evaluations in a row
@@ -55,7 +55,7 @@ class TeacherConfig:
     sync_freq: int = 1  # micro-batches of each process in one optimiser step
 
     def __post_init__(self):
-        for name in ("envs", "sync_freq", "batch_size", "decisions"):
+        for name in ("envs", "sync_freq", "batch_size", "decisions", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"TeacherConfig.{name}={getattr(self, name)} must be at least 1.")
 

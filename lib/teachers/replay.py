@@ -5,17 +5,22 @@ An episode of T decisions holds T + 1 observations, T actions and T rewards. Seq
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from lib.protocols import Controller
 from lib.rollout import rollout
+
+COLUMNS = ("lengths", "actions", "obs", "rewards")  # of a file of episodes, as safetensors orders them: widest first
 
 
 class EpisodeFileError(ValueError):
@@ -40,7 +45,10 @@ class Episode:
 
 
 def record(controller: Controller, envs, seeds: Sequence[int], decisions: int, what: str = "") -> list[Episode]:
-    """One whole episode per seed, played as a batch; the arguments are those of `lib.rollout.rollout`."""
+    """One whole episode per seed, played as a batch; the arguments are those of `lib.rollout.rollout`.
+
+    Where the simulator diverged it is as long as it was sound, which may be no decision at all.
+    """
     played = [([], [], []) for _ in seeds]
     for step in rollout(controller, envs, seeds, decisions, what):
         for row, i in enumerate(step.rows):
@@ -66,46 +74,46 @@ class ReplayBuffer:
     """All episodes of a run in flat arrays, room for `capacity` decisions, sampled uniformly over start positions."""
 
     def __init__(self, capacity: int, obs_dim: int, action_dim: int, seed: int = 0):
-        # One spare row per episode for its last observation; episodes are at least 2 decisions long.
-        rows = capacity + capacity // 2 + 1
+        self.capacity = capacity
+        rows = 2 * capacity  # one spare row per episode, for its last observation; memory is taken as it is filled
         self._obs = np.zeros((rows, obs_dim), np.float32)
         self._actions = np.zeros((rows, action_dim), np.float32)
         self._rewards = np.zeros(rows, np.float32)
-        self._starts: list[int] = []  # first row of each episode
-        self._lengths: list[int] = []  # its decisions
+        self._starts = np.zeros(0, np.int64)  # first row of each episode
+        self._lengths = np.zeros(0, np.int64)  # its decisions
         self._rows = 0
         self.rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         """Decisions stored."""
-        return sum(self._lengths)
+        return int(self._lengths.sum())
 
     def add(self, episode: Episode) -> None:
-        """Append an episode. Raises `ValueError` when it does not fit or is not finite."""
+        """Append an episode. Raises `ValueError` when it does not fit, has no decision or is not finite."""
         length = len(episode)
-        if len(episode.obs) != length + 1 or len(episode.actions) != length:
+        if not length or len(episode.obs) != length + 1 or len(episode.actions) != length:
             raise ValueError(f"an episode of {length} rewards needs {length + 1} observations and {length} actions.")
         if not all(np.isfinite(x).all() for x in (episode.obs, episode.actions, episode.rewards)):
             raise ValueError("an episode with non-finite values cannot enter the replay buffer.")
-        end = self._rows + length + 1
-        if end > len(self._rewards):
+        if len(self) + length > self.capacity:
             raise ValueError(f"the replay buffer is full ({len(self)} decisions); give it a larger capacity.")
+        end = self._rows + length + 1
         self._obs[self._rows : end] = episode.obs
         self._actions[self._rows : end - 1] = episode.actions
         self._rewards[self._rows : end - 1] = episode.rewards
-        self._starts.append(self._rows)
-        self._lengths.append(length)
+        self._starts = np.append(self._starts, self._rows)
+        self._lengths = np.append(self._lengths, length)
         self._rows = end
 
     def sample(self, batch_size: int, horizon: int) -> Batch:
         """`batch_size` sequences of `horizon` decisions, uniform over all start positions that fit in an episode."""
-        room = np.maximum(np.array(self._lengths) - horizon + 1, 0)
+        room = np.maximum(self._lengths - horizon + 1, 0)
         ends = np.cumsum(room)
         if not len(ends) or ends[-1] == 0:
             raise ValueError(f"no stored episode is {horizon} decisions long; collect longer episodes first.")
         draw = self.rng.integers(ends[-1], size=batch_size)
         episode = np.searchsorted(ends, draw, side="right")
-        start = np.array(self._starts)[episode] + draw - (ends[episode] - room[episode])
+        start = self._starts[episode] + draw - (ends[episode] - room[episode])
         index = start + np.arange(horizon + 1)[:, None]  # (H+1, B)
         return Batch(
             torch.from_numpy(self._obs[index]),
@@ -122,16 +130,40 @@ class ReplayBuffer:
 
 
 def save_episodes(path: Path, episodes: list[Episode]) -> None:
-    """Write episodes to one safetensors file: obs, actions, rewards end to end, and `lengths` in decisions."""
-    save_file(
-        {
-            "obs": np.concatenate([e.obs for e in episodes]),
-            "actions": np.concatenate([e.actions for e in episodes]),
-            "rewards": np.concatenate([e.rewards for e in episodes]),
-            "lengths": np.array([len(e) for e in episodes], np.int64),
-        },
-        path,
-    )
+    """Write episodes to one safetensors file: obs, actions, rewards end to end, and `lengths` in decisions.
+
+    Those without a decision are left out; `EpisodeFileError` when all are.
+    """
+    if not (episodes := [e for e in episodes if len(e)]):
+        raise EpisodeFileError(f"{path} would hold no decision: the simulator diverged at the first of every episode.")
+    columns = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in ("obs", "actions", "rewards")}
+    save_file(columns | {"lengths": np.array([len(e) for e in episodes], np.int64)}, path)
+
+
+def join_episodes(path: Path, files: list[Path]) -> None:
+    """Write the episodes of several files to one, byte for byte as `save_episodes` would write them all; of no more
+    than one of the files a column is in memory."""
+    header, end = {}, 0
+    for name in COLUMNS:
+        kind, width = ("I64", 8) if name == "lengths" else ("F32", 4)
+        shapes = [_opened(file).get_slice(name).get_shape() for file in files]
+        shape = [sum(rows for rows, *_ in shapes), *shapes[0][1:]]
+        start, end = end, end + width * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as joined:
+        joined.write(len(text).to_bytes(8, "little") + text)
+        for name in COLUMNS:
+            for file in files:
+                joined.write(_opened(file).get_tensor(name).tobytes())
+
+
+def _opened(file: Path):
+    try:
+        return safe_open(file, framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise EpisodeFileError(f"{file} is not a file of episodes: {error}.") from None
 
 
 def load_episodes(path: Path) -> list[Episode]:

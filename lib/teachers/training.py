@@ -8,6 +8,7 @@ With one rank and one environment that is one step per decision.
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -52,11 +53,12 @@ class TrainingRun(RunState):
         bar = self._bar(config.decisions, self.decisions, config.name, "decision")
         while self.decisions < config.decisions and not self.stopped_early:
             before = self.decisions
-            mine = self._round(bar)
+            mine, diverged = self._round(bar)
             collected = [(e, rank) for rank, episodes in enumerate(self.ranks.exchanged(mine)) for e in episodes]
-            self._store(*map(list, zip(*collected, strict=True)))
-            self.episodes += len(collected)
-            bar.set_postfix({"return": f"{mine[-1].rewards.sum():.0f}"} | self._last_evaluation())
+            self._store([e for e, _ in collected], [rank for _, rank in collected])
+            self.episodes += config.envs * self.ranks.world
+            self._take_note(diverged)
+            bar.set_postfix(({"return": f"{mine[-1].rewards.sum():.0f}"} if mine else {}) | self._last_evaluation())
             if self.decisions >= config.seed_decisions:
                 self._catch_up()
             self.minutes = (time.monotonic() - started) / 60
@@ -68,10 +70,7 @@ class TrainingRun(RunState):
             if self.decisions - saved >= config.save_every:
                 self.save()
                 saved = self.decisions
-        self.snapshot()
-        self.save()
-        bar.close()
-        return self.learner.wm
+        return self._end(bar)
 
     @in_its_folder
     def train_offline(self, files: list[Path], updates: int) -> WorldModel:
@@ -101,8 +100,12 @@ class TrainingRun(RunState):
                 self.save()
                 saved = self.updates
         self.offline["updates"] = self.updates
+        return self._end(bar)
+
+    def _end(self, bar: tqdm) -> WorldModel:
         self.snapshot()
         self.save()
+        self.join()
         bar.close()
         return self.learner.wm
 
@@ -110,7 +113,8 @@ class TrainingRun(RunState):
         sums = self.ranks.from_main(lambda: [file_hash(f) if Path(f).is_file() else "" for f in files])
         if "" in sums:
             raise EpisodeFileError(
-                f"{files[sums.index('')]} is not a file; give the train_buffer.safetensors of a run."
+                f"{files[sums.index('')]} is not a file; give the train_buffer.safetensors of a run, "
+                "which is there once the run has ended or was shipped."
             )
         if self.offline is None and not self.decisions:
             episodes = self.ranks.from_main(lambda: [e for f in files for e in load_episodes(f)])
@@ -129,6 +133,7 @@ class TrainingRun(RunState):
                 )
             streams = self._streams()
             self._fill(episodes, [i % self.ranks.world for i in range(len(episodes))])
+            self._unsaved = list(episodes) if self.ranks.main else []
             self._restore_streams(streams)
             self.episodes, self.decisions = len(episodes), sum(map(len, episodes))
             self.offline = {"files": [str(f) for f in files], "sha256": sums, "decisions": self.decisions}
@@ -167,31 +172,41 @@ class TrainingRun(RunState):
             for _ in self._bar(steps, 0, "updates owed", "update", range(steps)):
                 self._update()
 
-    def _round(self, bar: tqdm) -> list[Episode]:
-        """One episode of each of this rank's environments, with updates once the seed phase is over.
+    def _take_note(self, diverged: int) -> None:
+        """Count, and tell of, the episodes of a round in which the simulator diverged; `diverged` are this rank's."""
+        if diverged := self.ranks.total(diverged):
+            self.diverged += diverged
+            said = f"{self.config.name}: the simulator diverged in {self.diverged} of {self.episodes} episodes so far"
+            if self.ranks.main:
+                print(f"{said}; what came before it is learnt from", file=sys.stderr, flush=True)
+
+    def _round(self, bar: tqdm) -> tuple[list[Episode], int]:
+        """One episode of each of this rank's environments, with updates once the seed phase is over; and in how many of
+        them the simulator diverged.
 
         An environment whose episode ends early waits for the others, and so does a rank: all ranks make the same number
-        of updates, which follows from the decisions of all of them.
+        of updates, which follows from the decisions of all of them. An episode ends where a reward or observation is
+        not finite; that step is left out, though its decision counts, and an episode that has no other is not kept.
         """
         config, ranks = self.config, self.ranks
         learns = self.updates > 0 and self._drawable()
         seeds = episode_seeds("train", config.envs, config.seed, first=self.episodes + ranks.rank * config.envs)
         obs = self.envs.reset(seed=seeds)[0]  # (envs, obs_dim)
         played = [([o], [], []) for o in obs]
-        live, warm = list(range(config.envs)), None
+        live, warm, diverged = list(range(config.envs)), None, 0
         actions = np.zeros((config.envs, self.learner.wm.action_dim), np.float32)
         while total := ranks.total(len(live)):
             if live:
                 actions[live], warm = self._act(obs[live], warm)
                 obs, rewards, terminated, truncated, _ = self.envs.step(actions)
-                for i in live:
+                sound = np.isfinite(rewards) & np.isfinite(obs).all(1)
+                diverged += int((~sound[live]).sum())
+                for i in (i for i in live if sound[i]):
                     for part, value in zip(played[i], (obs[i], actions[i].copy(), float(rewards[i])), strict=True):
                         part.append(value)
-                still = [
-                    row
-                    for row, i in enumerate(live)
-                    if not (terminated[i] or truncated[i] or len(played[i][2]) >= config.episode_decisions)
-                ]
+                ended = ~sound | terminated | truncated
+                ended |= [len(rewards) >= config.episode_decisions for _, _, rewards in played]
+                still = [row for row, i in enumerate(live) if not ended[i]]
                 live, warm = [live[row] for row in still], None if warm is None else warm[still]
             self.decisions += total
             bar.update(total)
@@ -199,7 +214,7 @@ class TrainingRun(RunState):
             while learns and self.owed >= ranks.world * config.sync_freq:
                 self._update()
                 self.owed -= ranks.world * config.sync_freq
-        return [Episode.of(*parts) for parts in played]
+        return [Episode.of(*parts) for parts in played if parts[2]], diverged
 
     def _act(self, obs: np.ndarray, warm: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor | None]:
         """Actions (n, A) at observations (n, obs_dim), random before the first update, and the next warm start."""

@@ -1,9 +1,11 @@
 """What a training run keeps: networks, replay, counters and random streams, and how they are saved and resumed.
 
 A run lives in `data/cache/training/<task>-<size>-<seed>/`: `state.pt` (weights, optimisers, RNG, counters),
-`train_buffer.safetensors` (the episodes of all ranks, in order of collection), `snapshots/<decisions>.safetensors`,
-`curve.csv`. Only the main rank reads and writes these files, so other machines need not see them. Resumed on the same
-number of ranks, each has its own episodes and random streams back; on another number, the episodes are dealt out anew.
+`replay/<first episode>.safetensors` (the episodes of all ranks in order of collection, each save's new ones in a file
+of their own), `snapshots/<decisions>.safetensors`, `curve.csv`, and, once it has ended or was shipped, the whole replay
+in one file: `train_buffer.safetensors`, for other runs and for studies. Only the main rank reads and writes these
+files, so other machines need not see them. Resumed on the same number of ranks, each has its own episodes and random
+streams back; on another number, the episodes are dealt out anew.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from lib.records.store import atomic_path, write_table
 from lib.teachers.config import TeacherConfig
 from lib.teachers.distributed import Ranks
 from lib.teachers.learner import Learner
-from lib.teachers.replay import Episode, ReplayBuffer, load_episodes, save_episodes
+from lib.teachers.replay import Episode, ReplayBuffer, join_episodes, load_episodes, save_episodes
 from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
 
 CURVE_COLUMNS = ("decision", "frames", "return", "episodes", "minutes")
-COUNTERS = ("decisions", "episodes", "updates", "owed", "minutes")
+COUNTERS = ("decisions", "episodes", "updates", "owed", "diverged", "minutes")
+CHUNK = 100  # episodes in one file at most, of those that are saved together
 # Settings that may differ when a run is resumed: what is learned does not depend on them, or the number of ranks, which
 # may differ too, has the same effect.
 FREE = ("decisions", "compile", "save_every", "card_episodes", "snapshots", "stop_return", "stop_from")
@@ -76,8 +79,9 @@ def in_its_folder(method):
 class RunState:
     """A run's networks, replay and counters. With several ranks every method is called by all of them.
 
-    `updates` counts optimiser steps, `owed` the decisions of all ranks since the last one. `offline` describes the
-    replay that the run began with, if it did. Widths are those of the task's observations and actions.
+    `updates` counts optimiser steps, `owed` the decisions of all ranks since the last one, `episodes` those begun, and
+    `diverged` those of them that the simulator ended. `offline` describes the replay that the run began with, if it
+    did. Widths are those of the task's observations and actions.
     """
 
     def __init__(self, config: TeacherConfig, folder: Path | None, ranks: Ranks, obs_dim: int, action_dim: int):
@@ -88,10 +92,11 @@ class RunState:
         self.learner = Learner(wm.to(ranks.device), config, ranks)
         budget = PlannerConfig.budget(config.collect_samples, config.collect_iterations, action_selection="sample")
         self.planner = MPPI(wm, budget)
-        self.decisions = self.episodes = self.updates = self.owed = 0
+        self.decisions = self.episodes = self.updates = self.owed = self.diverged = 0
         self.minutes, self.curve, self.offline = 0.0, [], None
         self.owners: list[int] = []  # rank that has each episode in its replay, in order of collection
-        self._replay: list[Episode] = []  # on the main rank of several: the episodes of all of them
+        self.chunks: list[int] = []  # the first episode of each file of them
+        self._unsaved: list[Episode] = []  # on the main rank: the last of all ranks' episodes, which no file has yet
         self._fill([], [])
         if ranks.rank:
             self._reseed()
@@ -123,13 +128,15 @@ class RunState:
             torch.cuda.set_rng_state(streams["cuda_rng"], self.ranks.device)
 
     def save(self) -> None:
-        """Replay first, then the state that says how much of it counts: a kill between the two loses nothing."""
+        """New episodes first, then the state that says how many count: a kill between the two loses nothing."""
         streams = self.ranks.gathered(self._streams())
         if not self.ranks.main:
             return
-        if episodes := self._replay or self.buffer.episodes():
-            with atomic_path(self.folder / "train_buffer.safetensors") as path:
-                save_episodes(path, episodes)
+        while self._unsaved:
+            self.chunks.append(len(self.owners) - len(self._unsaved))
+            with atomic_path(self._files()[-1]) as path:
+                save_episodes(path, self._unsaved[:CHUNK])
+            del self._unsaved[:CHUNK]
         state = {
             "config": json.dumps(as_dict(self.config)),
             "wm": self.learner.wm.state_dict(),
@@ -138,6 +145,7 @@ class RunState:
             "curve": self.curve,
             "offline": self.offline,
             "owners": self.owners,
+            "chunks": self.chunks,
             "ranks": streams[1:],
             **streams[0],
         }
@@ -156,13 +164,14 @@ class RunState:
         if changed:
             names = ", ".join(changed)
             raise ConfigError(f"{self.folder} was trained with another {names}; remove that folder to start anew.")
+        if "chunks" not in state:
+            raise ConfigError(f"{self.folder} is of an earlier version of this code; remove that folder to start anew.")
         self.learner.wm.load_state_dict(state["wm"])
         self.learner.load_state_dict(state["learner"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
-        self.curve, self.offline = state["curve"], state.get("offline")
-        owners = state.get("owners", [0] * self.episodes)
-        streams = [state, *state.get("ranks", [])]
+        self.curve, self.offline, owners, self.chunks = (state[k] for k in ("curve", "offline", "owners", "chunks"))
+        streams = [state, *state["ranks"]]
         if len(streams) != self.ranks.world:  # another number of ranks: the episodes are dealt out anew
             owners = [i % self.ranks.world for i in range(len(owners))]
         if owners:
@@ -174,15 +183,20 @@ class RunState:
 
     def _read_replay(self) -> list[Episode]:
         """The main rank's episodes, those that the state counts."""
-        return load_episodes(self.folder / "train_buffer.safetensors")[: self.episodes]
+        return [episode for file in self._files() for episode in load_episodes(file)]
+
+    def _files(self) -> list[Path]:
+        """The files of the episodes that the state counts; a killed run may have written one more."""
+        return [self.folder / "replay" / f"{first:08}.safetensors" for first in self.chunks]
 
     def _fill(self, episodes: list[Episode], owners: list[int]) -> None:
         """Begin this rank's replay with its part of all ranks' episodes. Memory that is not used is not taken."""
         config, wm = self.config, self.learner.wm
         room = max(config.decisions, sum(map(len, episodes))) + (config.envs + 1) * config.episode_decisions
         self.buffer = ReplayBuffer(room, wm.config.obs_dim, wm.action_dim, config.seed)
-        self.owners, self._replay = [], []
+        self.owners = []
         self._store(episodes, owners)
+        self._unsaved = []
 
     def _store(self, episodes: list[Episode], owners: list[int]) -> None:
         """Take note of all ranks' new episodes, in their order, and keep this rank's."""
@@ -190,11 +204,17 @@ class RunState:
             if owner == self.ranks.rank:
                 self.buffer.add(episode)
         self.owners += owners
-        if self.ranks.main and self.ranks.world > 1:
-            self._replay += episodes
+        if self.ranks.main:
+            self._unsaved += episodes
 
     def snapshot(self) -> None:
         """Keep the weights as they are now, in float16 and without target heads."""
         if self.ranks.main:
             with atomic_path(self.folder / "snapshots" / f"{self.decisions}.safetensors") as path:
                 save_world_model(self.learner.wm, path, half=True, targets=False)
+
+    def join(self) -> None:
+        """Keep the episodes that are saved in one file as well."""
+        if self.ranks.main and self.chunks:
+            with atomic_path(self.folder / "train_buffer.safetensors") as path:
+                join_episodes(path, self._files())

@@ -22,11 +22,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lib.config import MODEL_SIZES, data_folder
+from lib.config import MODEL_SIZES, data_folder, quoted
 from lib.weights.official import MT30, SINGLE, CheckpointError
 
 MANIFEST_VARIABLE = "SPECULATIVE_TDMPC2_MANIFEST"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)  # no part starts with a dot: none is ".."
+LONGEST = 100  # characters of a name, which becomes that of a file
 SUFFIXES = (".pt", ".safetensors")
 TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of a transfer
 HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")  # repository, revision, file
@@ -127,10 +128,10 @@ def _entry(name: str, facts: dict, where: Path, theirs: bool) -> Entry:
         if not isinstance(value, str) and not (fact == "sha256" and value is None):
             raise CheckpointError(f"{where}: {fact!r} of {name!r} must be text, not {value!r}.")
     entry = Entry(name, **facts)
-    if not NAME.fullmatch(name):
+    if not _is_name(name):
         raise CheckpointError(
-            f"{where}: {name!r} cannot name a teacher; use letters, digits, '.', '-' and '_', and '/' between parts "
-            "that start with a letter or digit."
+            f"{where}: {quoted(name)} cannot name a teacher; use letters, digits, '.', '-' and '_', and '/' between "
+            f"parts that start with a letter or digit, {LONGEST} at most."
         )
     if entry.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", entry.sha256):
         raise CheckpointError(f"{where}: the sha256 of {name!r} must be 64 hexadecimal digits, in small letters.")
@@ -147,13 +148,17 @@ def _entry(name: str, facts: dict, where: Path, theirs: bool) -> Entry:
     return entry
 
 
+def _is_name(name: str) -> bool:
+    return bool(NAME.fullmatch(name)) and len(name) <= LONGEST
+
+
 def register(name: str) -> str:
     """List a shipped teacher, or a snapshot `<teacher>/<decisions>` of one, and return its checksum."""
     folder = data_folder("teachers")
     own, weights, card = (
         folder / file for file in ("registry.json", f"{name}.safetensors", f"{name.split('/')[0]}.json")
     )
-    if not (weights.is_file() and card.is_file()):
+    if not (_is_name(name) and weights.is_file() and card.is_file()):
         raise CheckpointError(f"{weights} and its card {card.name} are not both there; ship the teacher first.")
     content = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
     about = json.loads(card.read_text(encoding="utf-8"))

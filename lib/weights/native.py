@@ -12,13 +12,14 @@ import difflib
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lib.config import MODEL_SIZES, WorldModelConfig, data_folder
+from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig, data_folder, quoted
 from lib.weights import names, official
 from lib.weights.names import file_hash
 from lib.weights.official import CheckpointError, check_tensors
@@ -52,7 +53,7 @@ def teacher_path(name: str, manifest: str | None = None, verify: bool = False) -
     if name in listed and listed[name].url:
         return names.fetch(listed[name], _check_file, verify)
     shipped = data_folder("teachers") / f"{name}.safetensors"
-    if shipped.is_file():
+    if os.path.isfile(shipped):  # also False, and no `OSError`, for what no file can be called
         wanted = listed[name].sha256 if verify and name in listed else None
         if wanted and file_hash(shipped) != wanted:
             raise CheckpointError(
@@ -62,13 +63,12 @@ def teacher_path(name: str, manifest: str | None = None, verify: bool = False) -
         return shipped
     if name in listed:
         raise CheckpointError(f"{shipped} is listed as shipped but is missing; restore it from the repository.")
-    path = Path(name)
-    if path.is_file():
-        return path
+    if os.path.isfile(name):
+        return Path(name)
     have = ", ".join(shipped_teachers()) or "none yet"
     near = difflib.get_close_matches(name, listed, n=2)
     raise CheckpointError(
-        f"there is no teacher {name!r}: no file of that name, and the shipped teachers are {have}. "
+        f"there is no teacher {quoted(name)}: no file of that name, and the shipped teachers are {have}. "
         + (f"Did you mean {' or '.join(near)}? " if near else "")
         + "Train it with `python -m lib.teachers.cli`, or pass one of these, or of `python -m lib.weights.cli list`, "
         "with -p teacher."
@@ -154,8 +154,13 @@ def _check_config(config: WorldModelConfig, num_tensors: int) -> None:
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" is the first GPU where there is one, else the CPU."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    """ "auto" is the first GPU where there is one, else the CPU. `ConfigError` for a GPU that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    wanted, count = torch.device(device), torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= count:
+        raise ConfigError(f"device={str(device)!r} is not here: torch finds {count or 'no'} GPUs; use auto or cpu.")
+    return device
 
 
 def size_of(config: WorldModelConfig) -> str:

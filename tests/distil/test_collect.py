@@ -201,6 +201,19 @@ def test_an_episode_that_ends_leaves_the_others_as_they_are(env):
     assert gather(env)[0].decision.max() == 4
 
 
+def test_a_simulator_that_diverges_ends_its_episode_alone(env):
+    """The last state that was seen is kept with its label: it is what came of its action that cannot be used."""
+    whole, *_ = gather(env, beta=0.0)
+    env.breaks[12] = 5
+    data, *_ = gather(env, beta=0.0)
+    assert data.decision[data.episode == 12].max() == 4 and data.decision[data.episode == 13].max() == 8
+    for seed in SEEDS:
+        a = data.rows(data.episode == seed)
+        b = whole.rows((whole.episode == seed) & (whole.decision <= a.decision.max()))
+        for name, tolerance in dict(z_real=2e-3, a_teacher=1e-3, plan=1e-3, teacher_plan=1e-3, decision=0).items():
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=tolerance)
+
+
 def test_the_result_does_not_depend_on_what_was_solved_before(env):
     """With more heads than are drawn, the planners' own streams matter too."""
     wm = tiny_model(num_q=5)

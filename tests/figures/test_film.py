@@ -103,6 +103,13 @@ def test_an_episode_that_ends_early_keeps_its_last_picture(home, drawn, tmp_path
         assert not ImageChops.difference(right, picture).getbbox()
 
 
+def test_an_episode_that_diverges_at_once_has_no_film(home, drawn, tmp_path, capsys):
+    commit(["teacher", *ARMS], 1)
+    drawn.breaks[FIRST] = 1
+    assert shoot(tmp_path)[1] == 2
+    assert "film: policy has no frame to show: the simulator diverged at its first decision." in capsys.readouterr().err
+
+
 def grey(level: int) -> np.ndarray:
     return np.full((SIZE, SIZE, 3), 20 * level, np.uint8)
 
@@ -182,6 +189,12 @@ def test_bad_input_is_a_sentence(home, drawn, tmp_path, capsys):
         out, status = shoot(tmp_path, arms, decisions)
         said = capsys.readouterr().err
         assert status == 2 and words in said and said.startswith("film: ") and not out.exists()
+    for given, words in (
+        (["--cell", "../x"], "cell='../x' cannot be"),
+        (["--profile", "../x"], "profile='../x' is not"),
+    ):
+        assert main(["--cell", str(CELL), "--profile", "smoke", *given]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -294,3 +294,11 @@ def test_nothing_to_draw_is_a_sentence(home, script, words):
     if words:
         with pytest.raises(ResultError, match=f"no cell of smoke {words}.*; evaluate one"):
             script.read("smoke")
+
+
+@pytest.mark.parametrize("figure", [depth, load_figure("decision_transformer")])
+@pytest.mark.parametrize("profile", ["../quick", "", "qick"])
+def test_an_unknown_profile_is_refused(home, figure, profile, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        figure.main(["--profile", profile])
+    assert "invalid choice" in capsys.readouterr().err and not list(paths.DATA.parent.rglob("*.svg"))

@@ -293,3 +293,13 @@ def test_it_needs_nothing_but_the_standard_library():
     heavy = "{'numpy', 'torch', 'pandas', 'papermill'} & set(sys.modules)"
     code = f"import sys, lib.records.fingerprint, lib.records.pipeline; sys.exit(bool({heavy}))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_function_of_the_module_that_runs_is_one_of_its_module(monkeypatch):
+    """`python -m lib.teachers.cli` ships with a fingerprint of its own `ship`, which is then one of `__main__`."""
+    from lib.records import run
+
+    known = fingerprint(run.main)
+    monkeypatch.setitem(sys.modules, "__main__", run)
+    monkeypatch.setattr(run.main, "__module__", "__main__")
+    assert fingerprint(run.main) == known

@@ -96,8 +96,9 @@ def test_a_failing_step_stops_everything(repo):
     assert len(calls(repo / "log")) == 1  # and no PDF
 
 
-def test_an_unknown_profile_is_named(repo):
-    assert "PROFILE=qick is not known; use smoke, quick or paper" in make(repo, "PROFILE=qick", code=2)
+@pytest.mark.parametrize("profile", ["qick", "", "%", "quick paper", "quick ../x", "../quick"])
+def test_an_unknown_profile_is_named(repo, profile):
+    assert f"PROFILE={profile} is not known; use smoke, quick or paper" in make(repo, f"PROFILE={profile}", code=2)
 
 
 def test_a_folder_with_a_space_in_its_name(tmp_path):

@@ -296,6 +296,10 @@ def test_wrong_parameters_are_refused_before_anything_runs(repo, parameters, sen
     [
         (("--cells", "walker"), "'walker' is not a cell; write <task>-<size>-<seed>"),
         (("--only", "won"), "stage='won' is not known; use one of: one, two, plot-figure, timed. Did you mean"),
+        (("--cells", "../../x-1m-1"), "'../../x-1m-1' is not a cell; write <task>-<size>-<seed>"),
+        (("--cells", "../../x-1m-1", "--only", "plot-figure"), "'../../x-1m-1' is not a cell"),
+        (("--profile", ""), "profile='' is not known"),
+        (("--profile", "../../x"), "profile='../../x' is not known; use one of: smoke, quick, paper."),
         (("--profile", "qick"), "profile='qick' is not known; use one of: smoke, quick, paper. Did you mean quick?"),
     ],
 )

@@ -108,11 +108,18 @@ def test_schemes_have_pieces_and_gates_names_of_their_own():
         "budget-64",
         "Teacher",
         "open-loop-3 ",
+        "open-loop-13",
+        "budget-999999999x1",
+        "10000x1+open-loop-3",
+        "best-of-99999",
+        "open-loop-" + "9" * 5000,
     ],
 )
 def test_an_unknown_arm_is_an_error_that_lists_the_forms(name):
     with pytest.raises(ConfigError, match="is not known; write teacher, .*budget-NxI.*open-loop-E.*ladder-E"):
         make_arm(name, BUDGET)
+    with pytest.raises(ConfigError, match="iterations=9999 must be at most 1,000"):
+        make_arm("64x9999+open-loop-12", BUDGET)
 
 
 def test_an_arm_becomes_its_controller():

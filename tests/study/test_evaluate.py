@@ -197,6 +197,28 @@ def test_depths_add_up_to_the_episode(home, env):
             assert row["delta_abs"] == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("name", ["teacher", "policy", "open-loop-3", "two-tower-3"])
+def test_an_episode_that_diverges_is_what_it_was_until_then(home, env, name):
+    arm = make_arm(name, BUDGET)
+    controller = make_controller(arm, tiny_model(num_q=4), {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)})
+    env.ends = {2: 5}
+    ended = run_episodes(arm, controller, "tiny", [1, 2, 3], 10)
+    env.ends, env.breaks = {}, {2: 6}  # the sixth step is left out
+    broken = run_episodes(arm, controller, "tiny", [1, 2, 3], 10)
+    assert [row["length"] for row in broken.episodes] == [10, 5, 10]
+    assert_same_rows(broken.episodes, ended.episodes)
+    assert_same_rows(broken.depths, ended.depths)
+
+
+def test_an_episode_that_diverges_at_once_returns_nothing(home, env):
+    env.breaks[FIRST] = 1
+    commit(["teacher", "two-tower-3"])
+    rows = read_cell("smoke", str(CELL))
+    assert rows["length"].tolist() == [0, 10] * 2
+    assert (rows[["return", "planner_calls", "corrector_calls"]][::2] == 0).all(axis=None)
+    assert (read_cell("smoke", str(CELL), "-depth")["episode_seed"] == FIRST + 1).all()
+
+
 def test_phases_of_gated_arms_add_up_to_the_episode(home, env, monkeypatch):
     monkeypatch.setattr(evaluation, "PHASE", 4)
     env.ends[FIRST + 1] = 6

@@ -49,6 +49,10 @@ def test_verify_finds_a_table_that_was_edited_after_it_was_written(home):
 def test_verify_says_in_a_sentence_what_is_lacking(home, capsys):
     assert main(["--profile", "quick"]) == 2
     assert "holds no evaluated cell; run `make all" in capsys.readouterr().err
+    assert main(["--profile", "../quick"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "verify: profile='../quick' is not known; use one of: smoke, quick, paper."
+    )
     commit()
     corrector_file().unlink()
     assert main(["--profile", "smoke"]) == 2

@@ -24,16 +24,16 @@ from lib.records.paths import ROOT
 from lib.records.seeds import SEED_BLOCKS, episode_seeds
 from lib.records.store import read_table
 from lib.teachers import cli as teacher
-from lib.teachers import training
+from lib.teachers import training, training_state
 from lib.teachers.cli import TrainingRun, ship
 from lib.teachers.config import SNAPSHOTS, TeacherConfig
 from lib.teachers.controllers import ReplanningController
 from lib.teachers.distributed import ALONE
-from lib.teachers.replay import EpisodeFileError, load_episodes, record
+from lib.teachers.replay import EpisodeFileError, load_episodes, record, save_episodes
 from lib.weights import names as registry
 from lib.weights.native import load_world_model, size_of
 from tests.teachers.tiny import SETTINGS, wait_for
-from tests.tiny import Shorter
+from tests.tiny import Diverging, Shorter
 
 CONFIG = TeacherConfig(**SETTINGS)
 TINY = dataclasses.replace(CONFIG, size="tiny")
@@ -119,11 +119,35 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, tmp_path):
     assert equal(run.train(), whole[2])
 
 
-def test_a_kill_between_buffer_and_state_loses_nothing(whole, replay, tmp_path):
+def test_every_episode_is_written_once(whole, replay, tmp_path):
+    files = [tmp_path / "replay" / f"{first:08}.safetensors" for first in range(6)]
+    run = trained(tmp_path, decisions=30)
+    written = {file: file.stat().st_mtime_ns for file in files[:3]}
+    assert sorted((tmp_path / "replay").iterdir()) == files[:3]
+    trained(tmp_path)
+    assert sorted((tmp_path / "replay").iterdir()) == files
+    assert {file: file.stat().st_mtime_ns for file in files[:3]} == written
+    assert [e.obs[0].tolist() for e in load_episodes(files[2])] == [run.buffer.episodes()[2].obs[0].tolist()]
+    save_episodes(tmp_path / "all.safetensors", whole[1].buffer.episodes())  # in one file, byte for byte
+    joined = (tmp_path / replay.name).read_bytes()
+    assert joined == replay.read_bytes() == (tmp_path / "all.safetensors").read_bytes()
+
+
+def test_a_kill_between_episodes_and_state_loses_nothing(whole, tmp_path):
     trained(tmp_path, decisions=10)
-    (tmp_path / replay.name).write_bytes(replay.read_bytes())  # the buffer of later was written, the state was not
+    later = whole[0] / "replay" / "00000002.safetensors"
+    for name in ("00000001", "00000005", ".00000001.12345678.tmp"):  # of later, or half written, and no state says so
+        (tmp_path / "replay" / f"{name}.safetensors").write_bytes(later.read_bytes()[:200])
     run = TrainingRun(CONFIG, tmp_path)
     assert len(run.buffer) == run.decisions == 10 and equal(run.train(), whole[2])
+    assert load_episodes(tmp_path / "replay" / "00000005.safetensors")
+
+
+def test_a_replay_without_one_of_its_files_is_refused(tmp_path):
+    trained(tmp_path, TINY, decisions=20)
+    (tmp_path / "replay" / "00000000.safetensors").unlink()
+    with pytest.raises(EpisodeFileError, match="00000000.safetensors is not a file of episodes"):
+        TrainingRun(TINY, tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"lr": 1e-3}, {"batch_size": 5}, {"eval_every": 5}, {"task": "cartpole-balance"}])
@@ -137,17 +161,12 @@ def test_evaluation_and_saving_do_not_disturb_training(whole, tmp_path):
     assert equal(run.learner.wm, whole[2]) and run.curve == []
 
 
-def test_a_state_of_before_ranks_and_environments_resumes(whole, tmp_path):
-    trained(tmp_path, decisions=30)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    config = json.loads(state["config"])
-    for name in ("owners", "ranks", "offline"):
-        del state[name]
-    for name in ("stop_return", "stop_from", "envs", "env_processes", "sync_freq"):
-        del config[name]
-    del state["counters"]["owed"]
-    torch.save(state | {"config": json.dumps(config)}, tmp_path / "state.pt")
-    assert equal(trained(tmp_path).learner.wm, whole[2])
+def test_a_state_of_an_earlier_version_is_refused(whole, tmp_path):
+    state = torch.load(whole[0] / "state.pt", weights_only=True)
+    del state["chunks"]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(ConfigError, match=f"{tmp_path} is of an earlier version of this code; remove that folder"):
+        TrainingRun(CONFIG, tmp_path)
 
 
 def test_one_folder_trains_once_at_a_time(tmp_path):
@@ -207,7 +226,46 @@ def test_environments_in_processes_of_their_own(tmp_path):
     there.envs.close()
 
 
-@pytest.mark.parametrize("name", ["envs", "sync_freq", "batch_size", "decisions"])
+@pytest.mark.parametrize("envs", [1, 3])
+def test_where_the_simulator_diverges_an_episode_ends_and_training_goes_on(envs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "make_env", lambda task, seed: Diverging(make_env(task, seed)))
+    config = dataclasses.replace(TINY, envs=envs, decisions=48, eval_every=1000)
+    run = trained(tmp_path / "once", config)
+    assert [len(e) for e in run.buffer.episodes()] == [3, 10, 10, 3, 10, 10]  # without the step that cannot be used
+    assert (run.decisions, run.episodes, run.diverged, run.updates) == (48, 6, 2, 24 + 24)
+    assert len({tuple(e.obs[0]) for e in run.buffer.episodes()}) == 6  # no start state twice
+    said = f"the simulator diverged in 2 of {4 if envs == 1 else 6} episodes so far; what came before it is learnt from"
+    assert said in capsys.readouterr().err
+    trained(tmp_path / "twice", config, decisions=24)
+    again = TrainingRun(config, tmp_path / "twice")
+    assert again.diverged == 1 and equal(again.train(), run.learner.wm) and again.diverged == 2
+
+
+def test_episodes_that_diverge_at_once_are_not_kept_but_counted(tmp_path, monkeypatch):
+    class AtOnce(Diverging):
+        def reset(self, *, seed=None, options=None):
+            self.left = 1 if seed % 3 == 1 else 100
+            return self.env.reset(seed=seed, options=options)
+
+    monkeypatch.setattr(training, "make_env", lambda task, seed: AtOnce(make_env(task, seed)))
+    run = trained(tmp_path, TINY, decisions=41, eval_every=1000)
+    assert [len(e) for e in run.buffer.episodes()] == [10, 10, 10, 10]
+    assert (run.decisions, run.episodes, run.diverged, len(run.owners)) == (42, 6, 2, 4)
+    again = TrainingRun(run.config, tmp_path)
+    assert (again.episodes, len(again.buffer)) == (6, 40)
+
+
+@pytest.mark.slow
+def test_a_simulator_that_diverges_in_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "make_env", lambda task, seed: Diverging(make_env(task, seed)))
+    changes = dict(envs=3, decisions=48, eval_every=1000)
+    here = trained(tmp_path / "here", TINY, **changes)
+    there = trained(tmp_path / "there", TINY, env_processes=True, **changes)
+    assert equal(there.learner.wm, here.learner.wm) and there.diverged == here.diverged == 2
+    there.envs.close()
+
+
+@pytest.mark.parametrize("name", ["envs", "sync_freq", "batch_size", "decisions", "save_every"])
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"TeacherConfig.{name}=0 must be at least 1"):
         TeacherConfig(**{name: 0})
@@ -242,12 +300,14 @@ def test_training_stops_at_a_return_met_twice_in_a_row(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------------------------------------- offline
 
 
-def test_offline_training_learns_from_a_replay_and_resumes(replay, tmp_path):
+def test_offline_training_learns_from_a_replay_and_resumes(replay, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "CHUNK", 4)
     once, twice = tmp_path / "once", tmp_path / "twice"
     run = TrainingRun(TINY, once)
     wm = run.train_offline([replay], 12)
     assert (run.updates, run.decisions, run.episodes, len(run.buffer)) == (12, 60, 6, 60)
     assert run.curve[-1]["updates"] == 12 and run.curve[-1]["decision"] == 60
+    assert (once / replay.name).read_bytes() == replay.read_bytes()
     TrainingRun(TINY, twice).train_offline([replay], 5)
     again = TrainingRun(TINY, twice)
     assert again.updates == 5 and equal(again.train_offline([replay], 12), wm)
@@ -419,6 +479,7 @@ def test_ship_writes_weights_card_and_curve(whole, shelf):
     card, name = ship(CONFIG, folder), "cartpole-swingup-1m-1"
     assert card_of(shelf / name).items() >= card.items()
     assert {"task", "size", "seed", "decisions", "return_mean", "returns", "episode_seeds", "planner"} <= card.keys()
+    assert (card["diverged"], card["lengths"]) == (0, [10, 10])
     assert (card["decisions"], card["frames"]) == (60, 120) and card["return_mean"] == np.mean(card["returns"])
     assert read_table(shelf / f"{name}.csv")["decision"].tolist() == [20, 40, 60]
 
@@ -433,6 +494,24 @@ def test_ship_writes_weights_card_and_curve(whole, shelf):
     episodes = record(controller, functools.partial(make_env, CONFIG.task), seeds, CONFIG.episode_decisions)
     assert card["episode_seeds"] == seeds
     assert [float(e.rewards.sum()) for e in episodes] == pytest.approx(card["returns"], rel=1e-5)
+
+
+def test_a_run_is_shipped_as_far_as_it_has_got(shelf, monkeypatch):
+    play, rounds = TrainingRun._round, []
+
+    def killed(self, bar):
+        rounds.append(self.decisions)
+        if len(rounds) == 5:
+            raise KeyboardInterrupt
+        return play(self, bar)
+
+    monkeypatch.setattr(TrainingRun, "_round", killed)
+    assert teacher.main(["train", *OPTIONS]) == 130
+    folder = paths.CACHE / "training" / CONFIG.name
+    assert not (folder / "train_buffer.safetensors").exists()
+    assert teacher.main(["ship", *OPTIONS]) == 0
+    assert card_of(shelf / CONFIG.name)["decisions"] == 40
+    assert [len(e) for e in load_episodes(folder / "train_buffer.safetensors")] == [10] * 4
 
 
 def test_another_runs_teacher_is_not_replaced_unasked(whole, shelf, capsys):

@@ -25,7 +25,7 @@ from lib.teachers.distributed import ALONE, DistributedError, Ranks, resolve_dev
 from lib.teachers.learner import Learner
 from lib.teachers.replay import Batch, load_episodes
 from tests.teachers.tiny import SETTINGS, SIZE, A, B, H, random_batch, training_model, wait_for
-from tests.tiny import Shorter
+from tests.tiny import Diverging, Shorter
 
 CHANGES = dict(size="tiny", decisions=80, eval_episodes=3, save_every=20, snapshots=())
 CONFIG = TeacherConfig(**SETTINGS | CHANGES)
@@ -287,6 +287,18 @@ def test_more_ranks_than_episodes_and_episodes_of_all_lengths(tmp_path):
     assert all(same(each.weights, found[0].weights) for each in found)
     assert [each.after for each in found] == 3 * [(68, 8, 20 + 16)]
     assert len({start for each in found for start in each.starts}) == 8
+
+
+def _train_diverging(ranks, config, folder):
+    training.make_env = lambda task, seed: Diverging(make_env(task, seed))
+    run = TrainingRun(config, folder, ranks)
+    run.train()
+    return run.decisions, run.episodes, run.diverged, [len(e) for e in run.buffer.episodes()]
+
+
+def test_ranks_count_together_where_simulators_diverge(tmp_path):
+    found = on_ranks(tmp_path, _train_diverging, dataclasses.replace(CONFIG, decisions=48), tmp_path / "run")
+    assert found == [(48, 6, 2, [3, 10, 10]), (48, 6, 2, [10, 3, 10])]
 
 
 def _offline(ranks, file, folder):

@@ -9,9 +9,17 @@ from safetensors.numpy import save_file
 from scipy import stats
 
 from lib.planner import MPPI
-from lib.teachers.controllers import ReplanningController
-from lib.teachers.replay import Episode, EpisodeFileError, ReplayBuffer, load_episodes, record, save_episodes
-from tests.tiny import BUDGET, fresh_env, tiny_model
+from lib.teachers.controllers import RandomController, ReplanningController
+from lib.teachers.replay import (
+    Episode,
+    EpisodeFileError,
+    ReplayBuffer,
+    join_episodes,
+    load_episodes,
+    record,
+    save_episodes,
+)
+from tests.tiny import ACTIONS, BUDGET, fresh_env, tiny_model
 
 
 def episode(number, length):
@@ -97,11 +105,11 @@ def test_length_and_episodes():
 
 
 def test_the_capacity_is_decisions_and_overflow_is_refused():
-    made = buffer([2] * 25, capacity=50)  # the shortest episodes need the most spare rows
+    made = buffer([1] * 50, capacity=50)  # the shortest episodes need the most spare rows
     assert len(made) == 50
+    assert_same(made.episodes(), [episode(number, 1) for number in range(50)])
     with pytest.raises(ValueError, match=r"the replay buffer is full \(50 decisions\)"):
-        for _ in range(30):
-            made.add(episode(0, 2))
+        made.add(episode(0, 1))
     whole = buffer([50], capacity=50)
     assert len(whole) == 50 and whole.sample(3, 3).obs.shape == (4, 3, 2)
     with pytest.raises(ValueError, match="is full"):
@@ -116,7 +124,7 @@ UNEQUAL = "an episode of 5 rewards needs 6 observations and 5 actions"
     ("change", "message"),
     [(spoilt("obs", np.nan), "non-finite"), (spoilt("rewards", np.inf), "non-finite"),
      (spoilt("actions", np.nan), "non-finite"), ({"obs": WHOLE.obs[:-1]}, UNEQUAL),
-     ({"actions": WHOLE.actions[1:]}, UNEQUAL)],
+     ({"actions": WHOLE.actions[1:]}, UNEQUAL), (vars(episode(0, 0)), "an episode of 0 rewards needs")],
 )  # fmt: skip
 def test_episodes_that_cannot_be_are_refused(change, message):
     made = ReplayBuffer(20, 2, 2)
@@ -134,6 +142,20 @@ def test_files_round_trip_exactly(tmp_path):
     episodes = [Episode(*(rng.normal(size=shape).astype(np.float32) for shape in parts)) for parts in shapes]
     save_episodes(file, episodes)
     assert_same(episodes, load_episodes(file))
+
+
+@pytest.mark.parametrize("parts", [(4,), (1, 3), (2, 1, 1), (1, 1, 1, 1)])
+def test_files_are_joined_byte_for_byte(parts, tmp_path):
+    episodes = [episode(number, length) for number, length in enumerate([5, 1, 9, 2])]
+    save_episodes(tmp_path / "whole.safetensors", episodes)
+    files = [tmp_path / f"{number}.safetensors" for number in range(len(parts))]
+    for file, end, count in zip(files, np.cumsum(parts), parts, strict=True):
+        save_episodes(file, episodes[end - count : end])
+    join_episodes(tmp_path / "joined.safetensors", files)
+    assert (tmp_path / "joined.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    files[-1].write_bytes(b"cut")
+    with pytest.raises(EpisodeFileError, match=f"{files[-1].name} is not a file of episodes"):
+        join_episodes(tmp_path / "joined.safetensors", files)
 
 
 @pytest.mark.parametrize(
@@ -186,3 +208,16 @@ def test_an_episode_is_recorded_with_what_it_led_to():
     again = record(controller, envs, seeds, 6)  # one after the other, with the same planner
     assert all(np.array_equal(a.actions, b.actions) for a, b in zip(played, again, strict=True))
     assert record(controller, envs, [], 6) == []
+
+
+def test_what_a_diverging_simulator_leaves_is_recorded(tmp_path):
+    envs, controller = fresh_env(), RandomController(ACTIONS)
+    whole = record(controller, envs, [31, 32, 33], 6)
+    envs.breaks = {31: 4, 33: 1}
+    played = record(controller, envs, [31, 32, 33], 6)
+    assert [len(e) for e in played] == [3, 6, 0] and played[2].rewards.sum() == 0
+    assert_same(played[:2], [Episode(whole[0].obs[:4], whole[0].actions[:3], whole[0].rewards[:3]), whole[1]])
+    save_episodes(tmp_path / "a.safetensors", played)
+    assert_same(load_episodes(tmp_path / "a.safetensors"), played[:2])
+    with pytest.raises(EpisodeFileError, match="b.safetensors would hold no decision: the simulator diverged"):
+        save_episodes(tmp_path / "b.safetensors", played[2:])

@@ -245,6 +245,8 @@ MANIFESTS = {
     "absolute": ({"/tmp/x": GOOD}, "cannot name a teacher"),
     "hidden": ({"a/.x": GOOD}, "cannot name a teacher"),
     "backslash": ({"a\\x": GOOD}, "cannot name a teacher"),
+    "long": ({"x" * 101: GOOD}, "cannot name a teacher"),
+    "multiplied": ({"{a}": GOOD | {"each": {"a": "b " * 1000}}}, "'{a}' has 'each'; known facts are url, sha256"),
     "empty": ({"": GOOD}, "cannot name a teacher"),
     "file": ({"x": {"url": "file:///etc/x.pt"}}, "the url of 'x' is 'file:///etc/x.pt'; it must be http or https"),
     "ftp": ({"x": {"url": "ftp://localhost/x.pt"}}, "must be http or https"),
@@ -338,8 +340,9 @@ def test_registering_a_teacher_keeps_the_others(home, capsys, monkeypatch):
     own = home.teachers / "registry.json"
     own.write_text((TEACHERS / "registry.json").read_text())
     save_world_model(tiny_model(), home.teachers / "reacher-easy-1m-2.safetensors")
-    assert cli.main(["register", "reacher-easy-1m-2"]) == 2
-    assert "ship the teacher first" in capsys.readouterr().err
+    for name in ("reacher-easy-1m-2", "../reacher-easy-1m-2", "x" * 5000):
+        assert cli.main(["register", name]) == 2
+        assert "ship the teacher first" in capsys.readouterr().err
     (home.teachers / "reacher-easy-1m-2.json").write_text('{"task": "reacher-easy", "size": "1m"}')
     assert cli.main(["register", "reacher-easy-1m-2"]) == 0
     before, after = (file.read_text().replace("},\n", "}\n") for file in (TEACHERS / "registry.json", own))

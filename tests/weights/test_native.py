@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from lib.config import PlannerConfig
+from lib.config import ConfigError, PlannerConfig
 from lib.environments import EPISODE_DECISIONS, make_env, task_names
 from lib.planner import MPPI
 from lib.records.paths import ROOT
@@ -21,7 +21,7 @@ from lib.teachers.controllers import ReplanningController
 from lib.teachers.replay import record
 from lib.weights import native as checkpoints
 from lib.weights import official as official_weights
-from lib.weights.native import CheckpointError, load_world_model, save_world_model
+from lib.weights.native import CheckpointError, load_world_model, resolve_device, save_world_model
 from lib.world_model import two_hot
 from tests.tiny import tiny_model
 
@@ -397,6 +397,23 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
             load_world_model(tmp_path / name)
     with pytest.raises(CheckpointError, match="there is no teacher 'no-such'"):
         load_world_model("no-such")
+    for name in ("x" * 5000, "a\0b", "../" * 2000):
+        with pytest.raises(CheckpointError, match="there is no teacher '") as error:
+            load_world_model(name)
+        assert len(str(error.value)) < 2000
+
+
+def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [resolve_device(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["cuda", "cpu", "cuda", "cuda:1"]
+    with pytest.raises(ConfigError, match="^device='cuda:2' is not here: torch finds 2 GPUs; use auto or cpu.$"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match="^device='cuda' is not here: torch finds no GPUs; use auto or cpu.$"):
+        load_world_model("walker-walk-1m-1", device="cuda")
 
 
 # --------------------------------------------------------------------------------------------------------- our files

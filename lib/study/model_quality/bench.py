@@ -29,7 +29,6 @@ from lib.records.ledger import name_of, renamed, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_table, write_json
 from lib.study.arms import make_arm
-from lib.study.cells import CELL_NAME
 from lib.study.evaluate import Stage
 from lib.study.model_quality.gap import LearnedModel, Matched, episodes, gap
 from lib.study.model_quality.metrics import Decoder, RandomActions, Visited, bank, fit_decoder, model_metrics, visit
@@ -264,7 +263,7 @@ def _of_absent(known: dict[str, Record], study: Study, strange: set[str]) -> dic
     """
     kept, dropped = {}, []
     for key, (row, gaps) in known.items():
-        match = CELL_NAME.fullmatch(_point(row)[0])
+        match = paths.CELL.fullmatch(_point(row)[0])
         if not match or match[1] not in study.sizes.tasks or int(match[3]) not in study.sizes.seeds:
             continue  # of a teacher from elsewhere
         weights = row.get("weights")

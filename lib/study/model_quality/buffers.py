@@ -7,13 +7,14 @@ source = check(read(cell, "test"), wm, cell.task, horizon=12)         # what a t
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lib.config import ConfigError, PlannerConfig, as_dict
+from lib.config import ConfigError, PlannerConfig, as_dict, quoted
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
@@ -21,7 +22,7 @@ from lib.records.keys import combine, file_hash, key_of, rest_of, shown
 from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_sidecar, sidecar
-from lib.study.cells import CELL_NAME, Cell, Settings
+from lib.study.cells import Cell, Settings
 from lib.teachers.controllers import RandomController, ReplanningController
 from lib.teachers.replay import Episode, EpisodeFileError, load_episodes, record, save_episodes
 from lib.weights.native import load_world_model, teacher_key
@@ -98,6 +99,12 @@ def available(cell: Cell, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if name not in lacking]
 
 
+def check_name(name: str) -> None:
+    """`ConfigError` for what is neither the name of a buffer nor a file."""
+    if name not in (*GENERATED, *KEPT) and not any(os.path.isfile(p) for p in (name, paths.ROOT / name)):
+        raise ConfigError(f"buffer={quoted(name)} is no file, and none of: {', '.join([*GENERATED, *KEPT])}.")
+
+
 def read(cell: Cell, name: str) -> Source:
     """A buffer from disk: `train` or `test`, as the cell's training run keeps them, or the name of a file.
 
@@ -113,12 +120,11 @@ def read(cell: Cell, name: str) -> Source:
                 "or train with `python -m lib.teachers.cli`."
             )
     else:
-        path = next((p for p in (Path(name), paths.ROOT / name) if p.is_file()), None)
-        if path is None:
-            raise ConfigError(f"buffer={name!r} is no file, and none of: {', '.join([*GENERATED, *KEPT])}.")
+        check_name(name)
+        path = next(p for p in (Path(name), paths.ROOT / name) if p.is_file())
         name = path.stem
     episodes = load_episodes(path)
-    recorded = CELL_NAME.fullmatch(path.resolve().parent.name)  # training's folder has the cell's name
+    recorded = paths.CELL.fullmatch(path.resolve().parent.name)  # training's folder has the cell's name
     told = read_sidecar(path).get("task") if sidecar(path).is_file() else None
     task = told or (recorded and recorded[1])
     if task and task != cell.task:

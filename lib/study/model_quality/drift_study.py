@@ -11,7 +11,6 @@ actions; kept by training; or a user's own.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -63,17 +62,6 @@ def study(
     of `buffer_seed`; see `read` for others. What was measured before is read from the cache. Raises `ConfigError` and
     `EpisodeFileError` for what cannot be used.
     """
-    least = {
-        "horizon": (horizon, 1),
-        "batches": (batches, 1),
-        "episodes": (episodes, 0),
-        "buffer_seed": (buffer_seed, 0),
-    }
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise ConfigError(f"{name}={value} must be at least {lowest}.")
-    if not 0 <= noise < math.inf:
-        raise ConfigError(f"noise={noise} must be a standard deviation: 0 or more.")
     names = [name.strip() for name in buffer.split(",") if name.strip()]
     names = names or available(cell, settings.profile.errors.buffers)
     teacher = settings.teacher_name(cell)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.config import MODEL_SIZES, ConfigError, one_of
+from lib.config import MODEL_SIZES, ConfigError
 from lib.records import paths
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
@@ -86,17 +86,13 @@ def resolve_study(
     actions_per_state: int = 0,
     k: int = 0,
 ) -> Study:
-    """Check the notebook's parameters. `task` "all" and zeros mean as the profile says.
+    """What the notebook's parameters ask for. `task` "all" and zeros mean as the profile says.
 
     With a `teacher`, a name or a weights file, there is that one cell, whose training is not known. Raises
-    `ConfigError` for a task that has no score, and for a teacher without its task.
+    `ConfigError` for a teacher without its task.
     """
     settings = resolve(profile, task, model_size, seed, teacher, device)
-    one_of("task", task, [*SNAPSHOTS, "all"])
     asked = {"states": states, "actions_per_state": actions_per_state, "k": k}
-    for name, number in asked.items():
-        if number < 0:
-            raise ConfigError(f"{name}={number} must not be negative; 0 means as the profile says.")
     sizes = dataclasses.replace(settings.profile.offline, **{name: number for name, number in asked.items() if number})
     sizes = dataclasses.replace(sizes, candidates=min(sizes.candidates, sizes.states))
     if not teacher:

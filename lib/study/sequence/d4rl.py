@@ -4,12 +4,14 @@
     trajectories = read_pickle("hopper-medium-v2.pkl")       # runs no code of the file, whatever it holds
 
 Both have the columns observations, actions and rewards. D4RL's lie end to end, with `terminals` and `timeouts` that say
-where episodes end (Fu et al. 2020); a last part without an end is left out, as its return is not known.
+where episodes end (Fu et al. 2020); a last part without an end is left out, as its return is not known, and a line on
+stderr says how much that is.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +56,14 @@ def _cut(arrays: dict[str, np.ndarray], path: str | Path) -> list[Trajectory]:
         if ends[row] or ("timeouts" not in arrays and row + 1 - start == LONGEST):
             trajectories.append(_trajectory(*(arrays[name][start : row + 1] for name in COLUMNS)))
             start = row + 1
+    if not trajectories:
+        raise OfflineDataError(f"{path}: none of its {len(ends)} decisions ends an episode; give data with whole ones.")
+    if left := len(ends) - start:
+        print(
+            f"{path}: the last {left} of {len(ends)} decisions are left out, as their episode has no end; "
+            f"{len(trajectories)} whole episodes remain",
+            file=sys.stderr,
+        )
     return trajectories
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.config import ConfigError
+from lib.config import ConfigError, quoted
 from lib.environments import make_env
 from lib.records import paths
 from lib.records.keys import shown
@@ -56,20 +56,28 @@ def load_dataset(name: str, settings: Settings | None = None, cell: Cell | None 
 
     Raises `ConfigError` for a name that is none of the above, `OfflineDataError` for data that cannot be used.
     """
+    check_name(name)
     path = Path(name)
     if name in KINDS:
         return read_minari(teacher_dataset(settings, cell, name, episodes))
     if path.is_dir():
         return read_minari(path)
     if path.suffix in FORMATS:
-        if not path.is_file():
-            raise OfflineDataError(f"there is no file {path}; give the path of one that exists.")
         return TrajectorySet(path.name, FORMATS[path.suffix](path), {"file": shown(path)})
-    if MINARI_ID.fullmatch(name):
-        return read_minari(minari_folder(name))
+    return read_minari(minari_folder(name))
+
+
+def check_name(name: str) -> None:
+    """`ConfigError` for what names no dataset, `OfflineDataError` for a file that is not there; fetches nothing."""
+    if name in KINDS or os.path.isdir(name) or MINARI_ID.fullmatch(name) and len(name) <= paths.LONGEST:
+        return
+    if Path(name).suffix in FORMATS:
+        if os.path.isfile(name):
+            return
+        raise OfflineDataError(f"there is no file {quoted(name)}; give the path of one that exists.")
     raise ConfigError(
-        f"dataset={name!r} is not known; use one of {', '.join(KINDS)}, a Minari id such as mujoco/hopper/medium-v0, a "
-        f"Minari folder, or a file that ends in {', '.join(FORMATS)}."
+        f"dataset={quoted(name)} is not known; use one of {', '.join(KINDS)}, a Minari id such as "
+        f"mujoco/hopper/medium-v0, a Minari folder, or a file that ends in {', '.join(FORMATS)}."
     )
 
 
@@ -77,7 +85,7 @@ def dataset_label(name: str, cell: Cell) -> str:
     """What stands for a dataset in the names of result files: 1m-1-expert, mujoco-hopper-medium-v0."""
     if name in KINDS:
         return f"{str(cell).removeprefix(f'{cell.task}-')}-{name}"
-    return re.sub(r"[^\w-]+", "-", Path(name).stem if Path(name).exists() else name).strip("-")
+    return paths.part(Path(name).stem if os.path.exists(name) else name)
 
 
 # ----------------------------------------------------------------------------------------------- of our own teachers

@@ -34,7 +34,7 @@ class Shape:
     layers: int = 3
     heads: int = 1
     dropout: float = 0.1
-    return_scale: float = 1000.0  # what returns to go are divided by
+    return_scale: float = 1000.0  # what returns to go are divided by; in training, see `return_scale` of the windows
 
 
 class DecisionTransformer(OfflinePolicy):

@@ -30,7 +30,7 @@ from lib.records.store import atomic_path, write_table
 from lib.study.profiles import SequenceStudy
 from lib.study.sequence.behaviour_cloning import BehaviourCloning
 from lib.study.sequence.decision_transformer import DecisionTransformer
-from lib.study.sequence.windows import OfflineDataError, OfflinePolicy, TrajectorySet, Windows
+from lib.study.sequence.windows import OfflineDataError, OfflinePolicy, TrajectorySet, Windows, return_scale
 from lib.weights.official import CheckpointError, check_tensors
 
 FORMAT = "offline-policy/1"
@@ -74,7 +74,7 @@ class _Run:
         self.training, self.device = training, torch.device(device)
         train, held = data.split(HELD_OUT, seed)
         torch.manual_seed(seed)
-        self.model = policy.of(train, **_lengths(policy, data)).to(device)
+        self.model = policy.of(train, **_fitted(policy, data)).to(device)
         self.windows, self.held = (Windows(side.trajectories, self.model.shape.context) for side in (train, held))
         self.rng = np.random.default_rng(seed)
         c = training
@@ -135,10 +135,11 @@ class _Run:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
 
-def _lengths(policy: type[OfflinePolicy], data: TrajectorySet) -> dict:
-    """Room for the longest trajectory, where a model has an embedding of time."""
-    longest = max(map(len, data.trajectories))
-    return {"max_decisions": max(1000, longest)} if policy is DecisionTransformer else {}
+def _fitted(policy: type[OfflinePolicy], data: TrajectorySet) -> dict:
+    """Of a model that knows time and returns: room for the longest trajectory, and the returns' scale."""
+    if policy is not DecisionTransformer:
+        return {}
+    return {"max_decisions": max(1000, *map(len, data.trajectories)), "return_scale": return_scale(data)}
 
 
 def train(

@@ -11,6 +11,7 @@ padding *behind* them, which a causal model cannot see from the rows that count,
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,6 +116,13 @@ class TrajectorySet:
         held = set(order[: min(max(round(fraction * n), 1), n - 1)].tolist())
         sides = ([t for i, t in enumerate(self.trajectories) if (i in held) == side] for side in (False, True))
         return tuple(TrajectorySet(self.name, side, self.about) for side in sides)
+
+
+def return_scale(data: TrajectorySet) -> float:
+    """What returns to go are divided by, so that none is beyond ±1: the least power of ten that does it, 1 where all
+    are zero. DMControl's is 1000, as in Chen et al. 2021."""
+    largest = max(float(np.abs(t.returns_to_go).max()) for t in data.trajectories)
+    return 10.0 ** math.ceil(round(math.log10(largest), 6)) if largest else 1.0  # rounded: 1000.0001 are 1000
 
 
 # -------------------------------------------------------------------------------------------------------- windows

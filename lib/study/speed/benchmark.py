@@ -36,7 +36,6 @@ from lib.study.speed.official_manner import OfficialPlanner
 from lib.study.speed.step import benchmark_memory, benchmark_step, benchmark_updates
 from lib.study.speed.timing import (
     budget,
-    chosen_device,
     device_name,
     fast_dtypes,
     forget_compiled,
@@ -46,6 +45,7 @@ from lib.study.speed.timing import (
     summary,
     timed,
 )
+from lib.weights.native import resolve_device
 from lib.world_model import WorldModel
 
 SIZES = {"cpu": ("1m", "5m"), "cuda": ("1m", "5m", "19m", "48m", "317m")}
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, help="at least, of each group")
     parser.add_argument("--precision", default="high", help="of float32 products on a GPU: highest or high")
     given = parser.parse_args(arguments)
-    device, scope = chosen_device(given.device), PROFILES[one_of("profile", given.profile, PROFILES)].speed
+    device, scope = resolve_device(given.device), PROFILES[one_of("profile", given.profile, PROFILES)].speed
     names = ("sizes", "batches", "modes", "dtypes", "mode", "seconds", "rounds")
     changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.budgets:

@@ -124,11 +124,6 @@ def fast_dtypes(device: str) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------------------------- device
 
 
-def chosen_device(device: str) -> str:
-    """ "auto" is the first GPU where there is one, else the CPU. (`lib.weights.native` needs more installed.)"""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
 def device_name(device: str) -> str:
     """What the timings are of: the GPU's name, or the machine's cores and processor."""
     if torch.device(device).type == "cuda":

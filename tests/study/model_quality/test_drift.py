@@ -375,12 +375,6 @@ def test_returns_are_compared_only_where_the_player_is_measured(env, snapshots):
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"horizon": 0}, ConfigError, "horizon=0 must be at least 1"),
-        ({"batches": 0}, ConfigError, "batches=0 must be at least 1"),
-        ({"episodes": -1}, ConfigError, "episodes=-1 must be at least 0"),
-        ({"buffer_seed": -1}, ConfigError, "buffer_seed=-1 must be at least 0"),
-        ({"noise": -0.1}, ConfigError, "noise=-0.1 must be a standard deviation"),
-        ({"noise": math.nan}, ConfigError, "noise=nan must be a standard deviation"),
         ({"buffer": "random,random"}, ConfigError, "two sources of one name"),
         ({"buffer": "random,nowhere"}, ConfigError, "buffer='nowhere' is no file"),
         ({"buffer": "random,test", "horizon": 10}, EpisodeFileError, "buffer test is too short"),

@@ -271,12 +271,8 @@ def test_parameters_are_checked(shipped):
     assert resolve_study("paper", "all", "1m", 0, "", "cpu", states=40).sizes.candidates == 40
     (mine,) = resolve_study("smoke", "walker-walk", "1m", 1, "walker-walk-1m-1/50000", "cpu").cells
     assert (str(mine.label), mine.decisions) == ("walker-walk-1m-1-50000", None)
-    with pytest.raises(ConfigError, match="states=-1 must not be negative; 0 means as the profile says"):
-        resolve_study("smoke", "all", "1m", 0, "", "cpu", states=-1)
     with pytest.raises(ConfigError, match="plays one task; give it as task, one of: cartpole-swingup"):
         resolve_study("smoke", "all", "1m", 0, "official/walker-walk-1", "cpu")
-    with pytest.raises(ConfigError, match="task='cup-catch' is not known"):
-        resolve_study("smoke", "cup-catch", "1m", 0, "", "cpu")
 
 
 def test_seeds_of_the_study_are_its_own():

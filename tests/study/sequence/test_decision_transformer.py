@@ -30,7 +30,7 @@ from lib.study.sequence.datasets import load_dataset
 from lib.study.sequence.decision_transformer import DecisionTransformer, Shape
 from lib.study.sequence.evaluate import check_fits, evaluate_policy, evaluated, make_task, normalised_score, trained
 from lib.study.sequence.train import POLICIES, OfflineTraining, load_policy, save_policy, train
-from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows
+from lib.study.sequence.windows import OfflineDataError, Trajectory, TrajectorySet, Windows, return_scale
 from lib.teachers.controllers import RandomController
 from lib.weights.native import CheckpointError, save_world_model
 from lib.world_model import WorldModel
@@ -275,6 +275,41 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize(
+    ("rewards", "scale"),
+    [
+        ([0.25, 0.5], 1.0),
+        ([0.002, 0.001], 0.01),
+        ([400.0, 550.0], 1000.0),
+        ([100.5] * 9, 1000.0),
+        ([0.1] * 10_000, 1000.0),  # the best there is in DMControl, whose sum is not quite 1000
+        ([500.0, 600.0], 10_000.0),
+        ([-30.0, -40.0], 100.0),
+        ([9.0, -9.0, 0.5], 10.0),  # -8.5 is left after the first reward
+        ([0.0, 0.0], 1.0),
+    ],
+)
+def test_returns_are_divided_by_what_the_data_has(rewards, scale):
+    data = [Trajectory(t.obs, t.actions, np.float32(rewards)) for t in trajectories(len(rewards), len(rewards))]
+    found = return_scale(TrajectorySet("some", data))
+    assert found == scale
+    assert max(np.abs(t.returns_to_go).max() for t in data) / found <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(1e-3, 0.01), (1.0, 10.0), (100.0, 1000.0)])
+def test_a_model_sees_returns_in_units_of_their_scale(unit, scale, tmp_path, monkeypatch):
+    rewards = np.full(4, unit, np.float32)  # returns of 4 units
+    data = TrajectorySet("some", [Trajectory(t.obs, t.actions, rewards) for t in trajectories(4, 4, 4)])
+    policy, _ = train(DecisionTransformer, data, SHORT, 1, tmp_path)
+    assert policy.shape.return_scale == scale
+    seen, inner = [], policy.transformer.forward
+    monkeypatch.setattr(
+        policy.transformer, "forward", lambda **given: seen.append(given["returns_to_go"]) or inner(**given)
+    )
+    policy.loss(Windows(data.trajectories, policy.shape.context).starting_at(np.array([0])))
+    assert seen[0].flatten()[:4].tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
 @every_policy
 @pytest.mark.parametrize("kill_at", [1, 3, 5])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(policy, kill_at, tmp_path, monkeypatch):
@@ -419,6 +454,19 @@ def test_returns_are_those_of_single_episodes(tiny_task, monkeypatch):
         assert (row["arm"], row["planner_calls"], row["model_evaluations"]) == ("decision-transformer", 0, 0)
 
 
+def test_an_episode_that_diverges_keeps_its_return_and_the_others_their_targets(tiny_task):
+    model, seeds, asked = random_model(), [20, 21, 22], {1.0: 9.0}
+    whole = evaluate_policy(model, "tiny-task", seeds, 7, asked)
+    tiny_task.breaks = {21: 4, 20: 1}
+    rows = evaluate_policy(model, "tiny-task", seeds, 7, asked)
+    assert [row["length"] for row in rows] == [0, 3, 7] and rows[0]["return"] == 0
+    assert rows[2]["return"] == pytest.approx(whole[2]["return"], rel=1e-3)
+    tiny_task.breaks, tiny_task.ends[21] = {}, 3
+    assert rows[1]["return"] == pytest.approx(
+        evaluate_policy(model, "tiny-task", [21], 7, asked)[0]["return"], rel=1e-3
+    )
+
+
 def test_who_cannot_be_asked_is_not(tiny_task):
     model = BehaviourCloning.of(some(5, 6))
     rows = evaluate_policy(model, "tiny-task", [1, 2], 5)
@@ -460,6 +508,8 @@ def test_mujoco_and_dmcontrol_both_run(env):
 def test_a_task_that_is_unknown_or_of_other_widths_is_a_sentence():
     with pytest.raises(ConfigError, match="env='hoper' is not known.* Did you mean hopper"):
         make_task("hoper")
+    with pytest.raises(ConfigError, match="task='lqr-lqr-2-1' is not offered: its actions have no bounds"):
+        make_task("lqr-lqr-2-1")
     wide = "some has 5 observations and 2 actions, but hopper has 11 and 3; say with -p env"
     with pytest.raises(ConfigError, match=wide):
         check_fits(some(4, 5), "hopper")
