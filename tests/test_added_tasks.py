@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from lib.environments import _suite
+from lib.suite import dm_suite
 from lib.weights.official import MT30, task_dimensions
 
-_suite()  # chooses the rendering backend before dm_control is imported
+dm_suite()  # chooses the rendering backend before dm_control is imported
 from lib.added_tasks import TASKS  # noqa: E402
 
 

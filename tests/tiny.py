@@ -93,6 +93,6 @@ class Diverging(Shorter):
 
     def step(self, action):
         if self.left == 1:
-            self.env.unwrapped.physics.data.qvel[:] = 1e12
+            self.env.unwrapped._env.physics.data.qvel[:] = 1e12
         self.left -= 1
         return self.env.step(action)
