@@ -16,13 +16,13 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lib.config import MODEL_SIZES, data_folder
+from lib.files import temporary
 from lib.weights.official import MT30, SINGLE, CheckpointError
 
 MANIFEST_VARIABLE = "SPECULATIVE_TDMPC2_MANIFEST"
@@ -161,8 +161,8 @@ def register(name: str) -> str:
     content[name] = {"file": file, "sha256": file_hash(weights), "task": about["task"], "size": about["size"]}
     content[name] |= {"licence": "MIT"}
     lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in content.items()]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".register-") as temporary:
-        _write(Path(temporary) / "registry.json", "{\n" + ",\n".join(lines) + "\n}\n").replace(own)
+    with temporary(own) as place:
+        _write(place, "{\n" + ",\n".join(lines) + "\n}\n").replace(own)
     return content[name]["sha256"]
 
 
@@ -198,13 +198,13 @@ def fetch(entry: Entry, check: Callable[[Path], None], verify: bool = False) -> 
     known = entry.sha256 or _record(path).get("sha256")
     print(f"fetching {entry.name} (licence: {entry.licence}) from {entry.url}", file=sys.stderr, flush=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
-            file = _from_hub(entry.url, folder) or _from_server(entry.url, Path(folder) / path.name)
+        with temporary(path) as folder:
+            folder.mkdir()
+            file = _from_hub(entry.url, folder) or _from_server(entry.url, folder / path.name)
             record = {"name": entry.name, "url": entry.url, "sha256": file_hash(file), "bytes": file.stat().st_size}
             record |= {"licence": entry.licence, "origin": "listed" if entry.sha256 else "first download"}
             _verify(entry, file, record["sha256"], known, check)
-            record_file = _write(Path(folder) / "record.json", json.dumps(record, indent=1))
+            record_file = _write(folder / "record.json", json.dumps(record, indent=1))
             file.replace(path)
             record_file.replace(_record_path(path))
     except (OSError, ValueError) as error:  # what requests and huggingface_hub raise; ValueError: a header that is none
@@ -235,7 +235,7 @@ def _record(path: Path) -> dict:
     return record if isinstance(record, dict) else {}
 
 
-def _from_hub(url: str, folder: str) -> Path | None:
+def _from_hub(url: str, folder: Path) -> Path | None:
     """A file of the Hugging Face hub through its own client, which tries again; None for any other address."""
     parts = urlsplit(url)
     match = HUB.fullmatch(f"{parts.scheme}://{parts.netloc}{unquote(parts.path)}")

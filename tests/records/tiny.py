@@ -13,7 +13,7 @@ from pathlib import Path
 from lib.records.paths import ROOT
 
 CELL = "walker-walk-1m-1"
-COPIED = ("lib/config.py", "lib/records", "lib/study/__init__.py", "lib/study/profiles.py")
+COPIED = ("lib/config.py", "lib/files.py", "lib/records", "lib/study/__init__.py", "lib/study/profiles.py")
 COPIED += ("lib/study/profiles.toml", "lib/teachers/__init__.py", "lib/teachers/config.py")
 STAGES = """
 

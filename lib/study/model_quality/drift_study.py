@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.config import ConfigError
+from lib.files import numbered
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of
@@ -33,10 +34,7 @@ def models_of(teacher: str) -> dict[str, int | None]:
     """Names of a teacher and of its shipped snapshots → decisions of training, if known; in order of training."""
     path = teacher_path(teacher)
     shipped = path.resolve().is_relative_to(paths.TEACHERS.resolve())
-    files = (paths.TEACHERS / teacher).glob("*.safetensors") if shipped else []
-    found = {
-        f"{teacher}/{decisions}": decisions for decisions in sorted(int(f.stem) for f in files if f.stem.isdigit())
-    }
+    found = {f"{teacher}/{n}": n for n in (numbered(paths.TEACHERS / teacher) if shipped else [])}
     card = path.with_suffix(".json")
     if shipped and card.is_file():
         decisions = json.loads(card.read_text(encoding="utf-8"))["decisions"]

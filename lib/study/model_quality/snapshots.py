@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import MODEL_SIZES, ConfigError, one_of
+from lib.files import numbered
 from lib.records import paths
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
@@ -137,7 +138,7 @@ def _points(cell: Cell) -> list[Snapshot]:
     shipped = (
         json.loads(card.read_text(encoding="utf-8"))["decisions"] if teacher.is_file() and card.is_file() else None
     )
-    trained = {int(f.stem): f for f in (paths.CACHE / "training" / str(cell) / "snapshots").glob("*.safetensors")}
+    trained = numbered(paths.CACHE / "training" / str(cell) / "snapshots")
     last = trained.get(shipped)
     if teacher.is_file() and (last is None or file_hash(last) != file_hash(teacher)):
         trained = {}  # another run
