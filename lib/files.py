@@ -99,7 +99,8 @@ def unwritable(error: Exception, path: Path) -> str:
     named = [Path(name).absolute() for name in names if isinstance(name, (str, os.PathLike))]
     ours = any(name in (path, *path.parents) or name.parent == path.parent for name in named)
     # Not every library hands on what the system said: a disk that is full is enough.
-    if (number in NO_SPACE and (ours or not named)) or "No space left" in str(error) or _is_full(folder):
+    told = number in NO_SPACE or (number is None and "No space left" in str(error))
+    if (told and (ours or not named)) or _is_full(folder):
         return "there is no space left on the disk; make room, then run this again"
     if not ours or not isinstance(error, OSError):
         return ""

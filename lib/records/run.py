@@ -95,7 +95,7 @@ def changes(old: dict, new: dict) -> str:
             elif before[name] != after[name]:
                 words.append(f"{label}{name} {before[name]} → {after[name]}" if group == "parameters" else
                              f"{label}{name} {'is missing' if after[name] is None else 'changed'}")  # fmt: skip
-    if new["code"] not in ledger.equals(old.get("code", "")):
+    if new["code"] not in ledger.equals(str(old.get("code"))):
         words.append("code changed")
     return ", ".join(words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more changes"])
 

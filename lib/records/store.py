@@ -169,11 +169,12 @@ def known(path: str | Path) -> dict:
         return {}
 
 
-# The entries of sidecars that are read, where there are any; ... stands for every other name.
+# The entries of sidecars that are read, where there are any; ... stands for every other name. The first edition kept
+# code by its parts.
 SHAPE = dict.fromkeys(("sha256", "commit", "written", "machine", "remark", "key", "task", "teacher"), str)
 SHAPE |= {"distillation_key": str, "arms": {...: dict}, "keys": dict, "product_gflops": {...: (int, float)}}
 SHAPE["run"] = {"stage": str, "source": str, "key": str, "minutes": (int, float)}
-SHAPE["run"] |= {"components": {"code": str, "parameters": dict, "settings": dict, "inputs": dict}}
+SHAPE["run"] |= {"components": {"code": (str, dict), "parameters": dict, "settings": dict, "inputs": dict}}
 
 
 def _misfit(value, shape, name: str = "the whole") -> str:

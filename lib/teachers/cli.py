@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -178,9 +177,9 @@ def lacking() -> list[TeacherConfig]:
 
 def _finished(config: TeacherConfig) -> bool:
     weights = paths.TEACHERS / f"{config.name}.safetensors"
-    if not weights.is_file() or not weights.with_suffix(".json").is_file():
+    card, bar = registry.card_of(weights, "decisions", "return_mean"), config.stop_return
+    if not weights.is_file() or card is None:
         return False
-    card, bar = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")), config.stop_return
     early = bool(card.get("stopped_early")) and bar is not None and card["return_mean"] >= bar
     return early or card["decisions"] >= config.decisions
 
@@ -207,8 +206,8 @@ def zoo(ranks: Ranks) -> None:
 
 def _below(config: TeacherConfig) -> bool:
     """Whether the teacher that is shipped stopped early and missed the bar: a killed run must not stop there again."""
-    path, bar = paths.TEACHERS / f"{config.name}.json", config.stop_return
-    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    weights, bar = paths.TEACHERS / f"{config.name}.safetensors", config.stop_return
+    card = registry.card_of(weights, "return_mean") or {}
     return bool(card.get("stopped_early")) and bar is not None and card["return_mean"] < bar
 
 

@@ -105,6 +105,12 @@ def _official() -> dict[str, Entry]:
 
 
 def _read(path: Path, theirs: bool = False) -> dict[str, Entry]:
+    content = _json(path)
+    return {name: _entry(name, facts, path, theirs) for name, facts in content.items() if not isinstance(facts, str)}
+
+
+def _json(path: Path) -> dict:
+    """The names and facts of a registry or manifest."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -113,7 +119,7 @@ def _read(path: Path, theirs: bool = False) -> dict[str, Entry]:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} must hold {{"name": {{"url": "https://…", "sha256": "…"}}}}.')
-    return {name: _entry(name, facts, path, theirs) for name, facts in content.items() if not isinstance(facts, str)}
+    return content
 
 
 def _entry(name: str, facts: dict, where: Path, theirs: bool) -> Entry:
@@ -147,6 +153,28 @@ def _entry(name: str, facts: dict, where: Path, theirs: bool) -> Entry:
     return entry
 
 
+CARD = {"task": str, "size": str, "decisions": int, "returns": list, "return_mean": (int, float)}
+
+
+def card_of(weights: Path, *needed: str) -> dict | None:
+    """The card beside the weights of a shipped teacher, None where there is none.
+
+    Raises `CheckpointError` if it is not JSON, lacks something that is `needed`, or has it of another kind than `CARD`.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        card = None
+    wrong = [name for name in needed if not isinstance(card, dict) or not isinstance(card.get(name), CARD[name])]
+    if wrong or not isinstance(card, dict):
+        lacking = ", ".join(wrong) or "any fact"
+        raise CheckpointError(f"{path} is no card of a teacher, it lacks {lacking}; restore it from git.")
+    return card
+
+
 def register(name: str) -> str:
     """List a shipped teacher, or a snapshot `<teacher>/<decisions>` of one, and return its checksum."""
     folder = data_folder("teachers")
@@ -155,8 +183,8 @@ def register(name: str) -> str:
     )
     if not (weights.is_file() and card.is_file()):
         raise CheckpointError(f"{weights} and its card {card.name} are not both there; ship the teacher first.")
-    content = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    about = json.loads(card.read_text(encoding="utf-8"))
+    content = _json(own) if own.is_file() else {}
+    about = card_of(card, "task", "size")
     file = weights.relative_to(folder).as_posix()
     content[name] = {"file": file, "sha256": file_hash(weights), "task": about["task"], "size": about["size"]}
     content[name] |= {"licence": "MIT"}

@@ -26,6 +26,7 @@ from lib.records.store import cached, write_artefact, write_json, write_table
 from lib.study.cells import Cell, Settings
 from lib.study.model_quality.buffers import GENERATED, available, check, generate, read
 from lib.study.model_quality.drift import error_rows, growth_exponent, predictions
+from lib.weights.names import card_of
 from lib.weights.native import load_world_model, size_of, teacher_key, teacher_path
 from lib.world_model import WorldModel
 
@@ -35,9 +36,8 @@ def models_of(teacher: str) -> dict[str, int | None]:
     path = teacher_path(teacher)
     shipped = path.resolve().is_relative_to(paths.TEACHERS.resolve())
     found = {f"{teacher}/{n}": n for n in (numbered(paths.TEACHERS / teacher) if shipped else [])}
-    card = path.with_suffix(".json")
-    if shipped and card.is_file():
-        decisions = json.loads(card.read_text(encoding="utf-8"))["decisions"]
+    if shipped and (card := card_of(path, "decisions")):
+        decisions = card["decisions"]
     else:
         decisions = int(path.stem) if shipped and path.stem.isdigit() else None
     return found | {teacher: decisions}
