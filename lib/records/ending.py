@@ -3,7 +3,7 @@
     with endable(): ...                      # SIGTERM, Ctrl-C and the death of the parent are one KeyboardInterrupt
     python lib/records/ending.py PID script.py --profile quick      # a script or module that ends when process PID does
 
-Whoever wants a run to go on alone starts it with `nohup`.
+Whoever wants a run to go on alone starts it with `nohup` or `setsid`.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ def endable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def following(end: Callable[[], object], parent: int | None = None) -> Iterator[None]:
-    """Call `end` in a thread when the parent of this process is gone, which is `parent`, or, but for `nohup`, whatever
-    it is now."""
-    alone, over = parent is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, threading.Event()
+    """Call `end` in a thread when the parent of this process is gone. That is `parent`, or else whatever it is now, but
+    of what `nohup` or `setsid` has started."""
+    detached = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN or os.getsid(0) == os.getpid()
+    alone, over = parent is None and detached, threading.Event()
     parent = parent or os.getppid()
 
     def watch() -> None:

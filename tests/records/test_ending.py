@@ -83,9 +83,10 @@ def test_the_death_of_the_parent_is_heard(tmp_path, number):
         wait_for(lambda: not alive(int((tmp_path / "pid").read_text())), seconds=SECONDS)
 
 
-@pytest.mark.skipif(not shutil.which("nohup"), reason="needs nohup")
-def test_with_nohup_a_run_goes_on_alone(tmp_path):
-    with started(tmp_path / "note", *BELOW, str(tmp_path / "pid"), "nohup") as parent:
+@pytest.mark.skipif(not (shutil.which("nohup") and shutil.which("setsid")), reason="needs nohup and setsid")
+@pytest.mark.parametrize("command", ["nohup", "setsid"])
+def test_who_is_started_to_go_on_alone_does(tmp_path, command):
+    with started(tmp_path / "note", *BELOW, str(tmp_path / "pid"), command) as parent:
         parent.kill()
         parent.wait(timeout=SECONDS)
         time.sleep(0.5)  # ten looks at the parent
