@@ -17,7 +17,8 @@ PYTHON ?=
 ifneq ($(words $(PROFILE)) $(filter smoke quick paper,$(PROFILE)),1 $(PROFILE))
 $(error PROFILE=$(PROFILE) is not known; use smoke, quick or paper)
 endif
-PY = "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
+PY = exec "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
+# (exec makes what is run a child of make itself: it hears what make is told, and sees when make is gone.)
 # For scripts in folders of their own, where PYTHON= names an environment that has no `lib` installed.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 RUN = $(PY) -m lib.records.run
@@ -90,7 +91,9 @@ help:  ## this list
 # ------------------------------------------------------------------------------------------------- environment
 
 setup:
-ifeq ($(PYTHON),)
+ifneq ($(PYTHON),)
+	@$(PY) -m lib.records.environment
+else
 	@cmp -s requirements.lock .venv/requirements.lock && cmp -s pyproject.toml .venv/pyproject.toml \
 		|| $(MAKE) --no-print-directory install
 endif

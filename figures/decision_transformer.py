@@ -15,6 +15,7 @@ import pandas as pd
 
 from figures import charts
 from figures.charts import INK, MUTED
+from lib.files import files
 from lib.records import paths
 from lib.records.keys import ResultError, shown
 from lib.records.store import how_to_make, read_table
@@ -39,7 +40,7 @@ def read(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     Policies that were evaluated alone have no curve and are left out. Raises `ResultError` if nothing is left.
     """
     folder = paths.results(profile) / "decision_transformer"
-    curves = [read_table(path) for path in sorted(folder.glob("*-[0-9].csv"))]
+    curves = [read_table(path) for path in files(folder, "*-[0-9].csv")]
     if not curves:
         raise ResultError(f"{shown(folder)} holds no learning curve; {how_to_make(folder / 'curve.csv')}.")
     curves = pd.concat(curves, ignore_index=True)

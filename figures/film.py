@@ -71,7 +71,9 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     """
     if not 1 <= decisions <= EPISODE_DECISIONS:
         raise ConfigError(f"decisions={decisions} must be between 1 and {EPISODE_DECISIONS}, a whole episode.")
-    about = read_sidecar(paths.results(profile) / "horizon" / f"{paths.named('cell', cell)}.csv")
+    about = read_sidecar(
+        paths.results(profile) / "horizon" / f"{paths.named('cell', cell)}.csv", "arms", "teacher", "task"
+    )
     arms = [recorded(about["arms"][one_of("arm", arm_name(name), about["arms"])]) for name in names]
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from figures import charts, pages
 from figures.charts import INK, MUTED
+from lib.files import files
 from lib.records import paths
 from lib.records.keys import ResultError, shown
 from lib.records.store import how_to_make, read_table
@@ -37,7 +38,7 @@ COMPARED = (1, 3)  # steps ahead of the snapshots' panel, beside the last one
 def read(profile: str) -> pd.DataFrame:
     """Rows of all cells of a profile, with `cell`. Raises `ResultError` if there are none."""
     folder = paths.results(profile) / "model_error"
-    tables = [read_table(path).assign(cell=path.stem) for path in sorted(folder.glob("*.csv"))]
+    tables = [read_table(path).assign(cell=path.stem) for path in files(folder, "*.csv")]
     if not tables:
         raise ResultError(f"{shown(folder)} holds no model error; {how_to_make(folder / 'cell.csv')}.")
     return pd.concat(tables, ignore_index=True)

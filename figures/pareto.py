@@ -18,6 +18,7 @@ import pandas as pd
 from figures import charts, pages
 from figures.charts import GRID, INK, MUTED
 from figures.scales import Scale, cost_floor, cost_scale, cost_ticks, kept_scale, kept_ticks
+from lib.files import files
 from lib.records import paths
 from lib.records.store import read_table
 from lib.study.arms import ARM_COLUMNS
@@ -209,7 +210,7 @@ def read(profile: str) -> pd.DataFrame:
     whole = summary[summary["arm"] == "teacher"].set_index("cell")["episodes"]
     summary = summary[summary["episodes"] == summary["cell"].map(whole)]
     parts = [over_cells(summary, folder / "statistics" / "aggregate.csv"), summary]
-    for file in sorted((folder / "decision_transformer").glob("*-expert-summary.csv")):
+    for file in files(folder / "decision_transformer", "*-expert-summary.csv"):
         rows = read_table(file)
         rows = rows[rows["arm"].isin(OFFLINE) & (rows["asked"].isna() | (rows["asked"] == 1))]
         rows = rows.loc[rows["cell"].isin(summary["cell"]), [column for column in summary if column in rows]]

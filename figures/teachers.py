@@ -15,6 +15,7 @@ import pandas as pd
 from figures import charts, pages
 from figures.charts import INK
 from lib.config import MODEL_SIZES
+from lib.files import files
 from lib.records import paths
 from lib.records.keys import ResultError, shown
 from lib.records.store import how_to_make, read_table
@@ -38,7 +39,7 @@ def read(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     `ResultError` if no teacher is left.
     """
     folder = paths.results(profile) / "teacher"
-    cards = {path: read_table(path) for path in sorted(folder.glob("*-card.csv"))}
+    cards = {path: read_table(path) for path in files(folder, "*-card.csv")}
     trained = {path: card for path, card in cards.items() if card["frames"].notna().all()}
     if not trained:
         raise ResultError(f"{shown(folder)} holds no card of a teacher; {how_to_make(folder / 'card.csv')}.")

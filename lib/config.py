@@ -32,12 +32,16 @@ def one_of(name: str, value: str, allowed) -> str:
 
 def data_folder(kind: str) -> Path:
     """Where "teachers" or "cache" are: what SPECULATIVE_TDMPC2_TEACHERS or …_CACHE names, else in the checkout's data/,
-    or below the user's cache when the package is installed elsewhere."""
-    if named := os.environ.get(f"SPECULATIVE_TDMPC2_{kind.upper()}"):
-        return Path(named).expanduser().resolve()
-    data = Path(__file__).resolve().parents[1] / "data"
-    if not (data / "teachers").is_dir():
-        data = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
+    or below the user's cache when the package is installed elsewhere. `ConfigError` where there is no home."""
+    variable = f"SPECULATIVE_TDMPC2_{kind.upper()}"
+    try:
+        if named := os.environ.get(variable):
+            return Path(named).expanduser().resolve()
+        data = Path(__file__).resolve().parents[1] / "data"
+        if not (data / "teachers").is_dir():
+            data = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
+    except RuntimeError:  # no HOME, and a user without a name
+        raise ConfigError(f"there is no home folder here to keep {kind} in; set {variable} to a folder.") from None
     return data / kind
 
 

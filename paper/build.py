@@ -19,8 +19,10 @@ import typst
 
 from lib.config import PlannerConfig, as_dict, one_of
 from lib.distil.train import CorrectorTraining
+from lib.files import files
 from lib.records import paths
-from lib.records.store import write_bytes
+from lib.records.keys import ResultError
+from lib.records.store import known, write_bytes
 from lib.study.arms import SCHEMES
 from lib.study.calibrate import CALLS_PER_PLAN, WANTED
 from lib.study.claims import RIVAL
@@ -39,7 +41,8 @@ class PaperError(RuntimeError):
 def result_files(profile: str) -> list[str]:
     """Files the paper may read, relative to the root: the profile's tables and figures."""
     tables = paths.results(profile)
-    found = [*tables.rglob("*.csv"), *tables.glob("statistics/claims.json"), *paths.figures(profile).glob("*.svg")]
+    found = [*files(tables, "**/*.csv"), *files(tables, "statistics/claims.json")]
+    found += files(paths.figures(profile), "*.svg")
     return sorted(f.relative_to(paths.ROOT).as_posix() for f in found)
 
 
@@ -70,6 +73,7 @@ def build(profile: str) -> Path:
     inputs = {
         "profile": profile,
         "files": json.dumps(result_files(profile)),
+        "told": json.dumps([file for file in result_files(profile) if known(paths.ROOT / file)]),
         "stale": json.dumps(stale_lines(profile)),
         "settings": json.dumps(method(profile)),
     }
@@ -103,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in stale_lines(profile):
             print(f"stale: {line}", file=sys.stderr)
         print(build(profile).relative_to(paths.ROOT))
-    except (PaperError, ValueError) as error:
+    except (PaperError, ResultError, ValueError) as error:
         print(f"paper: {error}", file=sys.stderr)
         return 1
     return 0

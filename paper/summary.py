@@ -41,7 +41,7 @@ def main() -> None:
     name = parser.parse_args().profile
     profile, folder = PROFILES[name], paths.results(name) / "horizon"
     rows = {cell: read_cell(name, cell) for cell in evaluated_cells(name)}
-    write_json(folder / "arms.json", {cell: read_sidecar(folder / f"{cell}.csv")["arms"] for cell in rows})
+    write_json(folder / "arms.json", {cell: read_sidecar(folder / f"{cell}.csv", "arms")["arms"] for cell in rows})
 
     def write(file: str, table: pd.DataFrame) -> None:
         print(write_table(folder.parent / file, table, cells=list(rows)))

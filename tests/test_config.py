@@ -1,11 +1,13 @@
 """Cells and settings: results of a teacher from elsewhere never stand under the name of a shipped one."""
 
 import hashlib
+import pwd
 import re
 
 import pytest
 
-from lib.config import MODEL_SIZES, ConfigError
+from lib import config
+from lib.config import MODEL_SIZES, ConfigError, data_folder
 from lib.study.cells import Cell, resolve
 
 DEFAULTS = dict(profile="quick", task="walker-walk", model_size="1m", seed=1, teacher="", device="cpu")
@@ -13,6 +15,23 @@ DEFAULTS = dict(profile="quick", task="walker-walk", model_size="1m", seed=1, te
 
 def settings(**changes):
     return resolve(**DEFAULTS | changes)
+
+
+@pytest.mark.parametrize("named", [None, "~/kept"])
+def test_without_a_home_it_is_said_which_folder_to_name(tmp_path, monkeypatch, named):
+    def unknown(*about):
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "SPECULATIVE_TDMPC2_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    if named:
+        monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", named)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "installed/lib/config.py"))
+    with pytest.raises(
+        ConfigError, match="no home folder here to keep cache in; set SPECULATIVE_TDMPC2_CACHE to a folder"
+    ):
+        data_folder("cache")
 
 
 def test_a_cell_is_read_as_it_is_written():

@@ -1,6 +1,7 @@
 """The PDF follows the result files: same files, same bytes; a changed number shows; a missing one is named."""
 
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from pypdf import PdfReader
 
 from lib.records import paths
-from lib.records.store import read_table, write_table
+from lib.records.store import read_table, sidecar, write_table
 from lib.study.cards import card_row
 from lib.study.claims import write_claims
 from lib.study.stats.aggregates import aggregate
@@ -673,6 +674,35 @@ def test_what_is_missing_is_an_error_in_the_paper_profile(published, spoil, mess
         paper.build("paper")
     assert "\n" not in str(error.value)  # one sentence
     assert not (paths.executed("paper") / "paper.pdf").exists()
+
+
+def test_what_killed_writers_left_is_not_read_and_a_damaged_sidecar_is_none(tree):
+    results()
+    timed()
+    before, text = paper.result_files("paper"), text_of()
+    for name in (f"model_error/.{CELL}.deadbeef.tmp.csv", f"teacher/.{CELL}.deadbeef.tmp-card.csv", ".x/a.csv"):
+        (paths.results("paper") / name).parent.mkdir(parents=True, exist_ok=True)
+        (paths.results("paper") / name).touch()
+    (paths.figures("paper") / ".pareto.deadbeef.tmp.svg").touch()
+    assert paper.result_files("paper") == before and text_of() == text
+    machines = [file for file in before if sidecar(paths.ROOT / file).is_file()]
+    assert f"{RESULTS}/planner/cpu.csv" in machines
+    for file, damage in zip(machines, itertools.cycle(["[1]", '"x"', "null", '{"machine": 1}']), strict=False):
+        sidecar(paths.ROOT / file).write_text(damage)
+    assert_says(text, " of one machine (")
+    assert_says(text_of(), " of one machine; those in")
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_line_without_a_trace(published, monkeypatch, capsys):
+    def refuse(*about, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(paper, "compiled", lambda inputs: b"%PDF")
+    monkeypatch.setattr("os.fsync", refuse)
+    assert paper.main(["--profile", "paper"]) == 1
+    message = capsys.readouterr().err
+    assert "build/paper/paper.pdf cannot be written: there is no space left on the disk; make room" in message
+    assert message.startswith("paper: ") and message.count("\n") == 1
 
 
 def test_an_error_is_a_line_without_a_trace(published, capsys):

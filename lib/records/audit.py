@@ -22,7 +22,6 @@ import os
 import pkgutil
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,9 @@ import tyro
 from tqdm import tqdm
 
 from lib.config import one_of
+from lib.files import alive, files
 from lib.records import ledger, paths, store
+from lib.records.ending import child
 from lib.records.jobs import Job, Scope, profile
 from lib.records.keys import TIMING, ResultError, shown
 from lib.records.pipeline import jobs
@@ -164,12 +165,8 @@ class Trees(contextlib.ExitStack):
     def __init__(self):
         super().__init__()
         for old in Path(tempfile.gettempdir()).glob("audit-of-*-*"):
-            try:
-                os.kill(int(old.name.split("-")[2]), 0)  # asks whether the process is there, and does nothing to it
-            except ProcessLookupError:
+            if not alive(int(old.name.split("-")[2])):
                 shutil.rmtree(old, ignore_errors=True)
-            except PermissionError:
-                continue  # it is there, and somebody else's
         git("worktree", "prune")
         self.folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix=f"audit-of-{os.getpid()}-")))
 
@@ -197,7 +194,7 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
         store.write_json(request, {"profile": SIZE, "sources": sources})
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(paths.CACHE / "inductor")
-        command = [sys.executable, str(REPLAY), str(tree), str(request), str(answer)]
+        command = child(str(REPLAY), str(tree), str(request), str(answer))
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no error was printed"])[-1]
@@ -205,8 +202,8 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
         results = tree / "data" / "results" / "audit"
         return json.loads(answer.read_text(encoding="utf-8")), {
             str(file.relative_to(results)): contents(file)
-            for file in sorted(results.rglob("*"))
-            if file.is_file() and not file.name.endswith(".meta.json") and "latency" not in file.parts
+            for file in files(results, "**/*")
+            if not file.name.endswith(".meta.json") and "latency" not in file.parts
         }
 
 
@@ -269,7 +266,6 @@ def carry_out(command: Command) -> None:
     found = doubts(Scope.of(profile(command.profile)), tuple(command.stages.split()) or AUDITED)
     about = sum(MINUTES.get(doubt.stage, 1.0) * command.rows for doubt in found)
     print(f"{len(found)} kinds of results to replay, about {about:.0f} minutes" if found else "nothing to audit")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # worktrees go, as with Ctrl-C
     with Trees() as trees, tqdm(total=len(found), desc="audit", unit="kind") as bar:
         for doubt in found:
             bar.set_postfix_str(f"{doubt.stage} of {doubt.commit[:8]}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.config import one_of
+from lib.files import files
 from lib.records import paths
 
 PROFILES = "lib.study.profiles:PROFILES"
@@ -59,11 +60,6 @@ class Scope:
         """Of these results the ones that are there, or all of them if none is."""
         wanted = self.result(*names)
         return [path for path in wanted if path.is_file()] or wanted
-
-
-def files(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder that match, sorted; what begins with a dot is half-written, and no file of ours."""
-    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def key_of(roots, *identity) -> str:
 
 def rest_of(key: str) -> str:
     """The half of a key that is not code: for keys of what is made of something that has a key."""
-    return key.split("-")[1]
+    return key.partition("-")[2]
 
 
 def plain(value):

@@ -11,6 +11,7 @@ made of, which its own sidecar, being never edited, does not.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from lib.records import paths
 from lib.records.keys import ResultError, combine, content_hash, plain, shown
+
+NEEDED = {"audit": {"old", "new", "equal"}, "adopted": {"result", "keys"}}  # kind → what is read
 
 
 def file() -> Path:
@@ -43,8 +46,10 @@ def _read(path: Path, _changed: int, size: int) -> tuple[tuple[dict, ...], dict[
     for number, line in enumerate(lines, start=1):
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ResultError(f"{shown(path)}:{number} is not JSON; restore the ledger from git.") from None
+        if not isinstance(found[-1], dict) or not NEEDED.get(found[-1].get("kind"), {"?"}) <= found[-1].keys():
+            raise ResultError(f"{shown(path)}:{number} is no entry of the ledger; restore the ledger from git.")
     return tuple(found), {old: new for e in found if e["kind"] == "adopted" for old, new in e["keys"].items()}
 
 
@@ -58,7 +63,8 @@ def append(entry: dict) -> None:
         os.truncate(path, whole.rfind(b"\n") + 1)  # what a killed writer left of a line
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, line.encode())
+        if os.write(handle, line.encode()) < len(line.encode()):  # the rest is cut off by who writes next
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -88,7 +94,7 @@ def representative(code: str) -> str:
 
 def same(kept: str | None, now: str) -> bool:
     """Whether two keys (`key_of`) are of one content and of code that is equal, or shown to be."""
-    if "-" not in (kept := renamed(kept or "")):
+    if (kept := renamed(kept or "")).count("-") != 1:
         return False
     (old, old_rest), (new, new_rest) = kept.split("-"), now.split("-")
     return old_rest == new_rest and new in equals(old)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from lib.files import unwritable
+from lib.records.ending import child
 from lib.records.keys import shown
 from lib.records.paths import ROOT
 from lib.records.store import write_json
@@ -71,11 +75,11 @@ def typed(text: str, kind: str):
 
 
 def execute(source: Path, target: Path, parameters: dict) -> None:
-    """Run the notebook `source` from its own folder, into `target`; its stderr (progress bars) reaches the terminal.
+    """Run the notebook `source` in the folder where this process is, so that files are found where they were named,
+    into `target`; its stderr (progress bars) reaches the terminal.
 
     Raises `RunError` with the last line of the error; `target` holds the traceback.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lib-run-") as folder:
         for name in ("JUPYTER_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
             os.environ[name] = folder
@@ -87,10 +91,12 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
             raise RunError(f"{error.name} is missing in {sys.executable}; run `make`, which sets up .venv.") from None
         # A registered "python3" kernel may belong to another environment, and HOME may not be writable.
         spec = get_kernel_dict()
-        spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]  # else Ctrl-C prints the kernel's distress
+        words = spec["argv"][spec["argv"].index("-m") + 1 :]
+        spec["argv"] = child(*words, "--log-level=50")  # else Ctrl-C prints the kernel's distress
         write_json(Path(folder) / "kernels" / "python3" / "kernel.json", spec)
-        options = {"kernel_name": "python3", "language": "python", "cwd": source.parent, "coalesce_streams": True}
+        options = {"kernel_name": "python3", "language": "python", "coalesce_streams": True}
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
                 source, target, parameters, progress_bar=False, stderr_file=sys.stderr, **options
             )
@@ -98,6 +104,8 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
             last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
             raise RunError(f"notebook failed: {last}; the traceback is in {shown(target)}") from None
         except Exception as error:  # the kernel could not start, or died: there is no traceback to point at
+            if why := unwritable(error, target):
+                raise RunError(f"{shown(target)} cannot be written: {why}.") from None
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise RunError(f"notebook stopped: {last[0]}; what it did until then is in {shown(target)}") from None
 
@@ -105,3 +113,15 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
 def python_path() -> str:
     """PYTHONPATH that finds this repository's `lib` first, installed or not."""
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+@contextlib.contextmanager
+def at_home() -> Iterator[None]:
+    """Lend a home folder to whoever has none, as a container's user without a name: Jupyter and Altair ask for one."""
+    with contextlib.ExitStack() as stack:
+        try:
+            Path.home()
+        except RuntimeError:
+            os.environ["HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="lib-home-"))
+            stack.callback(os.environ.pop, "HOME")
+        yield

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib.config import one_of
+from lib.files import files
 from lib.records import paths
-from lib.records.jobs import Job, Scope, Stage, files
+from lib.records.jobs import Job, Scope, Stage
 
 ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}

@@ -13,6 +13,7 @@ the executed notebook, traceback included, is kept in `build/<profile>/`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
 import subprocess
@@ -28,10 +29,11 @@ import tyro
 
 from lib.config import ConfigError
 from lib.records import ledger, paths, store
+from lib.records.ending import child, endable
 from lib.records.fingerprint import FingerprintError, fingerprint
 from lib.records.jobs import Job, Scope, profile
 from lib.records.keys import ResultError, combine, content_hash, shown
-from lib.records.notebook import RunError, execute, python_path, read_parameters
+from lib.records.notebook import RunError, at_home, execute, python_path, read_parameters
 from lib.records.pipeline import jobs
 
 LABELS = {"parameters": "parameter ", "settings": "the profile's ", "inputs": "input "}
@@ -61,11 +63,8 @@ def key_of_parts(parts: dict) -> str:
 
 def kept_run(out: Path) -> dict | None:
     """The record of the run that made a result: its sidecar's, else what the ledger adopted it with."""
-    try:
-        run = store.read_sidecar(out).get("run", {})
-    except ResultError:
-        return None
-    if "stage" in run:
+    run = store.known(out).get("run", {})
+    if {"stage", "key", "components"} <= run.keys() and run["key"].count("-") == 1:
         return run
     entry = ledger.adopted(out)
     return entry["run"] | {"minutes": run.get("minutes")} if entry else None
@@ -96,7 +95,7 @@ def changes(old: dict, new: dict) -> str:
             elif before[name] != after[name]:
                 words.append(f"{label}{name} {before[name]} → {after[name]}" if group == "parameters" else
                              f"{label}{name} {'is missing' if after[name] is None else 'changed'}")  # fmt: skip
-    if new["code"] not in ledger.equals(old.get("code", "")):
+    if new["code"] not in ledger.equals(str(old.get("code"))):
         words.append("code changed")
     return ", ".join(words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more changes"])
 
@@ -140,8 +139,8 @@ def age(job: Job, out: Path) -> str:
     """How old timings are: they are of the code and the machine of their day, whatever code says now."""
     if not job.timing and "/latency/" not in shown(out):
         return ""
-    about = store.read_sidecar(out) if store.sidecar(out).is_file() else {}
-    return f" (timed {about.get('written', 'some day')[:10]}, {store.commit_of(out)[:8] or 'before commits were kept'})"
+    day, commit = store.known(out).get("written", "some day")[:10], store.commit_of(out)[:8]
+    return f" (timed {day}, {commit or 'before commits were kept'})"
 
 
 # -------------------------------------------------------------------------------------------------------- running
@@ -152,6 +151,10 @@ def run(job: Job, parts: dict) -> None:
     for need in job.needs:
         if not need.is_file():
             raise RunError(f"{shown(need)}, which {shown(job.source)} needs, is missing; {store.how_to_make(need)}.")
+    for out in (*job.outs, *([job.evidence] if job.evidence != job.source else [])):
+        folder = next(parent for parent in out.parents if parent.is_dir())
+        if not os.access(folder, os.W_OK):
+            raise RunError(f"{shown(out)} cannot be written: {shown(folder)} is read-only; work in a copy elsewhere.")
     before = {out: stamp(out) for out in job.outs}
     kept = {file: file.read_bytes() if file.is_file() else None
             for out in job.outs for file in (out, store.sidecar(out))}  # fmt: skip
@@ -173,7 +176,7 @@ def run(job: Job, parts: dict) -> None:
                         f"{shown(job.source)} ran but did not write {shown(out)}; see {shown(job.evidence)}."
                     )
                 # The source may have written no sidecar of its own, as figure scripts do.
-                if not store.intact(out) or store.read_sidecar(out).get("run", {}).get("key") != record["key"]:
+                if not store.intact(out) or store.known(out).get("run", {}).get("key") != record["key"]:
                     store.describe(out)
         except BaseException:
             restore(kept)
@@ -190,19 +193,23 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def restore(kept: dict[Path, bytes | None]) -> None:
-    """Put results back as they were before a failed run."""
+    """Put results back as they were before a failed run. Where that fails, that is said, and not raised: what is to be
+    told is why the run failed."""
     for file, content in kept.items():
-        if content is None:
-            file.unlink(missing_ok=True)
-        elif not file.is_file() or file.read_bytes() != content:
-            store.write_bytes(file, content)
+        try:
+            if content is None and file.is_file():
+                file.unlink()
+            elif content is not None and (not file.is_file() or file.read_bytes() != content):
+                store.write_bytes(file, content)
+        except (OSError, ResultError) as error:
+            print(f"{shown(file)} is not as it was before, as it could not be put back: {error}", file=sys.stderr)
 
 
 def run_script(job: Job) -> None:
     """Run a script from the repository root with its parameters as `--name value`."""
     options = [text for name, value in job.parameters.items() for text in (f"--{name}", str(value))]
     environment = {**os.environ, "PYTHONPATH": python_path()}
-    status = subprocess.run([sys.executable, str(job.source), *options], cwd=paths.ROOT, env=environment).returncode
+    status = subprocess.run(child(str(job.source), *options), cwd=paths.ROOT, env=environment).returncode
     if status:
         raise RunError(f"script failed: {shown(job.source)} ended with exit status {status}; its error is above.")
 
@@ -236,19 +243,24 @@ def carry_out(command: Command) -> None:
             run(job, parts)
         else:
             print("\n".join(f"unchanged {shown(out)}" for out in job.outs), flush=True)
-    if command.verb == "run":
-        listed.unlink(missing_ok=True)
-    else:
-        store.write_text(listed, "".join(f"{line}\n" for line in stale))
+    if command.verb == "run" and listed.is_file():
+        listed.unlink()
+    elif command.verb != "run":
+        with contextlib.suppress(*[ResultError] if command.verb == "status" else []):  # it was said, and can be no more
+            store.write_text(listed, "".join(f"{line}\n" for line in stale))
 
 
 def guarded(work: Callable[[], None]) -> int:
     """Do what a command line says; one sentence and an exit status for what goes wrong."""
     try:
-        work()
+        with endable(), at_home():
+            work()
     except (RunError, ResultError, FingerprintError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code if isinstance(error, RunError) else 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:  # of a disk, and not of what is written through the store
+        print("error:", ": ".join(filter(None, (error.filename, error.strerror or str(error)))), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; the earlier results are as they were.", file=sys.stderr)
         return 130

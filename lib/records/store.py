@@ -16,12 +16,12 @@ import functools
 import json
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lib.files import temporary, unwritable
 from lib.records import ledger
 from lib.records.keys import ResultError, file_hash, plain, shown
 from lib.records.paths import ROOT
@@ -53,24 +53,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on failure it is removed.
 
     Whoever reads `path` sees the old file or the whole new one, also after `kill -9` or a power cut. Missing folders
-    are made. Raises `ResultError` if nothing was written to the temporary path.
+    are made. Raises `ResultError` if nothing was written to the temporary path, and where nothing can be.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: numpy, Altair and others choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
-    try:
-        yield temporary
-        if not temporary.exists():
+    with explained(path), temporary(path) as place, explained(path):
+        yield place
+        if not place.exists():
             raise ResultError(f"Nothing was written for {shown(path)}; the writer must fill the path it is given.")
-        handle = os.open(temporary, os.O_RDONLY)
+        handle = os.open(place, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.replace(place, path)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn errors of a disk that is full and of a folder that is read-only into a `ResultError` that names `path`."""
+    try:
+        yield
+    except (ResultError, ValueError):
+        raise
+    except Exception as error:  # what libraries raise for a full disk is of many kinds
+        if why := unwritable(error, path):
+            raise ResultError(f"{shown(path)} cannot be written: {why}.") from error
+        raise
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -134,14 +142,50 @@ def sidecar(path: str | Path) -> Path:
     return Path(f"{path}.meta.json")
 
 
-def read_sidecar(path: str | Path) -> dict:
-    """The provenance of `path`. Raises `ResultError` if it is missing or not JSON."""
+def read_sidecar(path: str | Path, *needed: str) -> dict:
+    """The provenance of `path`, which has the `needed` entries.
+
+    Raises `ResultError` if it is missing, or is not what this file writes: not JSON, or JSON of another shape.
+    """
+    beside = shown(sidecar(path))
     try:
-        return json.loads(sidecar(path).read_text(encoding="utf-8"))
+        about = json.loads(sidecar(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ResultError(f"{shown(sidecar(path))} does not exist; {how_to_make(path)}.") from None
-    except ValueError:
-        raise ResultError(f"{shown(sidecar(path))} is not JSON; delete it, then {how_to_make(path)}.") from None
+        raise ResultError(f"{beside} does not exist; {how_to_make(path)}.") from None
+    except (OSError, ValueError, RecursionError):
+        raise ResultError(f"{beside} is not JSON; delete it, then {how_to_make(path)}.") from None
+    if wrong := _misfit(about, SHAPE):
+        raise ResultError(f"{beside} is damaged, {wrong}; delete it, then {how_to_make(path)}.")
+    if lacking := [name for name in needed if name not in about]:
+        raise ResultError(f"{beside} names no {' and no '.join(lacking)}; delete it, then {how_to_make(path)}.")
+    return about
+
+
+def known(path: str | Path) -> dict:
+    """The same for who can do without: {} for a sidecar that is missing or damaged."""
+    try:
+        return read_sidecar(path)
+    except ResultError:
+        return {}
+
+
+# The entries of sidecars that are read, where there are any; ... stands for every other name. The first edition kept
+# code by its parts.
+SHAPE = dict.fromkeys(("sha256", "commit", "written", "machine", "remark", "key", "task", "teacher"), str)
+SHAPE |= {"distillation_key": str, "arms": {...: dict}, "keys": dict, "product_gflops": {...: (int, float)}}
+SHAPE["run"] = {"stage": str, "source": str, "key": str, "minutes": (int, float)}
+SHAPE["run"] |= {"components": {"code": (str, dict), "parameters": dict, "settings": dict, "inputs": dict}}
+
+
+def _misfit(value, shape, name: str = "the whole") -> str:
+    """Where `value` is not of a shape, which is a type, types, or a dict of shapes; "" if it is."""
+    kinds = dict if isinstance(shape, dict) else shape
+    if not isinstance(value, kinds):
+        return f"{name} being {'null' if value is None else f'a {type(value).__name__}'}"
+    if kinds is not dict or not isinstance(shape, dict):
+        return ""
+    wrong = (_misfit(each, shape.get(key, shape.get(..., object)), repr(key)) for key, each in value.items())
+    return next(filter(None, wrong), "")
 
 
 def describe(path: str | Path, **provenance) -> Path:
@@ -192,8 +236,7 @@ def commit() -> str:
 
 def commit_of(path: str | Path) -> str:
     """The commit whose code made a result: as its sidecar says, else as the ledger adopted it; "" if neither knows."""
-    about = read_sidecar(path) if sidecar(path).is_file() else {}
-    return about.get("commit") or (ledger.adopted(Path(path)) or {}).get("commit", "")
+    return known(path).get("commit") or (ledger.adopted(Path(path)) or {}).get("commit", "")
 
 
 def versions() -> dict[str, str]:
@@ -223,7 +266,7 @@ def machine() -> str:
 def cached(path: str | Path, key: str, make: Callable[[Path], object], what: str, **provenance) -> Path:
     """Return `path` if it is intact and its key is the same; else say so and let `make(temporary_path)` make it."""
     path = Path(path)
-    if intact(path) and ledger.same(read_sidecar(path).get("key"), key):
+    if intact(path) and ledger.same(known(path).get("key"), key):
         return path
     print(f"making {what}: {shown(path)}", file=sys.stderr, flush=True)
     start = time.monotonic()
@@ -234,10 +277,7 @@ def cached(path: str | Path, key: str, make: Callable[[Path], object], what: str
 
 def intact(path: str | Path) -> bool:
     """Whether `path` exists and is, byte for byte, what its sidecar describes."""
-    try:
-        return Path(path).is_file() and read_sidecar(path).get("sha256") == file_hash(path)
-    except ResultError:
-        return False
+    return Path(path).is_file() and known(path).get("sha256") == file_hash(path)
 
 
 def _cell(path: str | Path, column: str, value) -> str:

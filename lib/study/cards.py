@@ -28,6 +28,7 @@ from lib.study.cells import Cell, Settings
 from lib.study.stats.intervals import bootstrap_ci
 from lib.teachers.controllers import ReplanningController
 from lib.teachers.replay import record
+from lib.weights.names import CARD, card_of
 from lib.weights.native import load_world_model, size_of, teacher_key, teacher_path
 from lib.world_model import WorldModel
 
@@ -40,10 +41,10 @@ def teacher_card(settings: Settings, cell: Cell) -> tuple[dict, pd.DataFrame | N
     """
     name = settings.teacher_name(cell)
     weights = teacher_path(name)
-    card, curve = weights.with_suffix(".json"), weights.with_suffix(".csv")
-    if weights.resolve().parent != paths.TEACHERS.resolve() or not card.is_file():
+    card = card_of(weights, *CARD) if weights.resolve().parent == paths.TEACHERS.resolve() else None
+    if card is None:
         return measured_card(settings, cell, name), None
-    return json.loads(card.read_text(encoding="utf-8")), read_table(curve)
+    return card, read_table(weights.with_suffix(".csv"))
 
 
 def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.files import files
 from lib.records import paths
-from lib.records.jobs import files
-from lib.records.store import commit_of, read_sidecar, read_table, sidecar, write_artefact, write_json
+from lib.records.store import commit_of, known, read_table, write_artefact, write_json
 from lib.study.distillation import RIGHT_SIZED
 from lib.study.stats import claims, study_claims
 
@@ -58,10 +58,10 @@ def gather(profile: str) -> dict:
 def _timed(folder: Path) -> dict | None:
     """The first and last day that times of a folder were measured on, and the commits whose code was timed: a time
     cannot be carried over to other code."""
-    tables = [file for file in files(folder, "*.csv") if sidecar(file).is_file()]
+    tables = {file: known(file)["written"][:10] for file in files(folder, "*.csv") if "written" in known(file)}
     if not tables:
         return None
-    days = sorted(read_sidecar(file)["written"][:10] for file in tables)
+    days = sorted(tables.values())
     commits = {commit_of(file) for file in tables}
     return {"first": days[0], "last": days[-1], "commits": sorted(commit[:8] for commit in commits if commit)}
 

@@ -23,6 +23,7 @@ from torch import nn
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CORRECTORS, load_corrector
 from lib.environments import make_env
+from lib.files import files
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.records import paths
@@ -259,7 +260,8 @@ def write_results(stage: Stage, tables: Tables, configurations: dict, **provenan
 def evaluated_cells(profile: str) -> list[str]:
     """Names of the cells that have been evaluated under a profile. Raises `ResultError` when there are none."""
     folder = paths.results(profile) / "horizon"
-    cells = sorted(p.stem for p in folder.glob("*.csv") if p.stem != "summary" and not p.stem.endswith(NOT_EPISODES))
+    names = sorted(p.stem for p in files(folder, "*.csv"))
+    cells = [name for name in names if name != "summary" and not name.endswith(NOT_EPISODES)]
     if not cells:
         raise ResultError(f"{shown(folder)} holds no evaluated cell; {how_to_make(folder / 'a.csv')}.")
     return cells

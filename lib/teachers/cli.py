@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,10 +29,12 @@ from tyro.conf import OmitArgPrefixes
 
 from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.environments import ACTION_REPEAT, make_env
+from lib.files import numbered
 from lib.planner import MPPI
 from lib.records import paths
+from lib.records.ending import end_all, following
 from lib.records.fingerprint import fingerprint
-from lib.records.keys import file_hash, shown
+from lib.records.keys import ResultError, file_hash, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
 from lib.teachers.config import SNAPSHOTS, TeacherConfig
@@ -74,7 +75,7 @@ def replaced(config: TeacherConfig, replace: bool = False) -> str:
     shipped = paths.TEACHERS / f"{config.name}.safetensors"
     if not shipped.is_file() or file_hash(shipped) in _has_shipped(run_folder(config)):
         return ""
-    if replace and any((paths.TEACHERS / config.name).glob("*.safetensors")):
+    if replace and numbered(paths.TEACHERS / config.name):
         return f"{shown(shipped.with_suffix(''))} has snapshots of the run that is shipped; remove that folder first."
     return (
         ""
@@ -98,10 +99,11 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     The card's returns are those of the float16 file itself, at the standard planner budget, on seeds of their own.
     """
     folder = folder or run_folder(config)
-    snapshots = sorted((int(p.stem), p) for p in (folder / "snapshots").glob("*.safetensors"))
+    snapshots = numbered(folder / "snapshots")
     if not snapshots:
         raise ConfigError(f"{folder} has no snapshot to ship; train first.")
-    decisions, newest = snapshots[-1]
+    decisions = max(snapshots)
+    newest = snapshots[decisions]
     wm = load_world_model(newest)
     planner, envs = MPPI(wm, PlannerConfig.standard(wm.action_dim)), functools.partial(make_env, config.task)
     seeds = episode_seeds("card", config.card_episodes, config.seed)
@@ -156,7 +158,7 @@ def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[st
     Returns their names, `<cell>/<decisions>`, by which they are loaded as any teacher is. The last of the run's
     snapshots is the teacher itself.
     """
-    files = {int(p.stem): p for p in ((folder or run_folder(config)) / "snapshots").glob("*.safetensors")}
+    files = numbered((folder or run_folder(config)) / "snapshots")
     wanted = [n for n in STUDIED[config.task, config.size, config.seed] if n < max(files, default=0)]
     names = []
     for file in [files[n] for n in wanted if n in files]:
@@ -177,9 +179,9 @@ def lacking() -> list[TeacherConfig]:
 
 def _finished(config: TeacherConfig) -> bool:
     weights = paths.TEACHERS / f"{config.name}.safetensors"
-    if not weights.is_file() or not weights.with_suffix(".json").is_file():
+    card, bar = registry.card_of(weights, "decisions", "return_mean"), config.stop_return
+    if not weights.is_file() or card is None:
         return False
-    card, bar = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")), config.stop_return
     early = bool(card.get("stopped_early")) and bar is not None and card["return_mean"] >= bar
     return early or card["decisions"] >= config.decisions
 
@@ -206,8 +208,8 @@ def zoo(ranks: Ranks) -> None:
 
 def _below(config: TeacherConfig) -> bool:
     """Whether the teacher that is shipped stopped early and missed the bar: a killed run must not stop there again."""
-    path, bar = paths.TEACHERS / f"{config.name}.json", config.stop_return
-    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    weights, bar = paths.TEACHERS / f"{config.name}.safetensors", config.stop_return
+    card = registry.card_of(weights, "return_mean") or {}
     return bool(card.get("stopped_early")) and bar is not None and card["return_mean"] < bar
 
 
@@ -285,9 +287,9 @@ def main(arguments: list[str] | None = None) -> int:
     job = tyro.cli(Train | Ship | Zoo, prog="python -m lib.teachers.cli", args=arguments)
     ranks = None
     try:
-        with started(job.device, job.timeout) as ranks:
+        with following(end_all), started(job.device, job.timeout) as ranks:
             job.run(ranks)
-    except (ConfigError, CheckpointError, EpisodeFileError) as error:
+    except (ConfigError, CheckpointError, EpisodeFileError, ResultError) as error:
         print(f"teacher: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -8,7 +8,6 @@ python -m lib.weights.cli register walker-run-5m-1   # lists a teacher of data/t
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from tyro.extras import SubcommandApp
 from lib.config import data_folder
 from lib.weights import names as teachers
 from lib.weights import official
-from lib.weights.names import file_hash, find, is_fetched
+from lib.weights.names import card_of, file_hash, find, is_fetched
 from lib.weights.native import read_ours, shipped_teachers, size_of, teacher_path
 from lib.weights.official import TASK_SETS, CheckpointError
 
@@ -91,9 +90,8 @@ def facts_of(name: str, manifest: str | None = None) -> dict[str, str]:
         "sha256": f"{checksum} ({told})",
         "licence": listed.licence if listed else "unknown",
     }
-    if path.parent == data_folder("teachers") and path.with_suffix(".json").is_file():
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        spread = f" ± {card['return_std']:.1f}" if card["return_std"] is not None else ""
+    if path.parent == data_folder("teachers") and (card := card_of(path, "return_mean", "returns")):
+        spread = f" ± {card['return_std']:.1f}" if isinstance(card.get("return_std"), float) else ""
         facts["return"] = f"{card['return_mean']:.1f}{spread} over {len(card['returns'])} episodes (its card)"
     return facts
 
@@ -104,6 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"checkpoints: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be written to, a disk that is full
+        print(f"checkpoints: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("checkpoints: interrupted; what was not whole was not kept.", file=sys.stderr)
         return 130

@@ -16,13 +16,13 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lib.config import MODEL_SIZES, data_folder, quoted
+from lib.files import temporary
 from lib.weights.official import MT30, SINGLE, CheckpointError
 
 MANIFEST_VARIABLE = "SPECULATIVE_TDMPC2_MANIFEST"
@@ -106,6 +106,12 @@ def _official() -> dict[str, Entry]:
 
 
 def _read(path: Path, theirs: bool = False) -> dict[str, Entry]:
+    content = _json(path)
+    return {name: _entry(name, facts, path, theirs) for name, facts in content.items() if not isinstance(facts, str)}
+
+
+def _json(path: Path) -> dict:
+    """The names and facts of a registry or manifest."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -114,7 +120,7 @@ def _read(path: Path, theirs: bool = False) -> dict[str, Entry]:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} must hold {{"name": {{"url": "https://…", "sha256": "…"}}}}.')
-    return {name: _entry(name, facts, path, theirs) for name, facts in content.items() if not isinstance(facts, str)}
+    return content
 
 
 def _entry(name: str, facts: dict, where: Path, theirs: bool) -> Entry:
@@ -152,6 +158,28 @@ def _is_name(name: str) -> bool:
     return bool(NAME.fullmatch(name)) and len(name) <= LONGEST
 
 
+CARD = {"task": str, "size": str, "decisions": int, "returns": list, "return_mean": (int, float)}
+
+
+def card_of(weights: Path, *needed: str) -> dict | None:
+    """The card beside the weights of a shipped teacher, None where there is none.
+
+    Raises `CheckpointError` if it is not JSON, lacks something that is `needed`, or has it of another kind than `CARD`.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        card = None
+    wrong = [name for name in needed if not isinstance(card, dict) or not isinstance(card.get(name), CARD[name])]
+    if wrong or not isinstance(card, dict):
+        lacking = ", ".join(wrong) or "any fact"
+        raise CheckpointError(f"{path} is no card of a teacher, it lacks {lacking}; restore it from git.")
+    return card
+
+
 def register(name: str) -> str:
     """List a shipped teacher, or a snapshot `<teacher>/<decisions>` of one, and return its checksum."""
     folder = data_folder("teachers")
@@ -160,14 +188,14 @@ def register(name: str) -> str:
     )
     if not (_is_name(name) and weights.is_file() and card.is_file()):
         raise CheckpointError(f"{weights} and its card {card.name} are not both there; ship the teacher first.")
-    content = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    about = json.loads(card.read_text(encoding="utf-8"))
+    content = _json(own) if own.is_file() else {}
+    about = card_of(card, "task", "size")
     file = weights.relative_to(folder).as_posix()
     content[name] = {"file": file, "sha256": file_hash(weights), "task": about["task"], "size": about["size"]}
     content[name] |= {"licence": "MIT"}
     lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in content.items()]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".register-") as temporary:
-        _write(Path(temporary) / "registry.json", "{\n" + ",\n".join(lines) + "\n}\n").replace(own)
+    with temporary(own) as place:
+        _write(place, "{\n" + ",\n".join(lines) + "\n}\n").replace(own)
     return content[name]["sha256"]
 
 
@@ -203,13 +231,13 @@ def fetch(entry: Entry, check: Callable[[Path], None], verify: bool = False) -> 
     known = entry.sha256 or _record(path).get("sha256")
     print(f"fetching {entry.name} (licence: {entry.licence}) from {entry.url}", file=sys.stderr, flush=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
-            file = _from_hub(entry.url, folder) or _from_server(entry.url, Path(folder) / path.name)
+        with temporary(path) as folder:
+            folder.mkdir()
+            file = _from_hub(entry.url, folder) or _from_server(entry.url, folder / path.name)
             record = {"name": entry.name, "url": entry.url, "sha256": file_hash(file), "bytes": file.stat().st_size}
             record |= {"licence": entry.licence, "origin": "listed" if entry.sha256 else "first download"}
             _verify(entry, file, record["sha256"], known, check)
-            record_file = _write(Path(folder) / "record.json", json.dumps(record, indent=1))
+            record_file = _write(folder / "record.json", json.dumps(record, indent=1))
             file.replace(path)
             record_file.replace(_record_path(path))
     except (OSError, ValueError) as error:  # what requests and huggingface_hub raise; ValueError: a header that is none
@@ -240,7 +268,7 @@ def _record(path: Path) -> dict:
     return record if isinstance(record, dict) else {}
 
 
-def _from_hub(url: str, folder: str) -> Path | None:
+def _from_hub(url: str, folder: Path) -> Path | None:
     """A file of the Hugging Face hub through its own client, which tries again; None for any other address."""
     parts = urlsplit(url)
     match = HUB.fullmatch(f"{parts.scheme}://{parts.netloc}{unquote(parts.path)}")

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig, data_folder, quoted
+from lib.files import files
 from lib.weights import names, official
 from lib.weights.names import file_hash
 from lib.weights.official import CheckpointError, check_tensors
@@ -40,7 +41,7 @@ def save_world_model(wm: WorldModel, path: Path, half: bool = False, targets: bo
 
 def shipped_teachers() -> list[str]:
     """Names of the teachers in the teachers' folder."""
-    return sorted(p.stem for p in data_folder("teachers").glob("*.safetensors"))
+    return sorted(path.stem for path in files(data_folder("teachers"), "*.safetensors"))
 
 
 def teacher_path(name: str, manifest: str | None = None, verify: bool = False) -> Path:

@@ -1,6 +1,7 @@
 """The ledger: equal code makes fresh in chains and both ways, unequal code never; it only ever grows by whole lines."""
 
 import json
+import os
 
 import pytest
 
@@ -108,3 +109,27 @@ def test_a_line_that_a_kill_cut_short_is_none_and_is_replaced(file):
     file.write_bytes(whole[:5])
     audited("b", "c")
     assert [e["new"] for e in ledger.entries()] == ["c"]
+
+
+@pytest.mark.parametrize("line", ["[1]", '"x"', "null", "{}", '{"kind": "audit", "old": "a"}', '{"kind": "another"}'])
+def test_a_line_of_another_shape_is_named_by_its_number(file, line):
+    audited("a", "b")
+    file.write_text(f"{file.read_text()}{line}\n")
+    with pytest.raises(ResultError, match=r"ledger\.jsonl:2 is no entry of the ledger; restore the ledger from git"):
+        ledger.same("a-1", "b-1")
+
+
+def test_an_entry_for_which_there_is_no_room_is_an_error_and_none(file, monkeypatch):
+    audited("a", "b")
+    write = os.write
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"No space left on device: .*ledger\.jsonl"):
+        patched.setattr(os, "write", lambda handle, data: write(handle, data[:5]))
+        audited("b", "c")
+    assert len(ledger.entries()) == 1
+    audited("b", "c")
+    assert [e["new"] for e in ledger.entries()] == ["b", "c"]
+
+
+@pytest.mark.parametrize("kept", [None, "", "x", "-", "a-1-2"])
+def test_what_is_no_key_is_the_same_as_none(kept):
+    assert not ledger.same(kept, "a-1")

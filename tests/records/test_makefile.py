@@ -81,6 +81,7 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
 def test_each_verb_calls_its_module(repo, words, called):
     python = stand_in(repo / "bin/python", repo / "log")
     make(repo, f"PYTHON={python}", *(word.replace("+", " ") for word in words.split()))
+    called = ["-m lib.records.environment", *called]
     assert [" ".join(line.split()) for line in calls(repo / "log")] == [f"python {words}" for words in called]
     assert not (repo / ".venv").exists()
 
@@ -93,7 +94,22 @@ def test_every_module_that_is_called_exists():
 def test_a_failing_step_stops_everything(repo):
     python = stand_in(repo / "bin/python", repo / "log", fail="lib.records.run")
     make(repo, f"PYTHON={python}", code=2)
-    assert len(calls(repo / "log")) == 1  # and no PDF
+    assert len(calls(repo / "log")) == 2  # and no PDF
+
+
+def test_an_environment_that_lacks_something_stops_everything(repo):
+    python = stand_in(repo / "bin/python", repo / "log", fail="lib.records.environment")
+    make(repo, f"PYTHON={python}", code=2)
+    assert calls(repo / "log") == ["python -m lib.records.environment"]
+
+
+def test_recipes_are_children_of_make_itself():
+    """So that they hear what make is told, and see when it is gone: a shell between them would do neither."""
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t")]
+    ours = [line for line in lines if "$(PY)" in line or "$(RUN)" in line or "$(STRIP)" in line]
+    assert len(ours) >= 15 and not [line for line in ours if "$(PY) " in line and ("||" in line or "&&" in line)]
+    said = make(ROOT, "--dry-run", "PYTHON=/some/python", "status", "verify", "lint")
+    assert said.count("/some/python") == said.count('exec "/some/python" -') >= 7
 
 
 @pytest.mark.parametrize("profile", ["qick", "", "%", "quick paper", "quick ../x", "../quick"])
@@ -107,7 +123,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 2
+    assert len(calls(tmp_path / "log")) == 3
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

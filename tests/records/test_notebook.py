@@ -1,13 +1,18 @@
 """Parameters are checked before anything runs, and the committed notebooks keep the house rules."""
 
 import ast
+import errno
 import json
+import os
+import pwd
+from pathlib import Path
 
 import pytest
 
-from lib.records.notebook import RunError, read_parameters, typed
+from lib.records.notebook import RunError, at_home, execute, read_parameters, typed
 from lib.records.paths import NOTEBOOKS
 from lib.records.syntax import bound_names
+from tests.records.tiny import write_notebook
 
 HEAD = {"metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python"}}}
 HEAD |= {"nbformat": 4, "nbformat_minor": 5}
@@ -74,6 +79,44 @@ def test_a_file_that_is_no_notebook_is_one_sentence(tmp_path):
     (tmp_path / "a.ipynb").write_text("{")
     with pytest.raises(RunError, match="is not a notebook; restore it from git"):
         read_parameters(tmp_path / "a.ipynb", {})
+
+
+def test_files_are_found_where_they_were_named(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/weights.txt").write_text("found")
+    text = 'teacher: str = ""', "from pathlib import Path\nprint(Path(teacher).read_text())"
+    write_notebook(tmp_path / "notebooks/a.ipynb", *text)
+    monkeypatch.chdir(tmp_path / "here")
+    execute(tmp_path / "notebooks/a.ipynb", tmp_path / "out/a.ipynb", {"teacher": "weights.txt"})
+    printed = [c["outputs"] for c in json.loads((tmp_path / "out/a.ipynb").read_text())["cells"] if c.get("outputs")]
+    assert [output["text"] for output in printed[0]] == [["found\n"]]
+
+
+def test_a_disk_that_is_full_where_the_notebook_goes_is_one_sentence(tmp_path, monkeypatch):
+    import papermill
+
+    def no_space(*about, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(papermill, "execute_notebook", no_space)
+    with pytest.raises(
+        RunError, match=r"build/a\.ipynb cannot be written: there is no space left on the disk; make room"
+    ):
+        execute(tmp_path / "a.ipynb", tmp_path / "build/a.ipynb", {})
+
+
+def test_who_has_no_home_is_lent_one(monkeypatch):
+    def unknown(*about):
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with at_home():
+        assert Path.home().is_dir()
+    assert "HOME" not in os.environ
+    monkeypatch.setenv("HOME", "/somewhere")
+    with at_home():
+        assert os.environ["HOME"] == "/somewhere"
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -1,15 +1,18 @@
 """The runner, on a small copy of the repository: what reruns, what does not, and what a failure leaves behind."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from lib.records import run
 from lib.records.fingerprint import Code
 from lib.records.keys import content_hash
-from tests.records.tiny import CELL, Repo, alive, wait_for
+from tests.records.tiny import CELL, Repo, alive, mounted, needs_mounts, wait_for
 
 ROOTS = ("notebooks/one.ipynb", "lib.gates:Drift")
 FRESH = dict.fromkeys([*Repo.outs[:2], Repo.kept, *Repo.outs[2:]], "fresh")
@@ -245,11 +248,124 @@ def test_a_result_that_is_not_written_is_an_error(repo):
     assert repo.results() == before
 
 
-def in_the_middle(repo, **options):
-    """A run that has written its result and waits."""
+@pytest.mark.parametrize("text", ["[1]", '"x"', '{"run": null}', '{"run": {"stage": "one", "key": "a-b"}}'])
+def test_a_damaged_record_makes_its_result_stale_and_the_next_run_mends_it(repo, text):
+    (repo.root / f"{repo.one}.meta.json").write_text(text)
+    assert repo.status("--only", "one") == {repo.one: "made by hand or by a run that did not finish"}
+    assert repo("run", "--only", "one").stdout == f"wrote {repo.one}\n"
+    assert repo.record(repo.one)["run"]["stage"] == "one"
+
+
+NAMELESS = """
+import pwd
+
+def unknown(*about):
+    raise KeyError("uid not found")
+
+pwd.getpwuid = pwd.getpwnam = unknown
+"""
+
+
+def test_a_user_without_a_name_and_a_home_can_run(repo):
+    (repo.root / "nameless").mkdir()
+    (repo.root / "nameless/sitecustomize.py").write_text(NAMELESS)  # in the kernel's process too
+    repo.edit("notebooks/one.ipynb", "import lib.needed", "from pathlib import Path\\nPath.home()\\nimport lib.needed")
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")}
+    environment["PYTHONPATH"] = str(repo.root / "nameless")
+    command = [*repo.command("run"), "--only", "one"]
+    done = subprocess.run(command, cwd=repo.root, env=environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, f"wrote {repo.one}\n"), done.stderr
+
+
+@pytest.mark.parametrize("place", ["data/results/smoke/one", "build/smoke"])
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_runs(repo, place, monkeypatch, capsys):
+    """Root may write anywhere: the runner is told that it may not."""
+    before = repo.results()
+    repo.edit("notebooks/one.ipynb", "range(episodes)", "range(episodes + 1)")
+    (repo.root / "lib/__init__.py").write_text(REFUSE.format(place=repo.root / place))
+    refused = repo("run", "--only", "one")
+    assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert f"cannot be written: {place} is read-only; work in a copy elsewhere.\n" in refused.stderr
+    assert repo.results() == before
+
+
+REFUSE = """
+import os
+may = os.access
+os.access = lambda path, mode, **more: False if str(path) == "{place}" and mode == os.W_OK else may(path, mode, **more)
+"""
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_read_only_checkout_says_so_and_can_be_asked_what_is_stale(repo):
+    def read_only(verb):
+        bound = mounted("--bind", "-o", "ro", str(repo.root), str(repo.root))
+        command = [*bound, "env", "-C", str(repo.root), *repo.command(verb)]  # into the mount, not what it covers
+        return subprocess.run(command, cwd="/", capture_output=True, text=True)
+
+    unchanged = read_only("run")
+    assert unchanged.returncode == 0 and unchanged.stdout.startswith(f"unchanged {repo.one}\n"), unchanged.stderr
+    repo.edit("lib/needed.py", "900.5", "900.6")
+    said, refused, warned = map(read_only, ("status", "run", "warn"))
+    assert said.returncode == 0 and said.stdout.startswith(f"stale: {repo.one} (code changed;")
+    assert refused.returncode == warned.returncode == 1 and "Traceback" not in refused.stderr + warned.stderr
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: {repo.one} cannot be written: data/results/smoke/one is read-only; work in a copy elsewhere."
+    )
+    assert "error: figures/smoke/plot.svg cannot be written: figures/smoke is read-only" in warned.stderr
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_disk_that_is_full_under_build_is_one_sentence_that_names_the_file(repo):
+    before = repo.results()
+    repo.edit("notebooks/one.ipynb", "import time", "print('words ' * 10 + '\\\\n' * 10**5)\\nimport time")
+    bound = mounted("-t", "tmpfs", "-o", "size=100k", "tmpfs", str(repo.root / "build"))
+    done = subprocess.run([*bound, *repo.command("run")], cwd=repo.root, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"error: build/smoke/one-{CELL}.ipynb cannot be written: there is no space left on the disk; make room, then "
+        "run this again."
+    )
+    assert repo.results() == before
+
+
+def test_what_cannot_be_put_back_does_not_hide_why_the_run_failed(tmp_path, monkeypatch, capsys):
+    changed, new, same = (tmp_path / name for name in ("changed.csv", "new.csv", "same.csv"))
+    for file in (changed, new, same):
+        file.write_text("now")
+    kept = {changed: b"before", new: None, same: b"now"}
+
+    def refuse(self, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    with monkeypatch.context() as patched:
+        for name in ("mkdir", "unlink"):
+            patched.setattr(Path, name, refuse)
+        run.restore(kept)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is not as it was before, as it could not be put back: ")[0] for line in said] == [
+        str(changed), str(new)
+    ]  # fmt: skip
+    run.restore(kept)
+    assert changed.read_text() == "before" and not new.exists() and capsys.readouterr().err == ""
+
+
+def test_an_error_of_the_disk_is_one_sentence(capsys):
+    def work():
+        raise OSError(errno.ENOSPC, "No space left on device", "data/results/ledger.jsonl")
+
+    assert run.guarded(work) == 1
+    assert capsys.readouterr().err == "error: data/results/ledger.jsonl: No space left on device\n"
+
+
+def in_the_middle(repo, command=(), **options):
+    """A run, or a `command` that starts one, when it has written its result and waits."""
     (repo.root / "slow").touch()
     repo.edit("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 4")
-    process = subprocess.Popen(repo.command("run"), cwd=repo.root, stderr=subprocess.PIPE, text=True, **options)
+    command = command or repo.command("run")
+    process = subprocess.Popen(command, cwd=repo.root, stderr=subprocess.PIPE, text=True, **options)
     wait_for(lambda: (repo.root / "pid").exists() and (repo.root / "pid").read_text())
     return process
 

@@ -1,23 +1,28 @@
 """Result files are whole or absent, say how they came about, and read back exactly."""
 
 import ast
+import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lib.files import files
 from lib.records import keys, ledger, paths
 from lib.records import store as results
 from lib.records.keys import ResultError
 from lib.records.paths import ROOT
+from tests.records.tiny import mounted, needs_mounts
 
 
 def test_a_table_reads_back_exactly_and_missing_stays_missing(tmp_path):
@@ -71,8 +76,6 @@ def test_only_the_store_writes_sidecars():
         "lib/records/run.py",  # puts them back after a failed run
         "lib/records/pipeline.py",  # an input
         "lib/records/audit.py",  # leaves them out
-        "lib/study/claims.py",  # whether there is one
-        "lib/study/model_quality/buffers.py",  # the same
         "lib/weights/names.py",  # its records of downloads: no results
     }
 
@@ -122,9 +125,9 @@ def test_the_record_of_a_run_is_in_the_sidecars_of_its_results_alone(tmp_path, m
     (tmp_path / "run.json").write_text(json.dumps(record))
     monkeypatch.setenv(results.RUN, str(tmp_path / "run.json"))
     for path in (wanted, other):
-        results.write_table(path, [{"a": 1}], run="not this one")
+        results.write_table(path, [{"a": 1}], run={"stage": "another"})
     assert results.read_sidecar(wanted)["run"].keys() == {"stage", "key", "minutes"}
-    assert results.read_sidecar(other)["run"] == "not this one"
+    assert results.read_sidecar(other)["run"] == {"stage": "another"}
     monkeypatch.setenv(results.RUN, str(tmp_path / "gone.json"))
     assert "run" not in results.read_sidecar(results.write_table(wanted, [{"a": 2}]))
 
@@ -182,8 +185,144 @@ def test_a_writer_killed_half_way_leaves_the_old_file_and_does_not_stop_the_next
         assert process.stdout.readline() == b"half\n"
         os.kill(process.pid, signal.SIGKILL)
     assert path.read_bytes() == old and results.intact(path)
+    assert len(list(tmp_path.iterdir())) == 3  # and what the killed one had written until then
     results.write_table(path, [{"a": 2}])
     assert results.read_table(path)["a"].tolist() == [2]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "a.csv.meta.json"]
+
+
+# ---------------------------------------------------------------------------------------- where nothing can be written
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_file_and_the_old_one_stays(tmp_path, monkeypatch):
+    path = results.write_table(tmp_path / "a.csv", [{"a": 1}])
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    sentence = r"a\.csv cannot be written: there is no space left on the disk; make room, then run this again\.$"
+    with monkeypatch.context() as patched, pytest.raises(ResultError, match=sentence):
+        patched.setattr(os, "fsync", no_space)
+        results.write_table(path, [{"a": 2}])
+
+    def library(temporary: Path):  # torch and safetensors have errors of their own
+        temporary.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        results.write_artefact(path, library)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with pytest.raises(ResultError, match=sentence):
+        results.write_artefact(path, library)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_elsewhere_is_not_blamed_on_the_file(tmp_path):
+    def elsewhere(temporary: Path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/else")
+
+    with pytest.raises(OSError, match="/somewhere/else"):
+        results.write_artefact(tmp_path / "a.csv", elsewhere)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, monkeypatch, number):
+    def refuse(self, *_, **__):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    sentence = (
+        rf"deep/a\.csv cannot be written: {tmp_path} is read-only, or not this user's to write to; work in a copy"
+    )
+    with pytest.raises(ResultError, match=sentence):
+        results.write_table(tmp_path / "deep" / "a.csv", [{"a": 1}])
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
+    (tmp_path / "build").write_text("no folder")
+    with pytest.raises(
+        ResultError, match=rf"a\.txt cannot be written: (File exists|Not a directory): {tmp_path}/build"
+    ):
+        results.write_text(tmp_path / "build" / "a.txt", "words")
+
+
+WRITE = """
+import sys
+import numpy as np
+from lib.records.keys import ResultError
+from lib.records.store import write_artefact, write_table
+from pathlib import Path
+path, library = Path(sys.argv[1]) / "a.bin", sys.argv[2]
+if library == "torch":
+    import torch
+    write = lambda place: torch.save(torch.zeros(10**5), place)
+elif library == "safetensors":
+    from safetensors.numpy import save_file
+    write = lambda place: save_file({"a": np.zeros(10**5)}, place)
+elif library == "numpy":
+    write = lambda place: np.zeros(10**5).tofile(place)
+else:
+    write = lambda place: place.write_bytes(bytes(10**6))
+try:
+    write_artefact(path, write)
+except ResultError as error:
+    print(error)
+"""
+
+
+@needs_mounts
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["plain", "numpy", "safetensors", "torch"])
+def test_a_disk_that_is_really_full(tmp_path, library):
+    start = mounted("-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path))
+    command = [*start, sys.executable, "-c", WRITE, str(tmp_path), library]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{tmp_path}/a.bin cannot be written: there is no space left on the disk"), (
+        done.stderr
+    )
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_folder_that_is_really_read_only(tmp_path):
+    start = mounted("-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path))
+    command = [*start, sys.executable, "-c", WRITE, str(tmp_path), "plain"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{tmp_path}/a.bin cannot be written: {tmp_path} is read-only, or not"), done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- damaged sidecars
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1]", '"x"', "7", "null", "true", "{", "[" * 100_000, '{"sha256": 5}', '{"run": null}', '{"run": [1]}',
+     '{"run": {"components": "x"}}', '{"run": {"components": {"parameters": [1]}}}', '{"run": {"minutes": "long"}}',
+     '{"arms": [1]}', '{"arms": {"teacher": null}}', '{"key": 1}', '{"written": 2026}', '{"commit": null}',
+     '{"product_gflops": {"float32": "fast"}}'],
+)  # fmt: skip
+def test_a_sidecar_of_another_shape_is_none(tmp_path, text):
+    path = results.write_table(tmp_path / "a.csv", [{"a": 1}])
+    results.sidecar(path).write_text(text)
+    with pytest.raises(ResultError, match=r"a\.csv\.meta\.json is (not JSON|damaged, .+); delete it, then run"):
+        results.read_sidecar(path)
+    assert results.known(path) == {} and not results.intact(path) and results.commit_of(path) == ""
+    made = []
+    results.cached(path, "a-1", lambda place: made.append(place.write_text("a\n2\n")), "a test set")
+    assert made and results.intact(path)
+
+
+def test_what_a_reader_needs_of_a_sidecar_is_asked_for(tmp_path):
+    path = results.write_table(tmp_path / "a.csv", [{"a": 1}], arms={"teacher": {}})
+    assert results.read_sidecar(path, "arms")["arms"] == {"teacher": {}}
+    with pytest.raises(ResultError, match=r"a\.csv\.meta\.json names no teacher and no task; delete it, then run"):
+        results.read_sidecar(path, "arms", "teacher", "task")
+
+
+def test_committed_sidecars_are_of_today_s_shape():
+    committed = [path for path in files(paths.DATA / "results", "**/*") if results.sidecar(path).is_file()]
+    assert len(committed) > 100 and all(results.read_sidecar(path)["sha256"] for path in committed)
 
 
 def test_cached_makes_once_per_key_and_again_when_damaged(tmp_path, capsys):

@@ -4,16 +4,19 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lib.records.paths import ROOT
 
 CELL = "walker-walk-1m-1"
-COPIED = ("lib/config.py", "lib/records", "lib/study/__init__.py", "lib/study/profiles.py")
+COPIED = ("lib/config.py", "lib/files.py", "lib/records", "lib/study/__init__.py", "lib/study/profiles.py")
 COPIED += ("lib/study/profiles.toml", "lib/teachers/__init__.py", "lib/teachers/config.py")
 STAGES = """
 
@@ -246,3 +249,12 @@ def alive(pid):
         return False
     status = Path(f"/proc/{pid}/stat")
     return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def mounted(*mount: str) -> list[str]:
+    """The start of a command that runs with a mount of its own."""
+    return ["unshare", "-m", "sh", "-c", f'{shlex.join(["mount", *mount])} && exec "$@"', "sh"]
+
+
+MAY_MOUNT = sys.platform == "linux" and not subprocess.call(["unshare", "-m", "true"], stderr=subprocess.DEVNULL)
+needs_mounts = pytest.mark.skipif(not MAY_MOUNT, reason="needs to be allowed to mount")

@@ -18,7 +18,15 @@ from lib.records.paths import ROOT
 from lib.weights import cli
 from lib.weights import names as registry
 from lib.weights.names import file_hash
-from lib.weights.native import CheckpointError, load_world_model, save_world_model, size_of, teacher_key, teacher_path
+from lib.weights.native import (
+    CheckpointError,
+    load_world_model,
+    save_world_model,
+    shipped_teachers,
+    size_of,
+    teacher_key,
+    teacher_path,
+)
 from lib.weights.official import MT30, SINGLE
 from tests.tiny import tiny_model
 
@@ -333,6 +341,53 @@ def test_every_shipped_teacher_is_listed_with_its_checksum(monkeypatch):
     for name, entry in listed.items():
         assert entry.path == TEACHERS / f"{name}.safetensors" and entry.licence == "MIT"
         assert entry.sha256 == file_hash(entry.path), f"run python -m lib.weights.cli register {name}"
+
+
+def test_what_a_killed_writer_left_is_no_teacher(home, capsys):
+    home({})
+    for name in ("walker-walk-1m-1", ".walker-walk-1m-2.deadbeef.tmp"):
+        save_world_model(tiny_model(), home.teachers / f"{name}.safetensors")
+    assert shipped_teachers() == ["walker-walk-1m-1"]
+    assert cli.main(["list"]) == 0 and "deadbeef" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [("[1]", "decisions, returns"), ('"x"', "decisions, returns"), ("null", "decisions, returns"), ("{", "decisions"),
+     ('{"decisions": 5}', "returns"), ('{"decisions": "5", "returns": [1.0]}', "decisions")],
+)  # fmt: skip
+def test_a_card_of_another_shape_is_one_sentence(home, text, lacks):
+    weights = home.teachers / "walker-walk-1m-1.safetensors"
+    assert registry.card_of(weights) is None
+    weights.with_suffix(".json").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"1m-1\.json is no card of a teacher, it lacks {lacks}.*; restore it"):
+        registry.card_of(weights, "decisions", "returns")
+    weights.with_suffix(".json").write_text('{"decisions": 5, "returns": [1.0]}')
+    assert registry.card_of(weights, "decisions", "returns")["decisions"] == 5
+
+
+def test_a_registry_of_another_shape_is_one_sentence(home, capsys, monkeypatch):
+    monkeypatch.delenv(registry.MANIFEST_VARIABLE)
+    save_world_model(tiny_model(), home.teachers / "reacher-easy-1m-2.safetensors")
+    (home.teachers / "reacher-easy-1m-2.json").write_text('{"task": "reacher-easy", "size": "1m"}')
+    (home.teachers / "registry.json").write_text("[1]")
+    assert cli.main(["register", "reacher-easy-1m-2"]) == 2
+    assert "registry.json must hold" in capsys.readouterr().err
+    assert (home.teachers / "registry.json").read_text() == "[1]"
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(home, capsys, monkeypatch):
+    monkeypatch.delenv(registry.MANIFEST_VARIABLE)
+    save_world_model(tiny_model(), home.teachers / "reacher-easy-1m-2.safetensors")
+    (home.teachers / "reacher-easy-1m-2.json").write_text('{"task": "reacher-easy", "size": "1m"}')
+
+    def refuse(path, text):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(registry, "_write", refuse)
+    assert cli.main(["register", "reacher-easy-1m-2"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("checkpoints: ") and said.endswith(": Read-only file system\n") and said.count("\n") == 1
 
 
 def test_registering_a_teacher_keeps_the_others(home, capsys, monkeypatch):

@@ -21,7 +21,7 @@ from lib.records import paths
 from lib.records.keys import combine, file_hash, key_of, rest_of, shown
 from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, read_sidecar, sidecar
+from lib.records.store import cached, known
 from lib.study.cells import Cell, Settings
 from lib.teachers.controllers import RandomController, ReplanningController
 from lib.teachers.replay import Episode, EpisodeFileError, load_episodes, record, save_episodes
@@ -125,8 +125,7 @@ def read(cell: Cell, name: str) -> Source:
         name = path.stem
     episodes = load_episodes(path)
     recorded = paths.CELL.fullmatch(path.resolve().parent.name)  # training's folder has the cell's name
-    told = read_sidecar(path).get("task") if sidecar(path).is_file() else None
-    task = told or (recorded and recorded[1])
+    task = known(path).get("task") or (recorded and recorded[1])
     if task and task != cell.task:
         raise EpisodeFileError(
             f"{shown(path)} holds episodes of {task}, not of {cell.task}; take one of the same task."

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.config import ConfigError
+from lib.files import numbered
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of
@@ -24,6 +25,7 @@ from lib.records.store import cached, write_artefact, write_json, write_table
 from lib.study.cells import Cell, Settings
 from lib.study.model_quality.buffers import GENERATED, available, check, generate, read
 from lib.study.model_quality.drift import error_rows, growth_exponent, predictions
+from lib.weights.names import card_of
 from lib.weights.native import load_world_model, size_of, teacher_key, teacher_path
 from lib.world_model import WorldModel
 
@@ -32,13 +34,9 @@ def models_of(teacher: str) -> dict[str, int | None]:
     """Names of a teacher and of its shipped snapshots → decisions of training, if known; in order of training."""
     path = teacher_path(teacher)
     shipped = path.resolve().is_relative_to(paths.TEACHERS.resolve())
-    files = (paths.TEACHERS / teacher).glob("*.safetensors") if shipped else []
-    found = {
-        f"{teacher}/{decisions}": decisions for decisions in sorted(int(f.stem) for f in files if f.stem.isdigit())
-    }
-    card = path.with_suffix(".json")
-    if shipped and card.is_file():
-        decisions = json.loads(card.read_text(encoding="utf-8"))["decisions"]
+    found = {f"{teacher}/{n}": n for n in (numbered(paths.TEACHERS / teacher) if shipped else [])}
+    if shipped and (card := card_of(path, "decisions")):
+        decisions = card["decisions"]
     else:
         decisions = int(path.stem) if shipped and path.stem.isdigit() else None
     return found | {teacher: decisions}

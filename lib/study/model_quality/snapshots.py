@@ -9,7 +9,6 @@ A cell is a snapshot: (task, size, seed, decisions of training).
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import MODEL_SIZES, ConfigError
+from lib.files import numbered
 from lib.records import paths
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
 from lib.study.cells import Cell, resolve
 from lib.study.profiles import OfflineStudy
 from lib.teachers.config import SNAPSHOTS
+from lib.weights.names import card_of
 
 # Tasks whose simulator can be asked anew for each cell: one decision of random shooting takes 16 ms of cartpole's and
 # 5 ms of reacher's, 170 ms of walker's.
@@ -129,11 +130,9 @@ def _is_here(point: Snapshot) -> bool:
 def _points(cell: Cell) -> list[Snapshot]:
     """A run's snapshots and its end, in order: as they are shipped, or else from the folder where it was trained."""
     teacher = paths.TEACHERS / f"{cell}.safetensors"
-    card = teacher.with_suffix(".json")
-    shipped = (
-        json.loads(card.read_text(encoding="utf-8"))["decisions"] if teacher.is_file() and card.is_file() else None
-    )
-    trained = {int(f.stem): f for f in (paths.CACHE / "training" / str(cell) / "snapshots").glob("*.safetensors")}
+    card = card_of(teacher, "decisions") if teacher.is_file() else None
+    shipped = card and card["decisions"]
+    trained = numbered(paths.CACHE / "training" / str(cell) / "snapshots")
     last = trained.get(shipped)
     if teacher.is_file() and (last is None or file_hash(last) != file_hash(teacher)):
         trained = {}  # another run

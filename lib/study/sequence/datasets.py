@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from pathlib import Path
 
@@ -22,8 +21,10 @@ import numpy as np
 
 from lib.config import ConfigError, quoted
 from lib.environments import make_env
+from lib.files import temporary
 from lib.records import paths
 from lib.records.keys import shown
+from lib.records.store import explained
 from lib.study.cells import Cell, Settings
 from lib.study.sequence.d4rl import read_hdf5, read_pickle
 from lib.study.sequence.teacher_episodes import KINDS, recorded, sources
@@ -139,12 +140,10 @@ def write_minari(name: str, episodes: list[Episode], task: str, card: dict, deci
     from minari.dataset.minari_storage import MinariStorage
 
     folder, env = minari_root() / name, make_env(task)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir()
+    with explained(folder), temporary(folder) as place, explained(folder):
+        place.mkdir()
         storage = MinariStorage.new(
-            temporary / "data",
+            place / "data",
             observation_space=env.observation_space,
             action_space=env.action_space,
             env_spec=EnvSpec(f"{task}-v0", entry_point="lib.environments:make_env", kwargs={"task": task}),
@@ -162,9 +161,7 @@ def write_minari(name: str, episodes: list[Episode], task: str, card: dict, deci
             for e in episodes
         )
         shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        place.rename(folder)
     return folder
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from lib.config import ConfigError, PlannerConfig, as_dict, one_of
 from lib.environments import make_env
+from lib.files import numbered
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of, shown
@@ -55,9 +56,9 @@ def snapshots(teacher: str) -> dict[int, float]:
 
     Raises `ConfigError` when there are none with a return, as of every teacher from elsewhere.
     """
-    curve, files = paths.TEACHERS / f"{teacher}.csv", (paths.TEACHERS / teacher).glob("*.safetensors")
+    curve = paths.TEACHERS / f"{teacher}.csv"
     returns = read_table(curve).set_index("decision")["return"].to_dict() if curve.is_file() else {}
-    found = {d: returns[d] for d in sorted(int(f.stem) for f in files if f.stem.isdigit()) if d in returns}
+    found = {d: returns[d] for d in numbered(paths.TEACHERS / teacher) if d in returns}
     if not found:
         raise ConfigError(f"teacher {teacher} has no snapshots in {shown(paths.TEACHERS)}; use dataset=expert.")
     return found | {max(returns): returns[max(returns)]}

@@ -138,7 +138,7 @@ def _bfloat16(solves: Path, rows: list[dict], standard: str) -> list[Target]:
     rates, note = {}, ""
     with contextlib.suppress(ResultError):
         rates = read_sidecar(solves).get("product_gflops", {})
-    if len(rates) == 2 and rates["bfloat16"] < rates["float32"]:
+    if {"bfloat16", "float32"} == rates.keys() and rates["bfloat16"] < rates["float32"]:
         note = "no fast bfloat16 here: products at {bfloat16:.0f} GFLOP/s against {float32:.0f} in float32".format(
             **rates
         )

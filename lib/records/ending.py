@@ -1,0 +1,105 @@
+"""How runs end: with the process that started them, and within seconds when they are told to.
+
+    with endable(): ...                      # SIGTERM, Ctrl-C and the death of the parent are one KeyboardInterrupt
+    python lib/records/ending.py PID script.py --profile quick      # a script or module that ends when process PID does
+
+Whoever wants a run to go on alone starts it with `nohup` or `setsid`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+LOOK = 0.5  # seconds from one look at the parent to the next
+GRACE = 4.0  # seconds for putting results back, after which the process ends whatever it does
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def endable() -> Iterator[None]:
+    """Let signals, and the death of the parent, end all processes that this one started, at once, and then the block
+    with a `KeyboardInterrupt`. What they have finished is on the disk."""
+    timer = threading.Timer(GRACE, os._exit, (1,))
+    timer.daemon = True
+
+    def stop(number: int, frame) -> None:
+        for heard in before:
+            signal.signal(heard, signal.SIG_IGN)  # once is enough, and what follows is to be finished
+        timer.start()
+        end_children()
+        raise KeyboardInterrupt
+
+    # What is ignored stays so: SIGHUP by nohup, SIGINT by a shell for what runs in the background.
+    before = {number: now for number in SIGNALS if (now := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        with following(lambda: os.kill(os.getpid(), signal.SIGTERM)):
+            yield
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def following(end: Callable[[], object], parent: int | None = None) -> Iterator[None]:
+    """Call `end` in a thread when the parent of this process is gone. That is `parent`, or else whatever it is now, but
+    of what `nohup` or `setsid` has started."""
+    detached = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN or os.getsid(0) == os.getpid()
+    alone, over = parent is None and detached, threading.Event()
+    parent = parent or os.getppid()
+
+    def watch() -> None:
+        while not over.wait(LOOK):
+            if os.getppid() != parent:
+                return end()
+
+    if not alone:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def end_all() -> None:
+    """End this process and all that it started, now."""
+    end_children()
+    os._exit(1)
+
+
+def end_children() -> None:
+    """Kill all processes that this one started, and theirs."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def child(*words: str) -> list[str]:
+    """The command for a script or module with its arguments that ends when this process does."""
+    return [sys.executable, __file__, str(os.getpid()), *words]  # by its path: an audit's tree may be older than it
+
+
+def main(parent: str, what: str, *words: str) -> None:
+    """Run a script by its path, or a module by its name, as Python does."""
+    sys.argv = [what, *words]
+    with following(end_all, int(parent)):
+        sys.path[0] = str(Path(what).resolve().parent) if what.endswith(".py") else os.getcwd()
+        if what.endswith(".py"):
+            runpy.run_path(what, run_name="__main__")
+        else:
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
