@@ -36,11 +36,11 @@ class EnvironmentFailed(RuntimeError):
 
 
 def make_env(
-    task: str, seed: int | None = None, action_repeat: int | None = None, decisions: int | None = None
+    task: str, seed: int | None = None, repeat: int | None = None, decisions: int | None = None
 ) -> gymnasium.Env:
     """The environment of a name: see the module. Its `decisions` are those of a whole episode.
 
-    `action_repeat` is 2 for the suite and 1 elsewhere unless given, and `decisions` follow from the environment's own
+    The action's `repeat` is 2 for the suite and 1 elsewhere unless given; `decisions` follow from the environment's own
     time limit. Raises `ConfigError` for an unknown name, with near ones, and for an environment that cannot be
     controlled so: pixels, actions that are discrete or have no bounds, no time limit.
     """
@@ -49,11 +49,16 @@ def make_env(
     kind, _, name = task.partition(":")
     if name:
         env = _gymnasium_env(name) if kind == "gym" else _own_env(kind, name)
-        return _adapter()(env, task, seed, action_repeat or 1, decisions)
+        return _adapter()(env, task, seed, repeat or action_repeat(task), decisions)
     from lib import suite
 
     env, divergence = suite.load(task, 0 if seed is None else seed)
-    return _adapter()(env, task, seed, action_repeat or ACTION_REPEAT, decisions or EPISODE_DECISIONS, divergence)
+    return _adapter()(env, task, seed, repeat or ACTION_REPEAT, decisions or EPISODE_DECISIONS, divergence)
+
+
+def action_repeat(task: str) -> int:
+    """Simulator frames of a decision, unless another number is asked for."""
+    return 1 if ":" in task else ACTION_REPEAT
 
 
 def task_names() -> list[str]:
@@ -179,12 +184,12 @@ def _adapter() -> type[gymnasium.Env]:
     class Adapter(gymnasium.Wrapper):
         """See the module. `divergence` are exceptions of a simulator that diverges; () where that is a failure."""
 
-        def __init__(self, env, task: str, seed: int | None, action_repeat: int, decisions: int | None, divergence=()):
+        def __init__(self, env, task: str, seed: int | None, repeat: int, decisions: int | None, divergence=()):
             super().__init__(env)
-            self.task, self._repeat, self._divergence = task, action_repeat, divergence
+            self.task, self._repeat, self._divergence = task, repeat, divergence
             if not decisions and not (frames := _time_limit(env)):
                 raise ConfigError(f"{task} has no time limit; wrap it in gymnasium.wrappers.TimeLimit.")
-            self.decisions = decisions or math.ceil(frames / action_repeat)
+            self.decisions = decisions or math.ceil(frames / repeat)
             self._low, self._high = _bounds(env.action_space, task)
             width = _width(env.observation_space, task)
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)

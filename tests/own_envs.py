@@ -16,7 +16,7 @@ class Plain(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.seed, self.frame = seed, 0
+        self.seed, self.frame = seed or 0, 0
         return self.seen(), {}
 
     def step(self, action):

@@ -247,7 +247,7 @@ def test_terminations_are_kept_apart_from_time_limits():
 
 
 def test_nested_observations_keep_their_order_and_the_action_repeat_sums_rewards():
-    env = make_env("tests.own_envs:Nested", action_repeat=3)
+    env = make_env("tests.own_envs:Nested", repeat=3)
     obs, _ = env.reset(seed=1)
     assert obs.tolist() == [7.0, 8.0, 1.0, 2.0, 3.0, 4.0, 1.0]  # zebra before apple, as the environment gives them
     assert env.observation_space.shape == (7,) and env.action_space.shape == (2,)

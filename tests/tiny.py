@@ -85,7 +85,7 @@ class Shorter(gymnasium.Wrapper):
     def step(self, action):
         self.left -= 1
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated or self.left == 0, truncated, info
+        return obs, reward, terminated, truncated or self.left == 0, info
 
 
 class Diverging(Shorter):

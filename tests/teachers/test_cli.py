@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.config import ConfigError, PlannerConfig
-from lib.environments import make_env
+from lib.config import ConfigError, PlannerConfig, discount_for
+from lib.environments import EnvironmentFailed, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import file_hash
@@ -263,6 +263,42 @@ def test_a_simulator_that_diverges_in_a_process_of_its_own(tmp_path, monkeypatch
     there = trained(tmp_path / "there", TINY, env_processes=True, **changes)
     assert equal(there.learner.wm, here.learner.wm) and there.diverged == here.diverged == 2
     there.envs.close()
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_an_episodic_task_of_ones_own(envs, tmp_path):
+    """The episodes of odd seeds end at their fifth decision, as the model soon knows."""
+    falling = dataclasses.replace(TINY, task="tests.own_envs:Falling", episode_decisions=0, envs=envs, eval_every=1000)
+    run = trained(tmp_path / "run", falling, episodic=True, decisions=900, seed_decisions=40, batch_size=32, lr=3e-3)
+    episodes = run.buffer.episodes()
+    assert {(len(e), e.terminated) for e in episodes} == {(5, True), (12, False)}
+    wm = run.learner.wm.eval()
+    assert run.config.name == "tests-own_envs--Falling-tiny-1" and wm.config.discount == discount_for(12) == 0.95
+    last = {e.terminated: wm.termination(wm.encode(torch.from_numpy(e.obs[-1:]))).item() for e in episodes}
+    assert last[True] > 10 * last[False], last
+    again = TrainingRun(run.config, tmp_path / "run")
+    assert [e.terminated for e in again.buffer.episodes()] == [e.terminated for e in episodes]
+    with pytest.raises(ConfigError, match="Falling ends episodes before their time limit; train it with --episodic"):
+        trained(tmp_path / "other", falling)
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_an_environment_that_raises_loses_its_episode_and_one_that_gives_nan_ends_the_run(
+    envs, tmp_path, monkeypatch, capsys
+):
+    failing = dataclasses.replace(TINY, task="tests.own_envs:Failing", episode_decisions=6, envs=envs, eval_every=1000)
+    seeds = iter([0, 1, 0, 0, 0, 0, *[0] * 99])
+    monkeypatch.setattr(
+        training, "episode_seeds", lambda purpose, count, seed, first=0: [next(seeds) for _ in range(count)]
+    )
+    run = trained(tmp_path / "raises", failing, decisions=36)
+    assert [len(e) for e in run.buffer.episodes()][:3] == [6, 1, 6] and run.diverged == 1
+    assert "Failing, decision 1: RuntimeError: a cable broke; its episode ends there" in capsys.readouterr().err
+    monkeypatch.setattr(training, "episode_seeds", lambda purpose, count, seed, first=0: [2] * count)
+    with pytest.raises(
+        EnvironmentFailed, match="Failing, decision 1: its reward or observation is not finite; correct"
+    ):
+        trained(tmp_path / "nan", failing)
 
 
 @pytest.mark.parametrize("name", ["envs", "sync_freq", "batch_size", "decisions", "save_every"])

@@ -85,7 +85,7 @@ def check_name(name: str) -> None:
 def dataset_label(name: str, cell: Cell) -> str:
     """What stands for a dataset in the names of result files: 1m-1-expert, mujoco-hopper-medium-v0."""
     if name in KINDS:
-        return f"{str(cell).removeprefix(f'{cell.task}-')}-{name}"
+        return f"{str(cell).removeprefix(f'{paths.file_name(cell.task)}-')}-{name}"
     return paths.part(Path(name).stem if os.path.exists(name) else name)
 
 
@@ -118,7 +118,7 @@ def teacher_dataset(settings: Settings, cell: Cell, kind: str, episodes: int) ->
         "note": "played by a right-sized planner, not by the standard one of the teacher's own card",
     }
     name = f"tdmpc2/{cell}/{kind}-{settings.profile.name}-{episodes}-v0"
-    return write_minari(name, played, cell.task, card, settings.profile.decisions)
+    return write_minari(name, played, cell.task, card, settings.decisions(cell.task))
 
 
 # ------------------------------------------------------------------------------------------------------------ Minari
@@ -146,7 +146,9 @@ def write_minari(name: str, episodes: list[Episode], task: str, card: dict, deci
             place / "data",
             observation_space=env.observation_space,
             action_space=env.action_space,
-            env_spec=EnvSpec(f"{task}-v0", entry_point="lib.environments:make_env", kwargs={"task": task}),
+            env_spec=EnvSpec(
+                f"{paths.file_name(task)}-v0", entry_point="lib.environments:make_env", kwargs={"task": task}
+            ),
         )
         facts = {"dataset_id": name, "minari_version": minari.__version__, "algorithm_name": "TD-MPC2"}
         storage.update_metadata(facts | {"description": card["note"], "card": card})

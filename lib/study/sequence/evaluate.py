@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from lib.config import ConfigError
-from lib.environments import EPISODE_DECISIONS, make_env
+from lib.environments import EPISODE_DECISIONS, episode_decisions, make_env
 from lib.records import paths
 from lib.records.keys import key_of
 from lib.records.ledger import name_of
@@ -56,8 +56,9 @@ def make_task(env: str, seed: int | None = None) -> gymnasium.Env:
 
 def episode_length(env: str, decisions: int = EPISODE_DECISIONS) -> int:
     """Decisions of a whole episode, or `decisions` of a profile that cuts episodes short."""
-    whole = MUJOCO_DECISIONS if env in MUJOCO else EPISODE_DECISIONS
-    return whole if decisions >= EPISODE_DECISIONS else decisions
+    if env not in MUJOCO:
+        return episode_decisions(env, decisions)
+    return MUJOCO_DECISIONS if decisions >= EPISODE_DECISIONS else decisions
 
 
 def reference(env: str) -> tuple[float, float]:
