@@ -74,7 +74,7 @@ teachers: setup  ## train the teachers that are missing (hours; nothing else eve
 	$(PY) -m lib.teachers.cli zoo
 
 # With git, only what is not committed goes; a copy without git has nothing committed in these folders. Training runs
-# stay: they took hours and can be resumed.
+# stay: they took hours and can be resumed. So does compiled code, in the user's cache, which all checkouts share.
 clean:  ## remove what can be made again: build, caches, results and figures other than the paper's
 	@for folder in build data/cache/*/ data/results/*/ figures/*/; do \
 		folder=$${folder%/}; \

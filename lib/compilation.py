@@ -4,7 +4,7 @@
     fast = Compiled(function, "planner")                 # falls back to `function` where compiling is not possible
     replay = Captured(function)                          # one CUDA graph for each set of shapes
 
-    keep_compiled_code(folder)                           # elsewhere than in `data_folder("cache")`
+    keep_compiled_code(folder)                           # elsewhere than in `compiled_folder()`
 
 Compiled code is kept, so that only the first run on a machine waits for the C++ compiler.
 """
@@ -16,6 +16,8 @@ import functools
 import os
 import shutil
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib.config import ConfigError, data_folder
+from lib.config import ConfigError, can_be_written, compiled_folder, is_plain
 
 SLOW_START = 5.0  # seconds of compilation that are worth a line on the terminal
 # Norm and activation of a layer are one pass over memory only if the compiler may recompute what is read twice.
@@ -52,7 +54,24 @@ def why_not_compiled(device: torch.device) -> str:
         except ImportError:
             return "triton is not installed"
         return ""
-    return "" if shutil.which(os.environ.get("CXX", "c++")) else "no C++ compiler was found"
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        return "no C++ compiler was found"
+    keep_compiled_code()
+    return _why_not_kept() or _why_not_told()
+
+
+def _why_not_kept() -> str:
+    """The reason why compiled code cannot be kept, or an empty string."""
+    if not (folder := os.environ.get("TORCHINDUCTOR_CACHE_DIR")):
+        return "no folder can be written"
+    return "" if can_be_written(Path(folder).absolute()) else f"no compiled code can be kept in {folder!r}"
+
+
+def _why_not_told() -> str:
+    """The reason why the C++ compiler cannot be told of a folder that it needs, or an empty string."""
+    needed = os.environ["TORCHINDUCTOR_CACHE_DIR"], torch.__path__[0], sysconfig.get_path("include")
+    odd = [folder for folder in (*needed, tempfile.gettempdir()) if not is_plain(folder)]
+    return f"{odd[0]!r} has a space, quote or backslash, which torch's calls of the compiler cannot take" if odd else ""
 
 
 def resolve_mode(mode: str, device: torch.device, what: str = "planner", worthwhile: bool = True) -> str:
@@ -82,17 +101,13 @@ def say_once(line: str) -> None:
 
 
 def keep_compiled_code(folder: Path | None = None) -> None:
-    """Keep what is compiled from now on in `folder`; where that cannot be written, in torch's own temporary folder.
+    """Keep what is compiled from now on in `folder`.
 
-    Without an argument that is inductor/ of `data_folder("cache")`, unless TORCHINDUCTOR_CACHE_DIR names a folder.
+    Without an argument that is `lib.config.compiled_folder()`, unless TORCHINDUCTOR_CACHE_DIR names a folder.
     """
-    if folder is None and "TORCHINDUCTOR_CACHE_DIR" in os.environ:
-        return
-    folder = folder or data_folder("cache") / "inductor"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    if folder or not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        with contextlib.suppress(OSError):  # where no folder at all can be written, compiling says so
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder or compiled_folder())
 
 
 class Compiled:
@@ -103,12 +118,17 @@ class Compiled:
     """
 
     def __init__(self, function, what: str, options: dict | None = None, batched: Sequence[int] = ()):
+        self.function, self.what, self.batched, self.seconds, self._compiled = function, what, batched, 0.0, None
         keep_compiled_code()
-        self.function, self.what, self.batched, self.seconds = function, what, batched, 0.0
+        if reason := _why_not_kept():  # torch would not even be imported as a whole
+            return self._say(reason)
         # Every budget and model size is compiled for itself; the default of 8 would silently stop that.
         torch._dynamo.config.recompile_limit = 256
         torch._dynamo.config.accumulated_recompile_limit = 1024
         self._compiled = torch.compile(function, dynamic=False, options=options)
+
+    def _say(self, reason: str) -> None:
+        say_once(f"{self.what}: compilation is not possible here, going on without it ({reason})")
 
     def __call__(self, *inputs):
         if self._compiled is None:
@@ -125,8 +145,8 @@ class Compiled:
             # Inductor raises these for a missing compiler, header or operator, or a full disk. An error of the
             # function's own is raised again by the next line, and says nothing about compiling.
             result = self.function(*inputs)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            say_once(f"{self.what}: compilation is not possible here, going on without it ({reason})")
+            reason = _why_not_told() or (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._say(reason)
             self._compiled = None
             return result
         if torch._dynamo.utils.counters["stats"]["unique_graphs"] > compilations:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,17 +38,56 @@ def one_of(name: str, value: str, allowed) -> str:
 
 def data_folder(kind: str) -> Path:
     """Where "teachers" or "cache" are: what SPECULATIVE_TDMPC2_TEACHERS or …_CACHE names, else in the checkout's data/,
-    or below the user's cache when the package is installed elsewhere. `ConfigError` where there is no home."""
-    variable = f"SPECULATIVE_TDMPC2_{kind.upper()}"
+    or below the user's cache when the package is installed elsewhere."""
+    if named := os.environ.get(f"SPECULATIVE_TDMPC2_{kind.upper()}"):
+        return Path(os.path.expanduser(named)).resolve()
+    data = Path(__file__).resolve().parents[1] / "data"
+    return (data if (data / "teachers").is_dir() else _cache(can_be_written)) / kind
+
+
+def compiled_folder() -> Path:
+    """Where compiled code is kept: inductor/ of the folder that SPECULATIVE_TDMPC2_CACHE names, else of the user's
+    cache, which all checkouts share; of the temporary folder where those cannot be written, or told to a compiler."""
+
+    def usable(folder: Path) -> bool:
+        return is_plain(folder) and can_be_written(folder)
+
+    named = os.environ.get("SPECULATIVE_TDMPC2_CACHE") and data_folder("cache")
+    return (named if named and usable(named) else _cache(usable)) / "inductor"
+
+
+def is_plain(path: Path | str) -> bool:
+    """Whether a command line can hold a path as it is: torch does not quote those that it calls C++ compilers with."""
     try:
-        if named := os.environ.get(variable):
-            return Path(named).expanduser().resolve()
-        data = Path(__file__).resolve().parents[1] / "data"
-        if not (data / "teachers").is_dir():
-            data = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speculative-tdmpc2"
-    except RuntimeError:  # no HOME, and a user without a name
-        raise ConfigError(f"there is no home folder here to keep {kind} in; set {variable} to a folder.") from None
-    return data / kind
+        return os.name == "nt" or shlex.split(str(path)) == [str(path)]
+    except ValueError:
+        return False
+
+
+def _cache(good: Callable[[Path], bool]) -> Path:
+    """This package's folder in the user's cache where that is good, else in the temporary folder."""
+    homes = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("XDG_CACHE_HOME", "Library/Caches")}
+    variable, below_home = homes.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    named = os.environ.get(variable, "")
+    home = Path(named if os.path.isabs(named) else os.path.expanduser(f"~/{below_home}"), "speculative-tdmpc2")
+    return home if good(home) else _temporary(tempfile.gettempdir())
+
+
+@functools.cache
+def _temporary(folder: str) -> Path:
+    """This user's own cache in the temporary folder; one of this process where another user has made one of its name,
+    as what is kept there will be run."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    kept = Path(folder, f"speculative-tdmpc2-{user}")
+    return kept if can_be_written(kept) and kept.stat().st_uid == user else Path(tempfile.mkdtemp(dir=folder))
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether there is such a folder that can be written to; it is made where it is missing."""
+    with contextlib.suppress(OSError):
+        if folder.is_absolute():  # not "~/.cache", of a user who has no home
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder.is_absolute() and os.access(folder, os.W_OK)
 
 
 # --------------------------------------------------------------------------------------------------- world model

@@ -76,6 +76,8 @@ class MPPI:
     """Model predictive path integral control over a world model's latents.
 
     `networks` are the model's functions as planning needs them; packed from `world_model` unless they are given.
+    Where a model has more than two Q heads, a stream of the planner's own draws them and goes on from solve to solve:
+    controllers restart it with an episode, and so does who plans by hand (`reset_streams`) to play one again.
     Raises `ConfigError` for CUDA graphs without a CUDA device, `ValueError` for weights that are not finite.
     """
 
@@ -103,7 +105,7 @@ class MPPI:
         return sum(getattr(part, "seconds", 0.0) for part in self._parts)
 
     def reset_streams(self, seed: int = 0) -> None:
-        """Restart the stream that draws Q heads, so that a whole evaluation can be repeated."""
+        """Restart the stream that draws Q heads, so that an episode can be played again."""
         self.head_stream.manual_seed(seed)
 
     def draw_noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None = None) -> PlanNoise:

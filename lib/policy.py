@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.compilation import prepared, resolve_mode
-from lib.protocols import unsound
+from lib.protocols import answered, one_each, rows_of, unsound
 from lib.world_model import WorldModel
 
 
@@ -22,31 +22,32 @@ class PolicyController:
 
     def __init__(self, wm: WorldModel, samples: int = 0, mode: str = "auto"):
         self.wm, self.samples, self._generators = wm, samples, None
+        self._batch = 0  # `reset` begins
         self._act = prepared(resolve_mode(mode, wm.device), functools.partial(_prior, wm), range(2))
 
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start `batch_size` episodes with the rows' own random streams."""
-        self._generators = generators
+        self._batch, self._generators = batch_size, one_each(generators, batch_size)
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
-        self._generators = self._generators and [self._generators[i] for i in rows]
+        self._batch, self._generators = len(rows), self._generators and [self._generators[i] for i in rows]
 
     @torch.no_grad()
-    def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) for observations (B, obs_dim); `ValueError` when one of either is not finite."""
-        noise = None
+        (obs, alone), noise = rows_of(obs, self._batch, self.wm.device), None
         if self.samples:
             if not torch.isfinite(obs).all():  # before the streams move on
                 raise ValueError(unsound(obs))
             generators = self._generators or [None] * len(obs)
             draws = [torch.randn(self.samples, self.wm.action_dim, generator=g) for g in generators]
             noise = torch.stack(draws).to(self.wm.device)
-        action, sound, never, depth, mismatch, delta = self._act(obs.to(self.wm.device), noise)
+        action, sound, never, depth, mismatch, delta = self._act(obs, noise)
         if not sound:
             raise ValueError(unsound(obs))
         flags = dict.fromkeys(("planner_called", "fallback", "refined"), never)
-        return action, flags | {"depth": depth, "mismatch": mismatch, "delta_abs": delta}
+        return answered(action, flags | {"depth": depth, "mismatch": mismatch, "delta_abs": delta}, alone)
 
 
 def _prior(wm: WorldModel, obs: Tensor, noise: Tensor | None):

@@ -24,7 +24,7 @@ from lib.config import ConfigError, one_of
 from lib.correctors import appended, token
 from lib.gates import Gate, Look
 from lib.planner import MPPI, Plan, shift
-from lib.protocols import NOT_FINITE, unsound
+from lib.protocols import NOT_FINITE, answered, one_each, rows_of, unsound
 from lib.world_model import WorldModel, total_variation
 
 
@@ -137,10 +137,7 @@ class SpeculativeController:
 
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start `batch_size` episodes: no plan, no warm start, and the rows' own random streams."""
-        if generators is not None and len(generators) != batch_size:
-            raise ConfigError(
-                f"{len(generators)} generators were given for {batch_size} episodes; give one per episode."
-            )
+        generators = one_each(generators, batch_size)
         wm, length = self.wm, self._history_len
         plan = torch.zeros(batch_size, self.planner.config.horizon, wm.action_dim, device=wm.device)
         z_pred, executed = plan.new_zeros(batch_size, wm.latent_dim), plan.new_zeros(batch_size, wm.action_dim)
@@ -159,25 +156,24 @@ class SpeculativeController:
         """Each row's plan mean moved by the steps it has executed (B, H, A): what a replan now would start from."""
         return shift(self._state.mean, self._state.depth)
 
-    def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) in [−1, 1] for observations (B, obs_dim), and per-row records (see `Proposal.info`)."""
-        proposal = self.propose(obs)
+        obs, alone = rows_of(obs, self._batch, self.wm.device)
+        proposal = self._propose(obs)
         self._advance(proposal.action.clone())  # the caller may write to what is returned
-        return proposal.action, proposal.info()
+        return answered(proposal.action, proposal.info(), alone)
 
-    @torch.no_grad()
-    def propose(self, obs: Tensor) -> Proposal:
+    def propose(self, obs) -> Proposal:
         """Plan where needed and correct where possible, without executing. Follow with `commit` of what was executed.
 
         Raises `ValueError` when the batch differs from `reset`'s, an observation is not finite, or the action of a row
         whose plan goes on is not.
         """
-        if len(obs) != self._batch:
-            raise ValueError(
-                f"{len(obs)} observations for {self._batch} episodes; call reset(batch_size={len(obs)}) first."
-            )
+        return self._propose(rows_of(obs, self._batch, self.wm.device)[0])
+
+    @torch.no_grad()
+    def _propose(self, obs: Tensor) -> Proposal:
         # A step without planning is as short as a few dozen operations on tensors, so that each of them counts here.
-        obs = obs.to(self.wm.device)
         due = self._state.depth >= self.execution_horizon
         asking = int(due.sum())
         seen = self._looked(obs) if asking < self._batch else self._encoded(obs)
@@ -219,6 +215,7 @@ class SpeculativeController:
     def _encoded(self, obs: Tensor) -> Seen:
         """The same where a plan is due for all rows: there is nothing to look at but where they are."""
         z, sound = self._encode(obs)
+        sound = sound & torch.isfinite(z).all()  # not compiled with it: what plans start from stays the same to the bit
         nothing = torch.zeros_like(self._state.executed)
         none = nothing[:, 0]
         return Seen(z, z, none, nothing, nothing, nothing, nothing, none, none, none, self._state.history, sound)

@@ -1,13 +1,16 @@
-"""Cells and settings: results of a teacher from elsewhere never stand under the name of a shipped one."""
+"""Folders; cells and settings: results of a teacher from elsewhere never stand under the name of a shipped one."""
 
 import hashlib
-import pwd
+import os
 import re
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from lib import config
-from lib.config import MODEL_SIZES, ConfigError, data_folder
+from lib.config import MODEL_SIZES, ConfigError, compiled_folder, data_folder, is_plain
 from lib.study.cells import Cell, resolve
 
 DEFAULTS = dict(profile="quick", task="walker-walk", model_size="1m", seed=1, teacher="", device="cpu")
@@ -17,21 +20,69 @@ def settings(**changes):
     return resolve(**DEFAULTS | changes)
 
 
-@pytest.mark.parametrize("named", [None, "~/kept"])
-def test_without_a_home_it_is_said_which_folder_to_name(tmp_path, monkeypatch, named):
-    def unknown(*about):
-        raise KeyError("uid not found")
+# ------------------------------------------------------------------------------------------------------- folders
 
-    for name in ("HOME", "XDG_CACHE_HOME", "SPECULATIVE_TDMPC2_CACHE"):
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No folder is named, and nobody has a home; the temporary folder is `tmp_path / "tmp"`."""
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "SPECULATIVE_TDMPC2_CACHE", "SPECULATIVE_TDMPC2_TEACHERS"):
         monkeypatch.delenv(name, raising=False)
-    if named:
-        monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", named)
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "installed/lib/config.py"))
-    with pytest.raises(
-        ConfigError, match="no home folder here to keep cache in; set SPECULATIVE_TDMPC2_CACHE to a folder"
-    ):
-        data_folder("cache")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "tmp" / f"speculative-tdmpc2-{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    ("platform", "below"), [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")]
+)
+def test_compiled_code_is_kept_in_the_users_cache(platform, below, nowhere, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", str(tmp_path / "home")))
+    assert compiled_folder() == tmp_path / "home" / below / "speculative-tdmpc2" / "inductor"
+    variable = "LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME"
+    monkeypatch.setenv(variable, "relative")  # which says nothing
+    assert compiled_folder().is_relative_to(tmp_path / "home")
+    monkeypatch.setenv(variable, str(tmp_path / "mine"))
+    assert compiled_folder() == tmp_path / "mine" / "speculative-tdmpc2" / "inductor"
+    monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path / "named"))
+    assert compiled_folder() == tmp_path / "named" / "inductor"
+    assert data_folder("cache") == tmp_path / "named" and not (tmp_path / "relative").exists()
+
+
+def test_without_a_home_it_is_kept_in_the_temporary_folder(nowhere, monkeypatch, tmp_path):
+    assert compiled_folder() == nowhere / "inductor" and nowhere.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "~").exists()
+    (tmp_path / "file").write_text("a folder cannot be made below a file")
+    for folder in (tmp_path / "file" / "cache", tmp_path / "o'neil", tmp_path / "a b", tmp_path / 'a"b'):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+        monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(folder))
+        assert compiled_folder() == nowhere / "inductor"
+
+
+def test_what_is_downloaded_without_a_repository_goes_to_the_same_places(nowhere, monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "site-packages" / "lib" / "config.py"))
+    assert data_folder("cache") == nowhere / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "o'neil"))  # no compiler is told of it
+    assert data_folder("teachers") == tmp_path / "o'neil" / "speculative-tdmpc2" / "teachers"
+
+
+def test_nobody_elses_folder_is_taken(nowhere, monkeypatch):
+    """What is kept is run: another user could have left it there."""
+    nowhere.mkdir()
+    monkeypatch.setattr(Path, "stat", lambda self, **_: os.stat_result((0o40777, 0, 0, 0, os.getuid() + 1, *[0] * 5)))
+    taken = compiled_folder().parent
+    assert taken != nowhere and taken.parent == nowhere.parent and compiled_folder().parent == taken
+
+
+def test_command_lines_hold_plain_paths_as_they_are():
+    assert all(map(is_plain, ("/tmp/a", "/tmp/ä;$(x)&", Path("/tmp/%s{}"))))
+    assert not any(map(is_plain, ("/o'neil", "/a b", '/a"b', "/a\\b", "/a\tb", "")))
+
+
+# --------------------------------------------------------------------------------------------------- cells, settings
 
 
 def test_a_cell_is_read_as_it_is_written():

@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import tempfile
 import weakref
 from types import SimpleNamespace
 
@@ -536,17 +537,52 @@ def test_an_error_of_the_function_itself_does_not_end_compilation(monkeypatch):
     assert product._compiled is not None
 
 
-def test_compiled_code_is_kept_where_it_can_be_written(monkeypatch, tmp_path):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    (tmp_path / "file").write_text("a folder cannot be made below a file")
-    monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path / "file" / "cache"))
-    compilation.keep_compiled_code()
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+def test_compiled_code_is_kept_in_the_folder_for_it_or_in_one_that_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path))
     for folder, kept in ((None, "inductor"), (tmp_path / "mine", "mine"), (None, "mine")):
         compilation.keep_compiled_code(folder)
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / kept)
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+
+
+def test_where_no_compiled_code_can_be_kept_planning_says_so_once(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("a folder cannot be made below a file")
+    folder, wm = str(tmp_path / "file" / "cache"), random_model(3)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
+    say_once.cache_clear()
+    for mode, said in (
+        ("auto", f"planner: no compiled code can be kept in {folder!r}; going on uncompiled, which is slower\n"),
+        ("compiled", f"going on without it (no compiled code can be kept in {folder!r})\n"),
+    ):
+        for _ in range(2):
+            MPPI(wm, config(samples=64, elites=8, iterations=6, mode=mode))(latents(wm, 2))
+        err = capsys.readouterr().err
+        assert err.endswith(said) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("needed", ["cache", "temporary", "environment"])
+def test_a_folder_that_the_compiler_cannot_be_told_of_costs_one_clear_line(needed, monkeypatch, tmp_path, capsys):
+    """In any mode: planning goes on uncompiled."""
+    odd, wm = str(tmp_path / "o'neil"), random_model(3)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", odd if needed == "cache" else str(tmp_path))
+    if needed == "temporary":
+        monkeypatch.setattr(tempfile, "tempdir", odd)
+    if needed == "environment":
+        monkeypatch.setattr(torch, "__path__", [odd])
+    say_once.cache_clear()
+    line = f"{odd!r} has a space, quote or backslash, which torch's calls of the compiler cannot take"
+    for _ in range(2):
+        assert MPPI(wm, config(samples=64, elites=8, iterations=6, mode="auto")).mode == "eager"
+    assert capsys.readouterr().err == f"planner: {line}; going on uncompiled, which is slower\n"
+
+    def fail(*inputs):
+        raise RuntimeError("CppCompileError: C++ compile error")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    planner = MPPI(wm, config(mode="compiled"))
+    planner(latents(wm, 2)), planner(latents(wm, 2))
+    said = capsys.readouterr().err
+    assert said == f"planner: compilation is not possible here, going on without it ({line})\n"
 
 
 @pytest.mark.slow

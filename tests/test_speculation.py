@@ -338,6 +338,7 @@ def test_what_does_not_fit_the_episodes_is_refused():
 def test_the_policy_arm_is_the_mean_of_the_prior():
     wm = tiny_model()
     controller, obs = PolicyController(wm, mode="eager"), observations(1, 3)[0]
+    controller.reset(3)
     action, info = controller.act(obs)
     assert torch.equal(action, wm.policy(wm.encode(obs))[0])
     assert not info["planner_called"].any() and info["mismatch"].isnan().all()
@@ -416,6 +417,7 @@ def test_models_do_not_share_compiled_code_that_does_not_fit():
     obs = observations(1, 1)[0]
     for action_dim in (2, 1, 3):
         wm = WorldModel.from_size("1m", OBS, action_dim).eval()
-        fast, slow = (PolicyController(wm, mode=mode).act(obs)[0] for mode in ("compiled", "eager"))
+        made = [PolicyController(wm, mode=mode) for mode in ("compiled", "eager")]
+        fast, slow = (play(controller, obs[None])[0][0] for controller in made)
         assert fast.shape == (1, action_dim)
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lib.distil.states import SOURCES, DistillationError, DistillationSet
 from lib.planner import MPPI, Plan
+from lib.protocols import answered, rows_of
 from lib.rollout import rollout
 from lib.speculation import Proposal, SpeculativeController
 
@@ -48,8 +49,6 @@ def collect(
         raise DistillationError(
             f"execution_horizon={execution_horizon} leaves no step to label; it must be at least 2."
         )
-    for solver in (planner, labeller):
-        solver.reset_streams(seeds[0])
     student = SpeculativeController(planner, corrector, execution_horizon=execution_horizon)
     taught = Taught(student, labeller, seeds, beta)
     for _ in rollout(taught, envs, seeds, decisions, what):
@@ -71,11 +70,13 @@ class Taught:
     def __init__(self, student: SpeculativeController, labeller: MPPI, seeds: list[int], beta: float):
         self.student, self.labeller, self.seeds, self.beta = student, labeller, seeds, beta
         self.records: list[dict[str, Tensor]] = []
+        self._seeds: list[int] = []  # `reset` begins
 
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start the episodes of `seeds`, whose labels have random streams of their own."""
         self.student.reset(batch_size, generators)
         self._seeds, self._decision, self._coin = self.seeds, 0, np.random.default_rng(self.seeds[0])
+        self.labeller.reset_streams(self.seeds[0])
         # Not seed + 1, which plans the next episode.
         self._streams = [torch.Generator().manual_seed(seed + 2**31) for seed in self.seeds]
 
@@ -85,8 +86,9 @@ class Taught:
         self._seeds, self._streams = ([x[row] for row in rows] for x in (self._seeds, self._streams))
 
     @torch.no_grad()
-    def act(self, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) for observations (B, obs_dim), and the student's records."""
+        obs, alone = rows_of(obs, len(self._seeds), self.student.wm.device)
         step = self.student.propose(obs)
         executed = step.action
         if not step.planner_called.any():
@@ -99,7 +101,7 @@ class Taught:
             executed = torch.where(teach.unsqueeze(-1), label.actions[:, 0], executed)
         self.student.commit(executed)
         self._decision += 1
-        return executed, step.info()
+        return answered(executed, step.info(), alone)
 
 
 def _check(planner: MPPI, labeller: MPPI, source: int) -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from lib.config import one_of
+from lib.config import compiled_folder, one_of
 from lib.files import alive, files
 from lib.records import ledger, paths, store
 from lib.records.ending import child
@@ -193,7 +193,7 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         store.write_json(request, {"profile": SIZE, "sources": sources})
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(paths.CACHE / "inductor")
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled_folder()))  # for the recorded code, too
         command = child(str(REPLAY), str(tree), str(request), str(answer))
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
         if done.returncode:

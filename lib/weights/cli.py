@@ -17,9 +17,10 @@ from tyro.extras import SubcommandApp
 from lib.config import data_folder
 from lib.weights import names as teachers
 from lib.weights import official
+from lib.weights.formats import CheckpointError
 from lib.weights.names import card_of, file_hash, find, is_fetched
 from lib.weights.native import read_ours, shipped_teachers, size_of, teacher_path
-from lib.weights.official import TASK_SETS, CheckpointError
+from lib.weights.official import TASK_SETS
 
 app = SubcommandApp()
 Names = tyro.conf.Positional[tuple[str, ...]]

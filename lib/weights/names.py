@@ -23,7 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 from lib.config import MODEL_SIZES, data_folder, quoted
 from lib.files import temporary
-from lib.weights.official import MT30, SINGLE, CheckpointError
+from lib.weights.formats import CheckpointError
+from lib.weights.official import MT30, SINGLE
 
 MANIFEST_VARIABLE = "SPECULATIVE_TDMPC2_MANIFEST"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)  # no part starts with a dot: none is ".."

@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig, data_folder, quoted
 from lib.files import files
 from lib.weights import names, official
+from lib.weights.formats import CheckpointError, unwrapped, what_it_is
 from lib.weights.names import file_hash
-from lib.weights.official import CheckpointError, check_tensors
+from lib.weights.official import check_tensors
 from lib.world_model import WorldModel
 
 FORMAT = "speculative-tdmpc2/1"
@@ -120,9 +121,11 @@ def read_ours(path: Path) -> tuple[WorldModelConfig, dict[str, torch.Tensor], st
             about = (file.metadata() or {}).get("world_model")
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, OSError, ValueError, AttributeError) as error:  # the last two: types torch does not have
-        raise CheckpointError(f"{path} is not a whole safetensors file of torch tensors: {error}.") from None
+        what = what_it_is(path) or f"is not a whole safetensors file of torch tensors: {error}"
+        raise CheckpointError(f"{path} {what}.") from None
     if about is None:
         raise CheckpointError(f"{path} is no world model of this project: it says nothing of its shapes.")
+    tensors = unwrapped(tensors, path)
     try:
         about = json.loads(about)
         if about["format"] != FORMAT:

@@ -14,7 +14,6 @@ import dataclasses
 import math
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,13 +21,9 @@ import torch
 from torch import Tensor
 
 from lib.config import ConfigError, WorldModelConfig, discount_for, one_of
+from lib.weights.formats import CheckpointError, check_archive, unwrapped
 
 CONVERSION = 1  # raise it when the same file becomes another model: what was made with that is then made again
-
-
-class CheckpointError(RuntimeError):
-    """Weights cannot be used; the message names the file, the key where there is one, and what to do."""
-
 
 # ----------------------------------------------------------------------------------------------------- task lists
 
@@ -90,37 +85,27 @@ def read(path: Path) -> dict[str, Tensor]:
 
     Only `weights_only` loading is used: a file that would have to run code to be read is refused, not run.
     """
-    _check_archive(path)
+    check_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} is no torch file, or holds more than tensors and plain containers; refused, as it could run code."
+            f"{path} holds more than tensors and plain containers; refused, as it could run code: save a state dict."
         ) from None
     except Exception as error:  # torch raises many types for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as a torch file: {reason}") from None
-    state = state.get("model", state) if isinstance(state, dict) else state
+    if isinstance(state, Mapping):  # under "model" the official code saves it, under "state_dict" Lightning
+        state = next((state[k] for k in ("model", "state_dict") if isinstance(state.get(k), Mapping)), state)
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f'{path} holds no {{"model": state_dict}}, which is what the official code saves.')
-    state = {str(key): value for key, value in state.items() if not BOOKKEEPING.fullmatch(str(key))}
+    state = unwrapped({str(key): value for key, value in state.items()}, path)
+    state = {key: value for key, value in state.items() if not BOOKKEEPING.fullmatch(key)}
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor.")
         _check_plain(key, value, path)
     return state
-
-
-def _check_archive(path: Path) -> None:
-    """torch saves whole, uncompressed zip archives; a compressed one could hide any number of bytes in a few."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise CheckpointError(f"{path} cannot be read as a torch file: it is no zip archive, or cut short.") from None
-    size = sum(e.file_size for e in entries)
-    if size > path.stat().st_size or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-        raise CheckpointError(f"{path} is a compressed or overlapping archive, which torch never writes; refused.")
 
 
 def _check_plain(key: str, value: Tensor, path: Path) -> None:
@@ -249,6 +234,12 @@ def convert(
         tasks, dims = _tasks_and_dims(num_tasks, state.get("_action_masks"), obs, actions, path)
         index = tasks.index(_choose(task, tasks, path))
         native_obs, native_actions = dims[index]
+        # The tasks after these have no simulator here.
+        if task in MT30[:19] and native_actions != (true := task_dimensions(task)[1]):
+            raise CheckpointError(
+                f"{path}: '_action_masks' gives {task} {native_actions} actions, but its simulator takes {true}; "
+                "these weights are of another body, or damaged."
+            )
         _fold(tensors, state[EMBEDDING][index].double(), obs, full.latent_dim)
         rows = torch.arange(2 * actions).view(2, actions)[:, :native_actions].flatten()  # means, then log-stds
         tensors["pi.2.weight"], tensors["pi.2.bias"] = tensors["pi.2.weight"][rows], tensors["pi.2.bias"][rows]

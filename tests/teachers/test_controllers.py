@@ -19,7 +19,7 @@ def acted(controller, obs, seeds):
 
 
 def test_undisturbed_it_is_the_planner_with_its_plan_moved_by_one(num_q=5):
-    """With more heads than are drawn the planner's own stream matters: it goes on, and is nobody's to reset."""
+    """With more heads than are drawn the planner's own stream matters: it goes on, and begins anew with an episode."""
     wm, obs, seeds = tiny_model(num_q=num_q), torch.randn(4, 3, OBS), [1, 2, 3]
     planner, warm, noise, expected = MPPI(wm, BUDGET), None, streams(*seeds), []
     for o in obs:
@@ -27,7 +27,9 @@ def test_undisturbed_it_is_the_planner_with_its_plan_moved_by_one(num_q=5):
         warm = plan.shifted(1)
         expected.append(plan.actions[:, 0])
     assert torch.equal(acted(ReplanningController(MPPI(wm, BUDGET)), obs, seeds), torch.stack(expected))
-    assert not torch.equal(acted(ReplanningController(planner), obs, seeds), torch.stack(expected))
+    assert torch.equal(acted(ReplanningController(planner), obs, seeds), torch.stack(expected))
+    other = acted(ReplanningController(planner, heads_seed=1), obs, seeds)
+    assert not torch.equal(other, torch.stack(expected))  # else the stream does not matter here
 
 
 def test_kept_rows_go_on_with_their_streams_and_plans():

@@ -182,8 +182,8 @@ FAILURES = {  # behaviour -> message
     "garbled": "could not be fetched",
     "escape": "InvalidSchema: No connection adapters were found for 'file:",
     "loop": "Exceeded 30 redirects",
-    "less": "sent no weights of mine, nothing was kept: the file cannot be read as a torch file",
-    "page": "sent no weights of mine, nothing was kept: the file cannot be read as a torch file",
+    "less": "sent no weights of mine, nothing was kept: the file is a zip archive that is cut short",
+    "page": "sent no weights of mine, nothing was kept: the file is a saved web page",
 }
 
 

@@ -255,6 +255,18 @@ def test_the_three_link_reacher_has_three_actions():
     assert official_weights.convert(state, tiny("new"), "reacher-three-hard")[0].action_dim == 3
 
 
+def test_masks_of_another_body_than_the_simulators_are_refused(tmp_path):
+    """Of a task that has a simulator here, and only of the one that is asked for."""
+
+    def shorten(state):
+        state["_action_masks"][official_weights.MT30.index("cheetah-run"), 4:] = 0
+
+    path = tiny("new", shorten, tmp_path)
+    with pytest.raises(CheckpointError, match="edited.pt: '_action_masks' gives cheetah-run 4 actions, .* takes 6"):
+        load_world_model(path, task="cheetah-run")
+    assert load_world_model(path, task="walker-run").action_dim == 6
+
+
 def test_the_dimension_table_agrees_with_the_simulator():
     for task in {*official_weights.MT30, "dog-run", "humanoid-run", "quadruped-run"} & set(task_names()):
         env = make_env(task, 0)
@@ -361,7 +373,7 @@ def test_archives_cannot_hold_or_declare_more_than_their_bytes(tmp_path):
     assert load_world_model(rezipped(tmp_path / "same.pt")).action_dim == 6
     legacy = tmp_path / "legacy.pt"
     torch.save(torch.load(tiny(), weights_only=True), legacy, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="legacy.pt cannot be read as a torch file: it is no zip archive"):
+    with pytest.raises(CheckpointError, match="legacy.pt is a torch file from before version 1.6; load it and"):
         load_world_model(legacy, task="walker-walk")
 
 
@@ -414,6 +426,104 @@ def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch):
     assert resolve_device("auto") == "cpu"
     with pytest.raises(ConfigError, match="^device='cuda' is not here: torch finds no GPUs; use auto or cpu.$"):
         load_world_model("walker-walk-1m-1", device="cuda")
+
+
+FOREIGN = {  # what people take for weights: bytes, and what they are called
+    "page": (b"\n<!DOCTYPE html>\n<html lang='en'>", "is a saved web page; download the file itself"),
+    "old page": (b"\xef\xbb\xbf<HTML><head>", "is a saved web page"),
+    "denied": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "is a saved web page"),
+    "pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+        "is a git-lfs pointer.*lfs pull",
+    ),
+    "message": (
+        b'{"error": "Repository not found"}',
+        r"is a text that begins with '\{\\?\"error.*download the file itself",
+    ),
+    "pickle": (pickle.dumps({"pi.0.bias": [0.0]}), "is a pickle that torch did not write; refused"),
+    "packed": (b"\x1f\x8b\x08\x00 ...", "is packed with gzip"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n ...", "is an HDF5 file"),
+    "nothing": (b"", "is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_files_that_hold_no_weights_are_called_what_they_are(kind, ending, tmp_path):
+    content, message = FOREIGN[kind]
+    path = tmp_path / f"file.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"file\.{ending} {message}") as caught:
+        load_world_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_are_called_what_they_are(tmp_path):
+    np.savez(tmp_path / "arrays.npz", pi=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as program:  # as torch.jit.save writes them
+        for part in ("data.pkl", "code/__torch__.py", "constants.pkl"):
+            program.writestr(f"program/{part}", b"")
+    save_world_model(tiny_model(), tmp_path / "ours.safetensors")
+    for name, source, message in (
+        ("arrays.pt", tmp_path / "arrays.npz", "a zip archive that torch did not write: it holds 'pi.npy' and no data"),
+        ("script.pt", tmp_path / "program.pt", "a TorchScript program; refused"),
+        ("named.safetensors", tiny(), "a zip archive, as torch writes them; give its name the ending .pt"),
+        ("named.pt", tmp_path / "ours.safetensors", "a safetensors file; give its name that ending"),
+    ):
+        (tmp_path / name).write_bytes(source.read_bytes())
+        with pytest.raises(CheckpointError, match=f"{name} is {message}"):
+            load_world_model(tmp_path / name)
+    (tmp_path / "cut.pt").write_bytes(tiny().read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cut.pt is a zip archive that is cut short or damaged"):
+        load_world_model(tmp_path / "cut.pt")
+
+
+# ------------------------------------------------------------------------------------ what wrappers do to the names
+
+WRAPPED = ["_orig_mod.", "module.", "model.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod."]
+
+
+def same_weights(a, b):
+    return a.config == b.config and all(torch.equal(a.state_dict()[k], v) for k, v in b.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+@pytest.mark.parametrize("layout", ["new", "old"])
+def test_wrapped_official_weights_are_the_bare_ones(layout, prefix, tmp_path, capsys):
+    """Under "model", under Lightning's "state_dict", and bare; what is no weight is still left out."""
+    state = torch.load(tiny(layout), weights_only=True)["model"]
+    wrapped = {f"{prefix}{key}": value for key, value in state.items()}
+    whole = load_world_model(tiny(layout), task="walker-walk")
+    lightning = {"state_dict": wrapped, "epoch": 3, "optimizer_states": [{"state": {}}]}
+    for name, content in {"model": {"model": wrapped}, "lightning": lightning, "bare": wrapped}.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        for _ in range(2):
+            assert same_weights(load_world_model(tmp_path / f"{name}.pt", task="walker-walk"), whole)
+        said = f"{name}.pt: '{prefix}' before the names of its tensors is a wrapper's and left out\n"
+        err = capsys.readouterr().err
+        assert err.endswith(said) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+def test_wrapped_weights_of_ours_are_the_bare_ones(prefix, tmp_path, capsys):
+    wm, path = tiny_model(), tmp_path / "ours.safetensors"
+    save_world_model(wm, path, targets=False)
+    save_file({f"{prefix}{k}": v for k, v in load_file(path).items()}, path, metadata={"world_model": told()})
+    again = load_world_model(path)
+    assert torch.equal(again.pi[0].weight, wm.pi[0].weight) and f"'{prefix}' before" in capsys.readouterr().err
+    assert torch.equal(again.target_q_heads.layers[0].weight, wm.q_heads.layers[0].weight)  # targets were left out
+
+
+def test_a_compiled_model_is_saved_and_loaded(tmp_path):
+    wm = tiny_model()
+    save_world_model(torch.compile(wm), tmp_path / "compiled.safetensors")
+    assert same_weights(load_world_model(tmp_path / "compiled.safetensors"), wm)
+
+
+def test_two_models_in_one_file_are_refused(tmp_path):
+    path = tiny("new", lambda s: s.update({"module._pi.1.bias": s["_pi.1.bias"]}), tmp_path)
+    with pytest.raises(CheckpointError, match="edited.pt has '_pi.1.bias' twice, once as 'module._pi.1.bias'"):
+        load_world_model(path, task="walker-walk")
 
 
 # --------------------------------------------------------------------------------------------------------- our files

@@ -74,8 +74,8 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         def make(temporary: Path, part=part, what=what) -> None:
             player = RandomController(wm.action_dim)
             if planner:
-                planner.reset_streams(part[0])  # the result depends on these episodes alone
-                player = ReplanningController(planner, noise if name == "noisy" else 0.0)
+                # The result depends on these episodes alone.
+                player = ReplanningController(planner, noise if name == "noisy" else 0.0, heads_seed=part[0])
             save_episodes(temporary, record(player, partial(make_env, cell.task), part, decisions, what))
 
         keys.append(key_of(roots, facts, part))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.protocols import answered, rows_of, unsound
 from lib.study.sequence.windows import OfflinePolicy, WindowBatch
 
 
@@ -63,20 +64,24 @@ class BehaviourCloningController:
     """Acts in a batch of episodes, without memory."""
 
     def __init__(self, model: BehaviourCloning):
-        self.model = model.eval()
+        self.model, self._batch = model.eval(), 0
 
     def reset(self, batch_size: int = 1, generators=None) -> None:
-        """Nothing is kept, and nothing drawn."""
+        """Start `batch_size` episodes. Nothing of them is kept, and nothing drawn."""
+        self._batch = batch_size
 
     def keep(self, rows: list[int]) -> None:
-        """Nothing is kept."""
+        """Go on with only these rows of the batch (the others' episodes have ended)."""
+        self._batch = len(rows)
 
     @torch.no_grad()
-    def act(self, obs: Tensor) -> tuple[Tensor, dict]:
+    def act(self, obs) -> tuple[Tensor, dict]:
         """Actions (B, A) for observations (B, obs_dim), and no records; `ValueError` when one is not finite."""
-        if not torch.isfinite(obs).all():
-            raise ValueError("an observation is not finite.")
-        return self.model(obs.to(self.model.device, torch.float32)), {}
+        obs, alone = rows_of(obs, self._batch, self.model.device, self.model.shape.obs_dim)
+        action = self.model(obs)
+        if not (torch.isfinite(obs).all() and torch.isfinite(action).all()):
+            raise ValueError(unsound(obs))
+        return answered(action, {}, alone)
 
     def observe(self, rewards: np.ndarray) -> None:
         """Rewards do not matter to it."""

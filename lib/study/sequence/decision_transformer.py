@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lib.config import ConfigError
+from lib.protocols import answered, rows_of, unsound
 from lib.study.sequence.windows import OfflinePolicy, WindowBatch
 
 
@@ -98,6 +99,7 @@ class DecisionTransformerController:
 
     def __init__(self, model: DecisionTransformer, target_return: float | Tensor):
         self.model, self.target_return = model.eval(), torch.as_tensor(target_return, dtype=torch.float32)
+        self._to_go = torch.zeros(0)  # `reset` begins
 
     def reset(self, batch_size: int = 1, generators=None) -> None:
         """Start `batch_size` episodes. Nothing is drawn, so `generators` are not used.
@@ -122,23 +124,23 @@ class DecisionTransformerController:
             setattr(self, name, getattr(self, name)[rows])
 
     @torch.no_grad()
-    def act(self, obs: Tensor) -> tuple[Tensor, dict]:
+    def act(self, obs) -> tuple[Tensor, dict]:
         """Actions (B, A) for observations (B, obs_dim), and no records; `ValueError` when one is not finite."""
-        if not torch.isfinite(obs).all():
-            raise ValueError("an observation is not finite.")
-        last, device = self.model.shape.context, self._obs.device
-        obs = obs.to(device, torch.float32).unsqueeze(1)
+        last, device = self.model.shape.context, self.model.device
+        obs, alone = rows_of(obs, len(self._to_go), device, self.model.shape.obs_dim)
         # The action that is to be found has a token too, which nothing sees.
         unknown = torch.zeros(len(obs), 1, self._actions.shape[2], device=device)
-        self._obs = torch.cat([self._obs, obs], 1)[:, -last:]
-        self._actions = torch.cat([self._actions, unknown], 1)[:, -last:]
-        self._returns = torch.cat([self._returns, self._to_go.unsqueeze(1)], 1)[:, -last:]
-        seen = self._obs.shape[1]
-        timesteps = torch.arange(self._decision - seen + 1, self._decision + 1, device=device).expand(len(obs), seen)
-        action = self.model(self._obs, self._actions, self._returns, timesteps)[:, -1]
-        self._actions[:, -1] = action
+        parts = (self._obs, obs.unsqueeze(1)), (self._actions, unknown), (self._returns, self._to_go.unsqueeze(1))
+        seen, actions, returns = (torch.cat(part, 1)[:, -last:] for part in parts)
+        length = seen.shape[1]
+        timesteps = torch.arange(self._decision - length + 1, self._decision + 1, device=device)
+        action = self.model(seen, actions, returns, timesteps.expand(len(obs), length))[:, -1]
+        if not (torch.isfinite(obs).all() and torch.isfinite(action).all()):  # before it is remembered
+            raise ValueError(unsound(obs))
+        actions[:, -1] = action
+        self._obs, self._actions, self._returns = seen, actions, returns
         self._decision += 1
-        return action, {}
+        return answered(action, {}, alone)
 
     def observe(self, rewards: np.ndarray) -> None:
         """The rewards (B,) of the last decision: what is left to reach is so much less."""

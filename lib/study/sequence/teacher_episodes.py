@@ -99,7 +99,7 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
             nonlocal controller
             controller = controller or _controller(source, settings, cell, budget)
             if source.weights:
-                controller.planner.reset_streams(block[0])  # the result depends on these episodes alone
+                controller.heads_seed = block[0]  # the result depends on these episodes alone
             save_episodes(path, record(controller, partial(make_env, cell.task), block, decisions, what))
 
         episodes += load_episodes(cached(paths.CACHE / "offline" / f"{name_of(key)}.safetensors", key, make, what))
