@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import math
+import pkgutil
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,18 +104,20 @@ def _gymnasium_env(name: str) -> gymnasium.Env:
 
 
 def _own_env(module: str, name: str) -> gymnasium.Env:
-    """What the factory `name` of a module makes; only that module is imported."""
+    """What the factory `name` of a module makes; only that module is imported. No fingerprint of code knows it."""
     import gymnasium
 
     try:
-        found = importlib.import_module(module)
-    except ImportError as error:
+        factory = pkgutil.resolve_name(f"{module}:{name}")
+    except (ImportError, ValueError) as error:
         raise ConfigError(
             f"task={quoted(f'{module}:{name}')}: {str(error).rstrip('.')}; run where {module} can be imported from, or "
             "put its folder on the PYTHONPATH."
         ) from None
-    made = [known for known in dir(found) if callable(getattr(found, known)) and not known.startswith("_")]
-    factory = getattr(found, one_of(f"the factory in {module}", name, made))
+    except AttributeError:
+        found = sys.modules[module]
+        one_of(f"the factory in {module}", name, [known for known in dir(found) if callable(getattr(found, known))])
+        raise
     try:
         env = factory()
     except Exception as error:  # whatever somebody's code may raise

@@ -9,7 +9,6 @@ task's embedding is then part of the biases, and what is left is a single-task m
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -317,8 +316,3 @@ def _padded(x: Tensor, native: int, padding: int, what: str) -> Tensor:
         return x
     widths = f"{native} wide, or {native + padding} wide with padding" if padding else f"{native} wide"
     raise ValueError(f"this world model takes {what}s {widths}, got one of shape {tuple(x.shape)}.")
-
-
-def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of mean + noise · std under the unsquashed Gaussian, summed over actions. (…, A) -> (…)."""
-    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)

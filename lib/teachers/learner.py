@@ -6,6 +6,8 @@ H is the training horizon, B the batch, L the latent width, A the action dimensi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -15,7 +17,7 @@ from lib.compilation import Compiled, resolve_mode
 from lib.teachers.config import TeacherConfig
 from lib.teachers.distributed import ALONE, Ranks, accumulating
 from lib.teachers.replay import Batch
-from lib.world_model import WorldModel, gaussian_log_prob, two_hot
+from lib.world_model import WorldModel, two_hot
 
 
 class RunningScale:
@@ -33,6 +35,11 @@ class RunningScale:
 def soft_cross_entropy(logits: Tensor, target: Tensor, bin_limit: float) -> Tensor:
     """Cross-entropy of two-hot logits (…, bins) against scalar targets (…) -> (…)."""
     return -(two_hot(target, logits.shape[-1], bin_limit) * logits.log_softmax(-1)).sum(-1)
+
+
+def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Log density of mean + noise · std under the unsquashed Gaussian, summed over actions. (…, A) -> (…)."""
+    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 class Learner:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lib.compilation import why_not_compiled
 from lib.teachers.config import TeacherConfig
-from lib.teachers.learner import Learner, RunningScale, soft_cross_entropy
+from lib.teachers.learner import Learner, RunningScale, gaussian_log_prob, soft_cross_entropy
 from lib.world_model import two_hot
 from tests.teachers.tiny import A, B, H, random_batch, training_model
 
@@ -123,6 +123,13 @@ def test_soft_cross_entropy_is_torchs_with_soft_targets():
 
 
 # -------------------------------------------------------------------------------------------------------- policy loss
+
+
+def test_gaussian_log_prob_is_torchs():
+    mean, log_std, noise = torch.randn(4, 3), 0.3 * torch.randn(4, 3), torch.randn(4, 3)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    ours = gaussian_log_prob(noise, log_std)
+    torch.testing.assert_close(ours, normal.log_prob(mean + noise * log_std.exp()).sum(-1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("entropy_coef", [1e-4, 0.5])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from lib.config import ConfigError, PlannerConfig
+from lib.config import ConfigError, PlannerConfig, discount_for
 from lib.environments import EPISODE_DECISIONS, make_env, task_names
 from lib.planner import MPPI
 from lib.records.paths import ROOT
@@ -95,6 +95,14 @@ def test_outputs_of_an_episodic_agent_match_those_of_the_official_code():
     assert_close(wm.q(z, a), want("q_values")[..., 0])
     assert_close(wm.termination_logit(z), want("termination_logit")[..., 0])
     assert_close(wm.termination(z), want("termination")[..., 0])
+
+
+def test_an_agent_of_another_environment_has_the_discount_of_its_episodes_or_is_refused():
+    path = tiny(task_set="episodic")
+    assert load_world_model(path, task="gym:Hopper-v5").config.discount == discount_for(1000) == 0.995
+    sentence = "takes 11 observations and 3 actions, but gym:HalfCheetah-v5 has 17 and 6; give the environment"
+    with pytest.raises(CheckpointError, match=sentence):
+        load_world_model(path, task="gym:HalfCheetah-v5")
 
 
 def test_the_termination_head_of_many_tasks_reads_the_task(tmp_path):

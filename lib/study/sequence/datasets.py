@@ -118,7 +118,7 @@ def teacher_dataset(settings: Settings, cell: Cell, kind: str, episodes: int) ->
         "note": "played by a right-sized planner, not by the standard one of the teacher's own card",
     }
     name = f"tdmpc2/{cell}/{kind}-{settings.profile.name}-{episodes}-v0"
-    return write_minari(name, played, cell.task, card, settings.decisions(cell.task))
+    return write_minari(name, played, cell.task, card)
 
 
 # ------------------------------------------------------------------------------------------------------------ Minari
@@ -129,10 +129,10 @@ def minari_root() -> Path:
     return paths.CACHE / "minari"
 
 
-def write_minari(name: str, episodes: list[Episode], task: str, card: dict, decisions: int) -> Path:
-    """Write episodes of a DMControl task as the Minari dataset `name` and return its folder, `minari_root() / name`.
+def write_minari(name: str, episodes: list[Episode], task: str, card: dict) -> Path:
+    """Write episodes of a task as the Minari dataset `name` and return its folder, `minari_root() / name`.
 
-    One that was there goes once the new one is whole. `decisions` is an episode's full length: shorter ones terminated.
+    One that was there goes once the new one is whole.
     """
     import minari
     from gymnasium.envs.registration import EnvSpec
@@ -157,8 +157,8 @@ def write_minari(name: str, episodes: list[Episode], task: str, card: dict, deci
                 observations=e.obs,
                 actions=e.actions,
                 rewards=e.rewards,
-                terminations=np.arange(1, len(e) + 1) == (len(e) if len(e) < decisions else -1),
-                truncations=np.arange(1, len(e) + 1) == (len(e) if len(e) >= decisions else -1),
+                terminations=np.arange(1, len(e) + 1) == (len(e) if e.terminated else -1),
+                truncations=np.arange(1, len(e) + 1) == (-1 if e.terminated else len(e)),
             )
             for e in episodes
         )
