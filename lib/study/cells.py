@@ -97,7 +97,7 @@ def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, d
     from lib.study.parameters import check  # which needs torch, and most figures do not
 
     check(profile=profile, model_size=model_size, seed=seed, teacher=teacher, device=device)
-    paths.named("task", task)  # whether a simulator has it, that simulator says
+    paths.file_name(task)  # whether a simulator has it, that simulator says
     if teacher and model_size == "all":
         raise ConfigError(f"teacher={quoted(teacher)} has one size, without model_size=all; leave one out.")
     sizes = list(MODEL_SIZES) if model_size == "all" else [model_size]
