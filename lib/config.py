@@ -126,6 +126,7 @@ class WorldModelConfig:
     log_std_min: float = -10.0
     log_std_max: float = 2.0
     discount: float = 0.99
+    episodic: bool = False  # has a termination head, for tasks whose episodes can end early
 
     @classmethod
     def from_size(cls, size: str, obs_dim: int, action_dim: int, **changes) -> WorldModelConfig:

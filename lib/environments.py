@@ -1,117 +1,213 @@
-"""DMControl tasks as `gymnasium.Env`: action repeat 2, 500 decisions, the official observation order.
+"""Environments as `gymnasium.Env` with flat float32 observations and actions in [−1, 1].
 
-    env = make_env("walker-walk", seed=0)
-    obs, _ = env.reset(seed=3)                       # (obs_dim,) float32
+    env = make_env("walker-walk", seed=0)     # DMControl's suite, and the tasks that the TD-MPC2 authors added
+    env = make_env("gym:HalfCheetah-v5")      # any registered Gymnasium environment, also gym:module:Id-v0
+    env = make_env("my_module:make")          # what your own function or class `make` returns
+    obs, _ = env.reset(seed=3)                # (obs_dim,) float32
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
-The simulator is dm_control (through shimmy's compatibility wrapper). An episode in which it diverges ends there: the
-step is terminated, its reward NaN, its observation the last one that was seen, and `info["diverged"]` says why. Nothing
-is rendered unless asked for, and nothing that renders is loaded before.
+A decision repeats its action, for two frames in the suite and one elsewhere, and sums the rewards. Where the suite's
+simulator diverges the episode ends: that step is terminated, its reward NaN, its observation the last one seen, and
+`info["diverged"]` says why. Where another environment raises, `info["failed"]` does, and where what it returns is not
+finite, `info["unsound"]`.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
-import importlib
 import math
-import os
+import pkgutil
 import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lib.config import ConfigError, one_of
+from lib.config import ConfigError, one_of, quoted
 
 if TYPE_CHECKING:
     import gymnasium
 
-ACTION_REPEAT = 2  # simulator frames per decision
-EPISODE_DECISIONS = 500
-
-# Official names join domain and task with a dash; a few domains have a shorter official name.
-DOMAIN_ALIASES = {"cup": "ball_in_cup", "pointmass": "point_mass"}
-
-# Tasks of the suite that cannot be stepped soundly, and why.
-REFUSED = dict.fromkeys(("lqr-lqr-2-1", "lqr-lqr-6-2"), "its actions have no bounds that [-1, 1] could stand for")
-REFUSED["quadruped-escape"] = "it draws its terrain at every start, which needs a rendering backend"
+ACTION_REPEAT = 2  # simulator frames per decision of the suite
+EPISODE_DECISIONS = 500  # of the suite
 
 
-@functools.cache
-def _suite():
-    """dm_control's suite, imported late, and without the rendering backend that it would load at once: whatever
-    MUJOCO_GL says, physics must not die of a library that only drawing needs."""
-    asked = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = "disable"
-    try:
-        from dm_control import _render, suite
-    finally:
-        del os.environ["MUJOCO_GL"]
-        if asked is not None:
-            os.environ["MUJOCO_GL"] = asked
-    if _render.BACKEND == "off":  # else dm_control was imported before, by somebody who draws
-        _render.Renderer = _renderer
-    return suite
+class EnvironmentFailed(RuntimeError):
+    """An environment raised, or gave what is not finite; the message names it, the decision and the reason."""
 
 
-def _renderer(**size):
-    """In the place of dm_control's renderer: loads the backend of MUJOCO_GL, or else one that works, and uses it."""
-    from dm_control import _render
+def make_env(
+    task: str, seed: int | None = None, repeat: int | None = None, decisions: int | None = None
+) -> gymnasium.Env:
+    """The environment of a name: see the module. Its `decisions` are those of a whole episode.
 
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # which needs no screen; dm_control would take one that does
-    try:
-        return importlib.reload(_render).Renderer(**size)
-    except Exception as error:  # each library has its own for one meaning
-        raise ConfigError(
-            f"nothing can be drawn here with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}: {str(error).rstrip('.')}; "
-            "install libegl1 or libosmesa6, and unset MUJOCO_GL and PYOPENGL_PLATFORM or let them name it."
-        ) from None
+    The action's `repeat` is 2 for the suite and 1 elsewhere unless given; `decisions` follow from the environment's own
+    time limit. Raises `ConfigError` for an unknown name, with near ones, and for an environment that cannot be
+    controlled so: pixels, actions that are discrete or have no bounds, no time limit.
+    """
+    if not isinstance(task, str):
+        raise ConfigError(f"task={task!r} must be a name such as 'walker-walk'.")
+    kind, _, name = task.partition(":")
+    if name:
+        env = _gymnasium_env(name) if kind == "gym" else _own_env(kind, name)
+        return _adapter()(env, task, seed, repeat or action_repeat(task), decisions)
+    from lib import suite
+
+    env, divergence = suite.load(task, 0 if seed is None else seed)
+    return _adapter()(env, task, seed, repeat or ACTION_REPEAT, decisions or EPISODE_DECISIONS, divergence)
 
 
-def _official(domain: str, task: str) -> str:
-    short = {long: alias for alias, long in DOMAIN_ALIASES.items()}
-    return f"{short.get(domain, domain)}-{task}".replace("_", "-")
+def action_repeat(task: str) -> int:
+    """Simulator frames of a decision, unless another number is asked for."""
+    return 1 if ":" in task else ACTION_REPEAT
 
 
 def task_names() -> list[str]:
-    """Official names of the DMControl suite's tasks, such as "walker-walk" and "cup-catch", but for `REFUSED` ones."""
-    return sorted({_official(*task) for task in _suite().ALL_TASKS} - {*REFUSED})
+    """Official names of the DMControl tasks that can be made, such as "walker-walk" and "cup-catch"."""
+    from lib import suite
+
+    return suite.task_names()
 
 
-def _domain_and_task(name: str) -> tuple[str, str]:
-    if name in REFUSED:
-        raise ConfigError(f"task={name!r} is not offered: {REFUSED[name]}; take another.")
-    one_of("task", name, task_names())
-    return next(task for task in _suite().ALL_TASKS if _official(*task) == name)
+def check_task(task: str) -> None:
+    """`ConfigError` unless an environment of this name can be made."""
+    make_env(task).close() if ":" in task else one_of("task", task, task_names())
 
 
 @functools.cache
-def _dm_control_env() -> type[gymnasium.Env]:
-    """The class of the environments, made when one is first asked for: nothing else here needs gymnasium."""
-    _suite()  # before shimmy imports dm_control, with a rendering backend
+def episode_decisions(task: str, at_most: int = EPISODE_DECISIONS) -> int:
+    """Decisions of an episode: the whole one, unless `at_most` is less than one of the suite."""
+    if at_most < EPISODE_DECISIONS or ":" not in task:
+        return min(at_most, EPISODE_DECISIONS)
+    env = make_env(task)
+    env.close()
+    return env.decisions
+
+
+# ---------------------------------------------------------------------------------------------- whose environment
+
+
+def _gymnasium_env(name: str) -> gymnasium.Env:
     import gymnasium
-    from dm_control.rl.control import PhysicsError
-    from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
-    class DMControlEnv(gymnasium.Wrapper):
-        """A suite task: flat float32 observations in dm_control's own order, rewards summed over the action repeat."""
+    try:
+        return gymnasium.make(name)
+    except gymnasium.error.UnregisteredEnv:
+        near = difflib.get_close_matches(name, sorted(gymnasium.registry, reverse=True), n=3)
+        hint = f" Did you mean {' or '.join(f'gym:{known}' for known in near)}?" if near else ""
+        raise ConfigError(
+            f"gym:{quoted(name)} is not registered; gymnasium.pprint_registry() lists all.{hint}"
+        ) from None
+    except (gymnasium.error.Error, ImportError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"gym:{quoted(name)} cannot be made: {said}; install what it needs.") from None
 
-        def __init__(self, task: str, seed: int | None = None):
-            domain, name = _domain_and_task(task)
-            self.task = task
-            self._dm_env = _suite().load(domain, name, task_kwargs={"random": seed if seed is not None else 0})
-            super().__init__(DmControlCompatibilityV0(self._dm_env))
-            self._keys = list(self._dm_env.observation_spec())  # shimmy's Dict space sorts; official weights do not
-            size = sum(int(np.prod(s.shape)) or 1 for s in self._dm_env.observation_spec().values())
-            spec = self._dm_env.action_spec()
-            self._low, self._high = spec.minimum, spec.maximum
-            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
+
+def _own_env(module: str, name: str) -> gymnasium.Env:
+    """What the factory `name` of a module makes; only that module is imported. No fingerprint of code knows it."""
+    import gymnasium
+
+    try:
+        factory = pkgutil.resolve_name(f"{module}:{name}")
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"task={quoted(f'{module}:{name}')}: {str(error).rstrip('.')}; run where {module} can be imported from, or "
+            "put its folder on the PYTHONPATH."
+        ) from None
+    except AttributeError:
+        found = sys.modules[module]
+        one_of(f"the factory in {module}", name, [known for known in dir(found) if callable(getattr(found, known))])
+        raise
+    try:
+        env = factory()
+    except Exception as error:  # whatever somebody's code may raise
+        raise ConfigError(f"{module}:{name}() raised {type(error).__name__}: {error}.") from error
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(f"{module}:{name} returned a {type(env).__name__}; it must return a gymnasium.Env.")
+    return env
+
+
+# --------------------------------------------------------------------------------------------------- the adapter
+
+
+def _width(space, task: str) -> int:
+    """Numbers in an observation of a space; `ConfigError` for one that is not of numbers."""
+    import gymnasium.spaces as spaces
+
+    if isinstance(space, spaces.Dict):
+        return sum(_width(part, task) for part in space.values())
+    if isinstance(space, spaces.Tuple):
+        return sum(_width(part, task) for part in space)
+    if isinstance(space, spaces.Box) and len(space.shape) >= 2 and space.dtype == np.uint8:
+        raise ConfigError(f"{task} is seen through pixels, {space.shape}; only observations of states are supported.")
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise ConfigError(f"{task} has observations of {type(space).__name__}; only numbers are supported.")
+    return math.prod(space.shape)
+
+
+def _leaves(obs) -> list[np.ndarray]:
+    """The arrays in an observation, in the environment's own order."""
+    if isinstance(obs, dict):
+        return [leaf for part in obs.values() for leaf in _leaves(part)]
+    if isinstance(obs, tuple):
+        return [leaf for part in obs for leaf in _leaves(part)]
+    return [np.ravel(obs)]
+
+
+def _bounds(space, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest actions (A,); `ConfigError` unless there are some."""
+    import gymnasium.spaces as spaces
+
+    if not isinstance(space, spaces.Box):
+        raise ConfigError(f"{task} takes actions of {type(space).__name__}; only continuous ones (Box) are supported.")
+    low, high = (np.asarray(x, np.float64).ravel() for x in (space.low, space.high))
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and low.size):
+        raise ConfigError(
+            f"{task} takes actions without bounds that [-1, 1] could stand for; give its action space some."
+        )
+    return low, high
+
+
+def _time_limit(env: gymnasium.Env) -> int | None:
+    """Frames of an episode, as the environment was registered or wrapped; None where nothing says so."""
+    import gymnasium
+
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return env._max_episode_steps
+        env = env.env
+    return env.spec.max_episode_steps if env.spec else None
+
+
+@functools.cache
+def _adapter() -> type[gymnasium.Env]:
+    """The class of the environments, made when one is first asked for: nothing else here needs gymnasium."""
+    import gymnasium
+
+    class Adapter(gymnasium.Wrapper):
+        """See the module. `divergence` are exceptions of a simulator that diverges; () where that is a failure."""
+
+        def __init__(self, env, task: str, seed: int | None, repeat: int, decisions: int | None, divergence=()):
+            super().__init__(env)
+            self.task, self._repeat, self._divergence = task, repeat, divergence
+            if not decisions and not (frames := _time_limit(env)):
+                raise ConfigError(f"{task} has no time limit; wrap it in gymnasium.wrappers.TimeLimit.")
+            self.decisions = decisions or math.ceil(frames / repeat)
+            self._low, self._high = _bounds(env.action_space, task)
+            width = _width(env.observation_space, task)
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._low.shape, np.float32)
             self._first_seed, self._decisions = seed, 0
 
         def _flat(self, obs) -> np.ndarray:
             with np.errstate(over="ignore"):  # infinite then, as whoever looks will see
-                return np.concatenate([np.ravel(obs[k]) for k in self._keys]).astype(np.float32)
+                flat = np.concatenate(_leaves(obs)).astype(np.float32)
+            if flat.shape != self.observation_space.shape:
+                raise ConfigError(
+                    f"{self.task} gave an observation of {flat.size} numbers, but its observation_space declares "
+                    f"{self.observation_space.shape[0]}; correct the environment."
+                )
+            return flat
 
         def reset(self, *, seed: int | None = None, options: dict | None = None):
             """Start an episode. `seed` fixes its start state; without one, episodes of an environment follow on."""
@@ -122,41 +218,35 @@ def _dm_control_env() -> type[gymnasium.Env]:
             return self._seen, info
 
         def step(self, action):
-            """Repeat `action` (A,) in [−1, 1] for 2 frames. `ValueError` for a wrong shape or a non-finite action.
+            """Repeat `action` (A,) in [−1, 1]. `ValueError` for a wrong shape or a non-finite action.
 
-            Where the simulator diverges see the module.
+            Where the environment fails see the module.
             """
             action = np.asarray(action, dtype=np.float64)
             if action.shape != self.action_space.shape or not np.isfinite(action).all():
                 raise ValueError(f"{self.task} takes finite actions of shape {self.action_space.shape}, got {action}.")
+            space = self.env.action_space
             native = self._low + (np.clip(action, -1, 1) + 1) * 0.5 * (self._high - self._low)
-            total = 0.0
+            native, total = native.reshape(space.shape).astype(space.dtype, copy=False), 0.0
             try:
-                for _ in range(ACTION_REPEAT):
+                for _ in range(self._repeat):
                     obs, reward, terminated, truncated, info = self.env.step(native)
                     total += float(reward)
                     if terminated or truncated:
                         break
-            except PhysicsError as error:
-                return self._diverged(str(error))
-            obs = self._flat(obs)
+                obs = self._flat(obs)
+            except self._divergence as error:
+                return self._ended("diverged", str(error))
+            except Exception as error:  # whatever somebody's environment may raise
+                return self._ended("failed", f"{type(error).__name__}: {error}")
             if not (math.isfinite(total) and np.isfinite(obs).all()):
-                return self._diverged("its reward or observation is not finite")
+                how = "diverged" if self._divergence else "unsound"
+                return self._ended(how, "its reward or observation is not finite")
             self._decisions, self._seen = self._decisions + 1, obs
-            truncated = truncated or self._decisions >= EPISODE_DECISIONS
+            truncated = truncated or self._decisions >= self.decisions
             return obs, total, bool(terminated), bool(truncated and not terminated), info
 
-        def _diverged(self, why: str):
-            return self._seen, math.nan, True, False, {"diverged": why}
+        def _ended(self, how: str, why: str):
+            return self._seen, math.nan, True, False, {how: f"{self.task}, decision {self._decisions}: {why}"}
 
-    return DMControlEnv
-
-
-def make_env(task: str, seed: int | None = None) -> gymnasium.Env:
-    """A DMControl task by its official name, such as "walker-walk".
-
-    Raises `ConfigError` that suggests near names when the task is unknown, and for one of `REFUSED`.
-    """
-    if not isinstance(task, str):
-        raise ConfigError(f"task={task!r} must be a name such as 'walker-walk'.")
-    return _dm_control_env()(task, seed)
+    return Adapter

@@ -12,6 +12,7 @@ the tests can be given the same noise.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -188,19 +189,34 @@ def _solve(nets, c: PlannerConfig, discount: float, parts, z, mean, samples, pri
 # that all samples of a row start from. They are functions so that planners of one shape share what is compiled.
 
 
+def _step(nets, weight: float, z: Tensor, actions: Tensor, total, alive: Sequence[Tensor]):
+    """One step of the model with actions (B, N, A): the sum of rewards (B, N), who is alive, and the new latents.
+
+    `alive` is empty, or one tensor (B, N) of ones and zeros where episodes can end early: a sample that has likelier
+    than not ended at its new latent has this step's reward still, but no later one and no value behind (official).
+    """
+    reward, z = nets.step(z, actions)
+    total = total + weight * _of_the_living(reward, alive)
+    ended = nets.ends(z)
+    return total, alive if ended is None else (_of_the_living((~ended).float(), alive),), z
+
+
+def _of_the_living(value: Tensor, alive: Sequence[Tensor]) -> Tensor:
+    return value * alive[0] if alive else value
+
+
 def _roll_prior(nets, discount: float, z: Tensor, noise: Tensor):
     """Sampled policy trajectories for noise (B, H, P, A), which are the same in every iteration.
 
-    Returns their actions (B, H, P, A), sums of rewards (B, P), last latents (B, P, L), and the prior's mean and log_std
-    at these.
+    Returns their actions (B, H, P, A), sums of rewards (B, P), last latents (B, P, L), the prior's mean and log_std at
+    these, and where episodes can end early which trajectories have not, (B, P).
     """
-    total, actions = 0.0, []
+    total, alive, actions = 0.0, (), []
     for t in range(noise.shape[1]):
         mean, log_std = nets.policy(z)
         actions.append((mean + noise[:, t] * log_std.exp()).tanh())
-        reward, z = nets.step(z, actions[-1])
-        total = total + discount**t * reward
-    return torch.stack(actions, 1), total, z, *nets.policy(z)
+        total, alive, z = _step(nets, discount**t, z, actions[-1], total, alive)
+    return torch.stack(actions, 1), total, z, *nets.policy(z), *alive
 
 
 def _improve(nets, c: PlannerConfig, discount: float, z, mean, std, prior, noise, terminal, heads):
@@ -212,11 +228,10 @@ def _improve(nets, c: PlannerConfig, discount: float, z, mean, std, prior, noise
     horizon, action_dim = mean.shape[1:]
     actions = (mean.unsqueeze(2) + std.unsqueeze(2) * noise).clamp(-1, 1)  # (B, H, S, A)
     if actions.shape[2]:
-        total = 0.0
+        total, alive = 0.0, ()
         for t in range(horizon):
-            reward, z = nets.step(z, actions[:, t])
-            total = total + discount**t * reward
-        rolled = actions, total, z, *nets.policy(z)
+            total, alive, z = _step(nets, discount**t, z, actions[:, t], total, alive)
+        rolled = actions, total, z, *nets.policy(z), *alive
         rolled = (
             rolled
             if prior is None
@@ -224,9 +239,9 @@ def _improve(nets, c: PlannerConfig, discount: float, z, mean, std, prior, noise
         )
     else:
         rolled = prior
-    actions, total, z, *ahead = rolled
-    last = (ahead[0] + terminal * ahead[1].exp()).tanh()  # (B, N, A)
-    value = (total + discount**horizon * nets.q(z, last, heads)).nan_to_num(0.0)
+    actions, total, z, prior_mean, log_std, *alive = rolled
+    last = (prior_mean + terminal * log_std.exp()).tanh()  # (B, N, A)
+    value = (total + discount**horizon * _of_the_living(nets.q(z, last, heads), alive)).nan_to_num(0.0)
     elite_value, elite = value.topk(c.elites, dim=1)  # (B, E)
     elites = actions.gather(2, elite[:, None, :, None].expand(-1, horizon, -1, action_dim))
     score = (c.temperature * (elite_value - elite_value[:, :1])).exp()
@@ -239,10 +254,9 @@ def _improve(nets, c: PlannerConfig, discount: float, z, mean, std, prior, noise
 
 def _evaluate(nets, discount: float, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Latents (B, H+1, L) under actions (B, H, A), and their return with the mean Q of the prior's mean action."""
-    latents, total, horizon = [z], 0.0, actions.shape[1]
+    latents, total, alive, horizon = [z], 0.0, (), actions.shape[1]
     for t in range(horizon):
-        reward, z = nets.step(z, actions[:, t : t + 1])
-        total = total + discount**t * reward
+        total, alive, z = _step(nets, discount**t, z, actions[:, t : t + 1], total, alive)
         latents.append(z)
-    q = nets.q(z, nets.policy(z)[0].tanh(), None)
+    q = _of_the_living(nets.q(z, nets.policy(z)[0].tanh(), None), alive)
     return torch.cat(latents, 1), (total + discount**horizon * q).squeeze(1)

@@ -28,9 +28,10 @@ class PlanningNetworks:
         self._wm, self.dtype = wm, dtype
         c = wm.config
         self.group, self.low, self.high, self.num_q = c.simnorm_dim, c.log_std_min, c.log_std_max, c.num_q
+        self.episodic = c.episodic
         self.order = torch.arange(c.latent_dim, device=wm.device).view(-1, self.group).t().flatten()
         self.inverse = self.order.argsort()
-        used = wm.encoder, wm.dynamics, wm.reward_head, wm.pi, wm.q_heads
+        used = [wm.encoder, wm.dynamics, wm.reward_head, wm.pi, wm.q_heads, *([wm.termination_head] * c.episodic)]
         self._places = [(m._parameters, name) for net in used for m in net.modules() for name in m._parameters]
         self._packed_from = None
         self.refresh()
@@ -80,7 +81,16 @@ class PlanningNetworks:
         reward_out, reward_bias = bins(pair[1][2].weight, pair[1][2].bias)
         q_out, q_bias = bins(last.weight, last.bias)
         limits = torch.linspace(-c.bin_limit, c.bin_limit, c.num_bins, device=wm.device)
-        return {
+        end = wm.termination_head
+        ending = {
+            "end_in": matrix(end[0].weight[:, self.order]),
+            "end_mid": matrix(end[1].weight),
+            "end_out": matrix(end[2].weight),
+            "end_norm_in": norm(end[0])[:, 0],
+            "end_norm_mid": norm(end[1])[:, 0],
+            "end_bias": end[2].bias.to(torch.float32, copy=True),
+        } if c.episodic else {}  # fmt: skip
+        return ending | {
             "bins": torch.cat([limits, limits.new_zeros(padding)]),
             "step_in": matrix(torch.cat([net[0].weight for net in pair])[:, columns]),  # (L + A, 2M)
             "step_mid": matrix(torch.stack([net[1].weight for net in pair])),  # (2, M, M)
@@ -123,6 +133,15 @@ class PlanningNetworks:
         e = (z - z.amax(1, keepdim=True)).exp()
         z = (e * (1 / e.sum(1, keepdim=True))).view(*a.shape[:-1], -1)
         return self._expectation((x[1] @ self.reward_out).float() + self.reward_bias).view(a.shape[:-1]), z
+
+    def ends(self, z: Tensor) -> Tensor | None:
+        """Whether the episode has likelier than not ended at z (B, N, L) -> (B, N); None without a termination head."""
+        if not self.episodic:
+            return None
+        x = z.flatten(0, 1).to(self.dtype)
+        x = _norm_mish(x @ self.end_in, self.end_norm_in).to(self.dtype)
+        x = _norm_mish(x @ self.end_mid, self.end_norm_mid).to(self.dtype)
+        return ((x @ self.end_out).float() + self.end_bias > 0).view(z.shape[:-1])
 
     def policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean before squashing and log standard deviation of the prior at z (B, N, L), both (B, N, A)."""

@@ -132,6 +132,9 @@ class LatentModel(Protocol):
     def q(self, z: Tensor, a: Tensor, target: bool = False, heads: Tensor | None = None) -> Tensor:
         """Expected returns (k, …) by each Q head, or by those in `heads` (k,); of the target heads with `target`."""
 
+    def termination(self, z: Tensor) -> Tensor | None:
+        """Probability (…) that the episode has ended early at z (…, L); None where no episode of the task does."""
+
     def policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The policy prior at z (…, L): mean in [−1, 1] and log standard deviation before squashing, both (…, A)."""
 
@@ -151,6 +154,9 @@ class PlannerNetworks(Protocol):
 
     def step(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """Expected rewards (B, N) and next latents (B, N, ·) of actions a (B, N, A) at z (B, N or 1, ·)."""
+
+    def ends(self, z: Tensor) -> Tensor | None:
+        """Whether the episode has likelier than not ended at z (B, N, ·) -> (B, N); None where none ends early."""
 
     def policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean before squashing and log standard deviation of the prior at z (B, N, ·), both (B, N, A)."""

@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # the package imports this module, and must not take the time
 @dataclass
 class Decision:
     """One decision of the episodes that still run: `rows`, their positions among the seeds (B,); what the controller
-    saw, obs (B, obs_dim), and did, actions (B, A); its records `info`, each (B,); the rewards (B,) that came of it, and
-    what is seen then, next_obs (B, obs_dim)."""
+    saw, obs (B, obs_dim), and did, actions (B, A); its records `info`, each (B,); what came of it: the rewards (B,),
+    what is seen then, next_obs (B, obs_dim), and whether the episode has ended, but not by its time limit, terminated
+    (B,)."""
 
     rows: list[int]
     obs: np.ndarray
@@ -36,6 +37,7 @@ class Decision:
     info: dict[str, np.ndarray]
     rewards: np.ndarray
     next_obs: np.ndarray
+    terminated: np.ndarray
 
 
 def start(controller: Controller, envs: Sequence[gymnasium.Env], seeds: Sequence[int]) -> np.ndarray:
@@ -57,10 +59,13 @@ def rollout(
     """One episode per seed as a batch, decision by decision, for at most `decisions` of them; none without seeds.
 
     `envs` are the seeds' own environments, or make the one of a seed. Episodes that end leave the batch. `what` is the
-    label of a progress bar; there is none without it.
+    label of a progress bar; there is none without it. Raises `EnvironmentFailed` where an environment other than the
+    suite's raised or gave what is not finite.
     """
     import numpy as np
     import torch
+
+    from lib.environments import EnvironmentFailed
 
     if not seeds:
         return
@@ -79,6 +84,9 @@ def rollout(
         sound = np.isfinite(rewards) & np.isfinite(after).all(1)
         if not sound.all():
             for row in np.flatnonzero(~sound):
+                about = steps[row][4]
+                if why := about.get("failed") or about.get("unsound"):
+                    raise EnvironmentFailed(f"{why}; this was the episode with seed {seeds[rows[row]]}.")
                 where = f"at decision {decision} of the episode with seed {seeds[rows[row]]}, which ends there"
                 print(f"{what or 'rollout'}: the simulator diverged {where}", file=sys.stderr, flush=True)
             if not (usable := np.flatnonzero(sound).tolist()):
@@ -87,7 +95,8 @@ def rollout(
             rows, steps = [rows[row] for row in usable], [steps[row] for row in usable]
             obs, actions, rewards, after = (x[usable] for x in (obs, actions, rewards, after))
             info = {k: v[usable] for k, v in info.items()}
-        yield Decision(rows, obs, actions, info, rewards, after)
+        terminated = np.array([step[2] for step in steps])
+        yield Decision(rows, obs, actions, info, rewards, after, terminated)
         running = [row for row, (_, _, terminated, truncated, _) in enumerate(steps) if not (terminated or truncated)]
         if not running:
             break

@@ -9,7 +9,6 @@ task's embedding is then part of the biases, and what is left is a single-task m
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +187,7 @@ class QEnsemble(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """TD-MPC2's five networks. Inputs and outputs are float32 unless the module was converted.
+    """TD-MPC2's networks: five, and a sixth where episodes can end early. Float32 unless the module was converted.
 
     A is the task's own action dimension everywhere. Weights that were trained on many tasks have wider inputs: they
     take native observations and actions, or ones already padded. `task` is the task they are bound to, if known.
@@ -205,6 +204,7 @@ class WorldModel(nn.Module):
         self.reward_head = mlp([za_dim, *hidden, c.num_bins])
         self.pi = mlp([c.latent_dim, *hidden, 2 * c.action_dim])
         self.q_heads = QEnsemble(c.num_q, za_dim, c.mlp_dim, c.num_bins, c.q_dropout)
+        self.termination_head = mlp([c.latent_dim, *hidden, 1]) if c.episodic else None
         self.apply(_official_init)
         for last in (self.reward_head[-1].weight, self.q_heads.layers[-1].weight):
             nn.init.zeros_(last)
@@ -268,6 +268,14 @@ class WorldModel(nn.Module):
         """Expected values of the Q heads. (…, L), (…, A) -> (num_q, …)."""
         return two_hot_expectation(self.q_logits(z, a, target, heads), self.config.bin_limit)
 
+    def termination_logit(self, z: Tensor) -> Tensor:
+        """Log odds that the episode has ended early at z (…, L) -> (…), of a model with a termination head."""
+        return self.termination_head(z).squeeze(-1)
+
+    def termination(self, z: Tensor) -> Tensor | None:
+        """Probability that the episode has ended early at z (…, L) -> (…); None without a termination head."""
+        return self.termination_logit(z).sigmoid() if self.config.episodic else None
+
     def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean before squashing and log standard deviation, both (…, A)."""
         mean, log_std = self.pi(z).chunk(2, -1)
@@ -308,8 +316,3 @@ def _padded(x: Tensor, native: int, padding: int, what: str) -> Tensor:
         return x
     widths = f"{native} wide, or {native + padding} wide with padding" if padding else f"{native} wide"
     raise ValueError(f"this world model takes {what}s {widths}, got one of shape {tuple(x.shape)}.")
-
-
-def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of mean + noise · std under the unsquashed Gaussian, summed over actions. (…, A) -> (…)."""
-    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)

@@ -24,7 +24,7 @@ def main() -> None:
     cell, settings = given.cell, resolve(given.profile, given.cell.task, given.cell.size, given.cell.seed, "", "cpu")
     arms = settings.profile.error_arms
     correctors = {arch: ensure_corrector(settings, cell, arch) for arch in correctors_of(arms)}
-    stage = Stage.of(cell, given.profile, corrector_files=correctors, decisions=settings.profile.decisions)
+    stage = Stage.of(cell, given.profile, corrector_files=correctors, decisions=settings.decisions(cell.task))
     planner = settings.planner(stage.wm.action_dim)
     print(write_action_errors(stage, arms, planner, {}, settings.profile.error_states))
 

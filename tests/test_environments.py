@@ -1,4 +1,4 @@
-"""DMControl tasks against dm_control itself: observation order, action repeat, episode length, seeding, errors."""
+"""DMControl tasks against dm_control itself, and environments of others: order, actions, lengths, seeding, errors."""
 
 import os
 import subprocess
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lib.config import ConfigError
-from lib.environments import DOMAIN_ALIASES, EPISODE_DECISIONS, make_env, task_names
+from lib.environments import EPISODE_DECISIONS, episode_decisions, make_env, task_names
 from lib.records.paths import ROOT
+from lib.suite import DOMAIN_ALIASES, _official
 
 
 def twin(task, seed):
@@ -113,7 +114,7 @@ def test_tasks_that_cannot_be_stepped_soundly_are_refused(task, why):
 def test_every_task_that_is_offered_has_bounds_and_can_be_stepped():
     for task in task_names():
         env = make_env(task, 0)
-        spec = env._dm_env.action_spec()
+        spec = env.unwrapped._env.action_spec()
         assert np.abs([spec.minimum, spec.maximum]).max() <= 1e3, task
         obs, _ = env.reset(seed=0)
         after, reward, terminated, _, info = env.step(np.ones(env.action_space.shape))
@@ -132,7 +133,7 @@ def test_a_simulator_that_diverges_ends_the_episode(frame):
     def broken(action):
         frames.append(action)
         if len(frames) == frame:
-            env._dm_env.physics.data.qvel[:] = 1e12
+            env.unwrapped._env.physics.data.qvel[:] = 1e12
         return native(action)
 
     env.env.step = broken
@@ -147,11 +148,11 @@ def test_a_simulator_that_diverges_ends_the_episode(frame):
 def test_what_is_not_finite_is_a_divergence(part, monkeypatch):
     env = make_env("pendulum-swingup", seed=0)
     obs, _ = env.reset(seed=1)
-    task, huge = env._dm_env.task, {"orientation": np.array([1e300, 0.0]), "velocity": np.zeros(1)}
+    task, huge = env.unwrapped._env.task, {"orientation": np.array([1e300, 0.0]), "velocity": np.zeros(1)}
     monkeypatch.setattr(task, part, lambda physics: np.nan if part == "get_reward" else huge)  # too large for float32
     seen, reward, terminated, truncated, info = env.step(np.zeros(1))
     assert np.array_equal(seen, obs) and np.isnan(reward) and (terminated, truncated) == (True, False)
-    assert info == {"diverged": "its reward or observation is not finite"}
+    assert info == {"diverged": "pendulum-swingup, decision 0: its reward or observation is not finite"}
 
 
 @pytest.mark.parametrize("action", [np.zeros(5), np.zeros((1, 6)), 0.0, [np.nan] * 6, [np.inf] * 6])
@@ -166,12 +167,10 @@ def test_every_name_maps_back_to_a_suite_task():
     names = task_names()
     from dm_control import suite
 
-    from lib.environments import _domain_and_task
-
-    assert len(names) == len(set(names)) == 48
+    assert len(names) == len(set(names)) == 48 + 11
     without = {("lqr", "lqr_2_1"), ("lqr", "lqr_6_2"), ("quadruped", "escape")}
-    assert {_domain_and_task(name) for name in names} == set(suite.ALL_TASKS) - without
-    assert {"walker-walk", "cup-catch", "pointmass-easy", "humanoid-run"} <= set(names)
+    assert {_official(*task) for task in set(suite.ALL_TASKS) - without} <= set(names)
+    assert {"walker-walk", "cup-catch", "pointmass-easy", "humanoid-run", "cup-spin"} <= set(names)
 
 
 def test_headless_and_without_warnings():
@@ -218,3 +217,83 @@ def test_gymnasium_accepts_the_environment():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it dislikes unbounded observations, which are what the tasks have
         check_env(make_env("pendulum-swingup", seed=0), skip_render_check=True)
+
+
+# ------------------------------------------------------------------------------------------- environments of others
+
+
+def test_a_gymnasium_environment_is_its_own_one_scaled_and_flat():
+    import gymnasium
+
+    env, native = make_env("gym:Pendulum-v1"), gymnasium.make("Pendulum-v1")
+    obs, _ = env.reset(seed=5)
+    assert obs.dtype == np.float32 and np.array_equal(obs, native.reset(seed=5)[0])
+    total, truncated = 0.0, False
+    for decision in range(1, 201):
+        action = np.array([np.sin(decision)])
+        obs, reward, terminated, truncated, _ = env.step(action)
+        theirs, expected, *_ = native.step(2 * action.astype(np.float32))  # its torques go to 2
+        assert np.allclose(obs, theirs) and reward == pytest.approx(float(expected), rel=1e-5)
+        assert not terminated and truncated == (decision == 200)
+    assert env.decisions == 200 == episode_decisions("gym:Pendulum-v1") and total == 0.0
+    assert episode_decisions("gym:Pendulum-v1", 20) == 20 and episode_decisions("walker-walk") == 500
+
+
+def test_terminations_are_kept_apart_from_time_limits():
+    env = make_env("gym:Hopper-v5")
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(3))[2:4] for _ in range(200)]
+    assert (True, False) in ends and ends.index((True, False)) == next(i for i, end in enumerate(ends) if any(end))
+
+
+def test_nested_observations_keep_their_order_and_the_action_repeat_sums_rewards():
+    env = make_env("tests.own_envs:Nested", repeat=3)
+    obs, _ = env.reset(seed=1)
+    assert obs.tolist() == [7.0, 8.0, 1.0, 2.0, 3.0, 4.0, 1.0]  # zebra before apple, as the environment gives them
+    assert env.observation_space.shape == (7,) and env.action_space.shape == (2,)
+    assert env.decisions == 4  # of ten frames
+    obs, reward, *ended = env.step(np.array([1.0, -1.0]))
+    assert reward == 3 * (30.0 - 5.0) and ended[:2] == [False, False]  # bounds −10 … 30 and −5 … 5
+    for _ in range(2):
+        assert env.step(np.zeros(2))[2:4] == (False, False)
+    assert env.step(np.zeros(2))[2:4] == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("gym:HalfCheeta-v5", "'HalfCheeta-v5' is not registered; .* Did you mean gym:HalfCheetah-v5"),
+        ("gym:HalfCheetah-v99", "is not registered"),
+        ("gym:CartPole-v1", "actions of Discrete; only continuous"),
+        ("gym:phys2d/Pendulum-v0", "cannot be made: .*install what it needs"),
+        ("nowhere_at_all:make", "No module named 'nowhere_at_all'; run where"),
+        ("tests.own_envs:Nestd", "the factory in tests.own_envs='Nestd' is not known; .*Did you mean Nested"),
+        ("tests.own_envs:a_number", "returned a int; it must return a gymnasium.Env"),
+        ("tests.own_envs:broken", r"broken\(\) raised KeyError: 'x'"),
+        ("tests.own_envs:Pixels", "seen through pixels"),
+        ("tests.own_envs:Unbounded", "actions without bounds"),
+        ("tests.own_envs:Endless", "no time limit"),
+        ("mw-reach", "Meta-World"),
+    ],
+)
+def test_what_cannot_be_controlled_is_refused_in_a_sentence(task, sentence):
+    with pytest.raises(ConfigError, match=sentence) as refused:
+        make_env(task)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+def test_an_observation_of_another_size_than_declared_is_refused_with_both():
+    with pytest.raises(ConfigError, match="gave an observation of 3 numbers, but its observation_space declares 4"):
+        make_env("tests.own_envs:Short").reset()
+
+
+@pytest.mark.parametrize(("how", "why"), [("failed", "RuntimeError: a cable"), ("unsound", "is not finite")])
+def test_an_environment_that_fails_says_so_and_can_begin_again(how, why):
+    env = make_env("tests.own_envs:Failing")
+    obs, _ = env.reset(seed={"failed": 1, "unsound": 2}[how])
+    env.step(np.zeros(1))
+    seen, reward, terminated, truncated, info = env.step(np.zeros(1))
+    assert np.isnan(reward) and (terminated, truncated) == (True, False) and list(info) == [how]
+    assert info[how].startswith("tests.own_envs:Failing, decision 1: ") and why in info[how]
+    env.reset(seed=0)
+    assert env.step(np.zeros(1))[1] == 1.0

@@ -7,13 +7,14 @@ import tempfile
 import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from lib import compilation
 from lib.compilation import Compiled, say_once
 from lib.config import ConfigError, WorldModelConfig
-from lib.planner import MPPI, Plan, PlannerConfig, _evaluate
+from lib.planner import MPPI, Plan, PlannerConfig, _evaluate, _step
 from lib.planning_networks import PlanningNetworks
 from lib.records.paths import ROOT
 from lib.weights.native import load_world_model
@@ -21,7 +22,8 @@ from lib.world_model import WorldModel
 from tests.tiny import streams
 
 PARTS = ("actions", "mean", "std", "latents", "value")
-TINY_MT30 = ROOT / "tests" / "fixtures" / "official_tiny_mt30_new.pt"
+FIXTURES = ROOT / "tests" / "fixtures"
+TINY_MT30 = FIXTURES / "official_tiny_mt30_new.pt"
 
 
 def random_model(action_dim=6, seed=0):
@@ -37,6 +39,8 @@ def random_model(action_dim=6, seed=0):
 def model(kind):
     if kind.startswith("single"):
         return random_model(int(kind.split("-")[1]))
+    if kind == "episodic":
+        return load_world_model(FIXTURES / "official_tiny_episodic_new.pt")
     return load_world_model(TINY_MT30, task=kind)
 
 
@@ -76,14 +80,16 @@ def reference(wm, c, z0, warm_start, noise, row, gaps=None):
         for n in range(c.samples - c.policy_samples):
             sequences.append([(mean[t] + std[t] * noise.samples[i, row, t, n]).clamp(-1, 1) for t in range(c.horizon)])
         # Estimate their returns.
-        returns, z = torch.zeros(c.samples), z0.repeat(c.samples, 1)
+        returns, dead, z = torch.zeros(c.samples), torch.zeros(c.samples), z0.repeat(c.samples, 1)
         for t in range(c.horizon):
             a = torch.stack([s[t] for s in sequences])
-            returns += gamma**t * wm.reward(z, a)
+            returns += gamma**t * (1 - dead) * wm.reward(z, a)
             z = wm.next(z, a)
+            if wm.config.episodic:
+                dead = torch.clip(dead + (wm.termination(z) > 0.5).float(), max=1.0)
         q = wm.q(z, prior(z, noise.terminal[i, row]))
         first, second = noise.heads[i].tolist()
-        returns += gamma**c.horizon * (q[first] + q[second]) / 2
+        returns += gamma**c.horizon * (1 - dead) * (q[first] + q[second]) / 2
         # The elites, best first, and their weights.
         order = sorted(range(c.samples), key=lambda n: -returns[n].item())
         elites = order[: c.elites]
@@ -100,11 +106,12 @@ def reference(wm, c, z0, warm_start, noise, row, gaps=None):
     else:
         scores = [math.log(w) + noise.choice[row, e].item() for e, w in enumerate(weights)]
         actions = torch.stack(sequences[elites[scores.index(max(scores))]])
-    zs, value = [z0], 0.0
+    zs, value, alive = [z0], 0.0, True
     for t in range(c.horizon):
-        value += gamma**t * wm.reward(zs[-1][None], actions[t][None])[0]
+        value += gamma**t * alive * wm.reward(zs[-1][None], actions[t][None])[0]
         zs.append(wm.next(zs[-1][None], actions[t][None])[0])
-    value += gamma**c.horizon * wm.q(zs[-1][None], wm.policy(zs[-1][None])[0])[:, 0].mean()
+        alive = alive and not (wm.config.episodic and wm.termination(zs[-1]) > 0.5)
+    value += gamma**c.horizon * alive * wm.q(zs[-1][None], wm.policy(zs[-1][None])[0])[:, 0].mean()
     return actions, mean, std, torch.stack(zs), value
 
 
@@ -130,7 +137,7 @@ def untied(wm, c, z, warm, planner):
 
 @pytest.mark.parametrize("selection", ["mean", "sample"])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("kind", ["single-1", "single-6", "single-21", "walker-walk", "cartpole-swingup"])
+@pytest.mark.parametrize("kind", ["single-1", "single-6", "single-21", "walker-walk", "cartpole-swingup", "episodic"])
 def test_equals_the_slow_twin(kind, batch, selection):
     wm, c = model(kind), config(action_selection=selection)
     planner, z = MPPI(wm, c), latents(model(kind), batch)
@@ -142,6 +149,33 @@ def test_equals_the_slow_twin(kind, batch, selection):
         for row in range(batch):
             assert_same(plan, row, Plan(*slow[row]), ..., 1e-5)
         assert plan.actions.abs().max() <= 1 and plan.mean.std() > 0
+
+
+def test_a_sample_that_ends_has_the_reward_of_that_step_and_nothing_behind_it():
+    """The official planner's sums, for its own random weights: half of these samples end within three steps."""
+    wm, file = model("episodic"), np.load(FIXTURES / "official_tiny_episodic_golden.npz")
+    z, actions, rewards, alive, last = (
+        torch.from_numpy(file[name]) for name in ("z", "actions", "plan_rewards", "plan_alive", "plan_last_z")
+    )
+    nets = PlanningNetworks(wm)
+    z, total, living = nets.enter(z).unsqueeze(1), 0.0, ()
+    for t in range(3):
+        total, living, z = _step(nets, 0.99**t, z, actions[t].unsqueeze(1), total, living)
+    torch.testing.assert_close(total, rewards.view(-1, 1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(living[0], alive.float().view(-1, 1)) and 0.2 < alive.float().mean() < 0.8
+    torch.testing.assert_close(nets.leave(z)[:, 0], last, rtol=1e-5, atol=1e-5)
+    after = nets.q(z, nets.policy(z)[0].tanh(), None)
+    plan = actions.transpose(0, 1)
+    value = _evaluate(nets, 0.99, nets.enter(torch.from_numpy(file["z"])).unsqueeze(1), plan)[1]
+    torch.testing.assert_close(value, (total + 0.99**3 * living[0] * after)[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_ends_are_where_termination_is_likelier_than_not():
+    wm = model("episodic")
+    z = latents(wm, 200).view(20, 10, -1)
+    ends = PlanningNetworks(wm).ends(PlanningNetworks(wm).enter(z))
+    assert torch.equal(ends, wm.termination(z) > 0.5) and 0.05 < ends.float().mean() < 0.95
+    assert random_model().termination(torch.zeros(2, 32)) is None
 
 
 @pytest.mark.parametrize(
@@ -383,6 +417,9 @@ class LinearQuadratic:
 
     def step(self, z, a):
         return self.reward(z, a), self.next(z, a)
+
+    def ends(self, z):
+        """No episode ends early."""
 
     def q(self, z, a, heads):
         after = self.next(z, a)

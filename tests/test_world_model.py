@@ -13,7 +13,6 @@ from lib.world_model import (
     EnsembleLinear,
     WorldModel,
     dropout,
-    gaussian_log_prob,
     layer_norm,
     mish,
     simnorm,
@@ -103,12 +102,6 @@ def test_total_variation_is_a_distance_between_zero_and_one():
     assert total_variation(first, second) == 1
     half = torch.cat([first[:16], second[:16]])
     assert total_variation(first, half) == 0.5
-
-
-def test_gaussian_log_prob_is_torchs():
-    mean, log_std, noise = torch.randn(4, 3), 0.3 * torch.randn(4, 3), torch.randn(4, 3)
-    normal = torch.distributions.Normal(mean, log_std.exp())
-    close(gaussian_log_prob(noise, log_std), normal.log_prob(mean + noise * log_std.exp()).sum(-1), atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------ initialisation

@@ -85,7 +85,7 @@ class Shorter(gymnasium.Wrapper):
     def step(self, action):
         self.left -= 1
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated or self.left == 0, truncated, info
+        return obs, reward, terminated, truncated or self.left == 0, info
 
 
 class Diverging(Shorter):
@@ -93,6 +93,6 @@ class Diverging(Shorter):
 
     def step(self, action):
         if self.left == 1:
-            self.env.unwrapped.physics.data.qvel[:] = 1e12
+            self.env.unwrapped._env.physics.data.qvel[:] = 1e12
         self.left -= 1
         return self.env.step(action)

@@ -18,9 +18,9 @@ TEACHERS = DATA / "teachers"  # shipped weights, each with a card; never written
 CACHE = DATA / "cache"  # distillation sets, correctors, training runs: made on demand, not committed
 BUILD = ROOT / "build"  # executed notebooks, figures in progress, PDFs: evidence, never an input
 
-NAME = re.compile("[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*")  # no folder, no "..", and no dot that could be taken for a suffix
+NAME = re.compile("[A-Za-z0-9_]+(-{1,3}[A-Za-z0-9_]+)*")  # no folder, no "..", no dot that could be taken for a suffix
 LONGEST = 100  # characters of a name; a file's may be 255, with what is added to it
-CELL = re.compile(rf"([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)-({'|'.join(MODEL_SIZES)})-(0|[1-9][0-9]?)")
+CELL = re.compile(rf"([A-Za-z0-9_]+(?:-{{1,3}}[A-Za-z0-9_]+)*)-({'|'.join(MODEL_SIZES)})-(0|[1-9][0-9]?)")
 
 
 def named(what: str, name: str) -> str:
@@ -38,6 +38,24 @@ def part(text: str) -> str:
     return "-".join(re.findall("[A-Za-z0-9_]+", text))[:LONGEST].strip("-") or "unnamed"
 
 
+def file_name(task: str) -> str:
+    """A task as part of a file's name: gym:ALE/Pong-v5 as gym--ALE---Pong-v5, and my.module:make as my-module--make.
+
+    Raises `ConfigError` for what has no such name; `task_of` is the inverse.
+    """
+    kind, colon, name = task.partition(":")
+    kind, name = (kind if kind == "gym" else kind.replace(".", "-")), name.replace("/", "---")
+    return named("task", f"{kind}--{name}" if colon else task)
+
+
+def task_of(name: str) -> str:
+    """The task that `file_name` made a name of."""
+    kind, colon, name_of_it = name.partition("--")
+    if not colon or name_of_it.startswith("-"):
+        return name
+    return f"{kind if kind == 'gym' else kind.replace('-', '.')}:{name_of_it.replace('---', '/')}"
+
+
 def cell_parts(cell: str) -> tuple[str, str, int]:
     """Task, model size and seed of a cell, `<task>-<size>-<seed>`; `ConfigError` for anything else."""
     match = CELL.fullmatch(cell)
@@ -46,7 +64,7 @@ def cell_parts(cell: str) -> tuple[str, str, int]:
         raise ConfigError(
             f"{quoted(cell)} is not a cell; write <task>-<size>-<seed>, as in walker-walk-1m-1, with a size of {sizes}."
         )
-    return match[1], match[2], int(match[3])
+    return task_of(match[1]), match[2], int(match[3])
 
 
 def results(profile: str) -> Path:

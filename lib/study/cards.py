@@ -57,11 +57,11 @@ def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:
     seeds = episode_seeds("card", profile.eval_episodes, cell.seed)
     budget = {name: value for name, value in as_dict(planner.config).items() if name != "mode"}
     roots = (record, ReplanningController, MPPI, WorldModel)
-    key = key_of(roots, budget, [teacher_key(teacher), cell.task, profile.decisions], seeds)
+    key = key_of(roots, budget, [teacher_key(teacher), cell.task, settings.decisions(cell.task)], seeds)
 
     def make(path: Path) -> None:
         controller, envs = ReplanningController(planner), partial(make_env, cell.task)
-        episodes = record(controller, envs, seeds, profile.decisions, f"{cell} card")
+        episodes = record(controller, envs, seeds, settings.decisions(cell.task), f"{cell} card")
         write_json(path, [float(e.rewards.sum()) for e in episodes])
 
     file = cached(paths.CACHE / "rollouts" / f"{name_of(key)}.json", key, make, f"{len(seeds)} episodes of {teacher}")

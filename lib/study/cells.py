@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, quoted
+from lib.environments import episode_decisions
 from lib.records import paths
 from lib.records.keys import file_hash
 from lib.study.profiles import PROFILES, Profile
@@ -27,7 +28,7 @@ class Cell:
     name: str = ""
 
     def __str__(self) -> str:
-        return self.name or f"{self.task}-{self.size}-{self.seed}"
+        return self.name or f"{paths.file_name(self.task)}-{self.size}-{self.seed}"
 
     @classmethod
     def parse(cls, text: str) -> Cell:
@@ -42,14 +43,14 @@ class Cell:
         the first eight digits of its sha256, as in weights-1a2b3c4d-reacher-easy: many files have the same stem.
         """
         match = paths.CELL.fullmatch(teacher)
-        if match and match[1] == task:
+        if match and match[1] == paths.file_name(task):
             return cls.parse(teacher)
         is_file = os.path.isfile(teacher)  # which is also False of what no file can be called
         if not is_file and len(teacher) > paths.LONGEST:
             raise ConfigError(f"teacher={quoted(teacher)} is no file, and too long for the name of a teacher.")
         name = paths.part(Path(teacher).stem) + f"-{file_hash(teacher)[:8]}" if is_file else paths.part(teacher)
-        if f"-{task}-" not in f"-{name}-":
-            name = f"{name}-{task}"
+        if f"-{paths.file_name(task)}-" not in f"-{name}-":
+            name = f"{name}-{paths.file_name(task)}"
         if paths.CELL.fullmatch(name):
             name += "-elsewhere"  # a/walker-walk-1m-1, say, which must not be read as a cell
         sizes = [word for word in name.split("-") if word in MODEL_SIZES]
@@ -72,6 +73,10 @@ class Settings:
             raise ConfigError(f"model_size=all is one size too many here; use one of: {', '.join(MODEL_SIZES)}.")
         return self.cells[0]
 
+    def decisions(self, task: str) -> int:
+        """Decisions of an episode under this profile: whole ones, but where it cuts them short."""
+        return episode_decisions(task, self.profile.decisions)
+
     def teacher_name(self, cell: Cell) -> str:
         """What `load_world_model` is asked for: the `teacher` parameter, else the shipped teacher of the cell."""
         return self.teacher or str(cell)
@@ -92,7 +97,7 @@ def resolve(profile: str, task: str, model_size: str, seed: int, teacher: str, d
     from lib.study.parameters import check  # which needs torch, and most figures do not
 
     check(profile=profile, model_size=model_size, seed=seed, teacher=teacher, device=device)
-    paths.named("task", task)  # whether a simulator has it, that simulator says
+    paths.file_name(task)  # whether a simulator has it, that simulator says
     if teacher and model_size == "all":
         raise ConfigError(f"teacher={quoted(teacher)} has one size, without model_size=all; leave one out.")
     sizes = list(MODEL_SIZES) if model_size == "all" else [model_size]

@@ -102,7 +102,7 @@ def distillation_set(
             shard.seeds,
             about["execution_horizon"],
             acting(before) if before else None,
-            decisions=profile.decisions,
+            decisions=settings.decisions(cell.task),
             source=SOURCES.index(about["source"]),
             what=shard.what,
         )
@@ -157,7 +157,7 @@ def _shards(
                 "source": source,
                 "round": number,
                 "execution_horizon": execution_horizon or profile.collect_horizon,
-                "decisions": profile.decisions,
+                "decisions": settings.decisions(cell.task),
             }
             key = key_of(roots, LAYOUT, facts, acting, seeds)
             path = paths.CACHE / "distillation" / f"{cell}-{name_of(key)}.safetensors"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from lib.config import MODEL_SIZES, ConfigError, PlannerConfig, one_of, quoted
 from lib.correctors import CORRECTORS, MAX_DEPTH
-from lib.environments import EPISODE_DECISIONS, task_names
+from lib.environments import EPISODE_DECISIONS, check_task, task_names
 from lib.study.arms import make_arm
 from lib.study.profiles import PROFILES
 from lib.teachers.config import SMOKE_TRAINING, SNAPSHOTS, TeacherConfig
@@ -50,8 +50,8 @@ def anything(name: str, value) -> None:
 
 
 def task(name: str, value: str) -> None:
-    if importlib.util.find_spec("dm_control"):  # timing the planner needs no simulator
-        one_of(name, value, task_names())
+    if ":" in value or importlib.util.find_spec("dm_control"):  # timing the planner needs no simulator
+        check_task(value)
 
 
 def device(name: str, value: str) -> None:
@@ -87,7 +87,10 @@ def buffer(name: str, value: str) -> None:
 def environment(name: str, value: str) -> None:
     from lib.study.sequence.evaluate import MUJOCO
 
-    one_of(name, value, ["", *MUJOCO, *task_names()])
+    if value not in ("", *MUJOCO) and ":" not in value:
+        one_of(name, value, ["", *MUJOCO, *task_names()])
+    elif ":" in value:
+        check_task(value)
 
 
 def dataset(name: str, value: str) -> None:

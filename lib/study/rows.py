@@ -29,7 +29,7 @@ from lib.study.profiles import PROFILES
 def rows(profile: str, cell: str) -> list[Row]:
     """The arms that the profile plays on the cell, and the numbers of their gates."""
     settings, files = _correctors(profile, cell)
-    stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.profile.decisions)
+    stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
     standard = settings.planner(stage.wm.action_dim)
     table = paths.results(profile) / "horizon" / f"{cell}.csv"
     numbers = paths.results(profile) / "corrector" / f"{cell}-calibration.json"

@@ -28,7 +28,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from lib.config import ConfigError, PlannerConfig, as_dict
-from lib.environments import ACTION_REPEAT, make_env
+from lib.environments import EnvironmentFailed, action_repeat, episode_decisions, make_env
 from lib.files import numbered
 from lib.planner import MPPI
 from lib.records import paths
@@ -57,6 +57,7 @@ ZOO = (
     ("cup-catch", "1m", 1, 883, 0),
     ("cheetah-run", "1m", 1, 430, 0),
     ("walker-run", "1m", 1, 600, 0),
+    ("walker-stand", "1m", 1, 880, 0),
     ("walker-walk", "1m", 2, 866, 20_000),
     ("cartpole-swingup", "1m", 2, 755, 20_000),
     ("walker-walk", "1m", 3, 866, 20_000),
@@ -108,7 +109,8 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     planner, envs = MPPI(wm, PlannerConfig.standard(wm.action_dim)), functools.partial(make_env, config.task)
     seeds = episode_seeds("card", config.card_episodes, config.seed)
     controller, what = ReplanningController(planner), f"{config.name} card"
-    episodes = record(controller, envs, seeds, config.episode_decisions, what)
+    decisions_each = min(config.episode_decisions or 10**9, episode_decisions(config.task))
+    episodes = record(controller, envs, seeds, decisions_each, what)
     returns = [float(e.rewards.sum()) for e in episodes]
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     curve = [row for row in state["curve"] if row["decision"] <= decisions]
@@ -117,7 +119,7 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
         "size": config.size,
         "seed": config.seed,
         "decisions": decisions,
-        "frames": decisions * ACTION_REPEAT,
+        "frames": decisions * action_repeat(config.task),
         "updates": state["counters"]["updates"],
         "diverged": state["counters"]["diverged"],  # episodes of the training that the simulator ended
         "stopped_early": decisions < config.decisions and met(curve, config.stop_return),
@@ -289,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with following(end_all), started(job.device, job.timeout) as ranks:
             job.run(ranks)
-    except (ConfigError, CheckpointError, EpisodeFileError, ResultError) as error:
+    except (ConfigError, CheckpointError, EnvironmentFailed, EpisodeFileError, ResultError) as error:
         print(f"teacher: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

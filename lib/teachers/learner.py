@@ -6,6 +6,8 @@ H is the training horizon, B the batch, L the latent width, A the action dimensi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -15,7 +17,7 @@ from lib.compilation import Compiled, resolve_mode
 from lib.teachers.config import TeacherConfig
 from lib.teachers.distributed import ALONE, Ranks, accumulating
 from lib.teachers.replay import Batch
-from lib.world_model import WorldModel, gaussian_log_prob, two_hot
+from lib.world_model import WorldModel, two_hot
 
 
 class RunningScale:
@@ -35,13 +37,19 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, bin_limit: float) -> Tens
     return -(two_hot(target, logits.shape[-1], bin_limit) * logits.log_softmax(-1)).sum(-1)
 
 
+def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Log density of mean + noise · std under the unsquashed Gaussian, summed over actions. (…, A) -> (…)."""
+    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
 class Learner:
     """The TD-MPC2 update: world-model loss, policy loss, target update. One call = one step of each optimiser."""
 
     def __init__(self, wm: WorldModel, config: TeacherConfig, ranks: Ranks = ALONE):
         self.wm, self.config, self.ranks = wm.train(), config, ranks
         self.scale = RunningScale(config.tau)
-        others = [p for part in (wm.dynamics, wm.reward_head, wm.q_heads) for p in part.parameters()]
+        heads = (wm.dynamics, wm.reward_head, wm.q_heads, *([wm.termination_head] * config.episodic))
+        others = [p for part in heads for p in part.parameters()]
         encoder = list(wm.encoder.parameters())
         groups = [{"params": encoder, "lr": config.lr * config.encoder_lr_scale}, {"params": others}]
         self._model_parameters = encoder + others
@@ -62,9 +70,9 @@ class Learner:
         return torch.randperm(self.wm.config.num_q)[:2].to(self.wm.device)
 
     def model_loss(self, batch: Batch, noise: Tensor, heads: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Consistency + reward + value loss. noise (H, B, A) for the target's policy action, heads (2,).
+        """Consistency, reward, value (and termination) loss. noise (H, B, A) for the targets' actions, heads (2,).
 
-        Returns the loss, the rolled latents (H+1, B, L) and the three parts.
+        Returns the loss, the rolled latents (H+1, B, L) and the parts.
         """
         c, wm = self.config, self.wm
         horizon = len(batch.actions)
@@ -73,6 +81,8 @@ class Learner:
             next_z = wm.encode(batch.obs[1:])  # (H, B, L)
             next_action = wm.policy_sample(next_z, noise)
             target_q = wm.q(next_z, next_action, target=True, heads=heads).amin(0)
+            if c.episodic:
+                target_q = (1 - batch.terminated) * target_q
             td_target = batch.rewards + wm.config.discount * target_q  # (H, B)
         latents = [wm.encode(batch.obs[0])]
         for t in range(horizon):
@@ -85,7 +95,11 @@ class Learner:
         value = soft_cross_entropy(wm.q_logits(z[:-1], batch.actions), td_target.expand(wm.config.num_q, -1, -1), limit)
         value = (weight * value.mean((0, 2))).mean()
         loss = c.consistency_coef * consistency + c.reward_coef * reward + c.value_coef * value
-        return loss, z.detach(), {"consistency": consistency, "reward": reward, "value": value}
+        parts = {"consistency": consistency, "reward": reward, "value": value}
+        if c.episodic:
+            termination = F.binary_cross_entropy_with_logits(wm.termination_logit(z[1:]), batch.terminated)
+            loss, parts["termination"] = loss + c.termination_coef * termination, termination
+        return loss, z.detach(), parts
 
     def policy_terms(self, z: Tensor, noise: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability and Q of the policy's sampled action on latents z (H+1, B, L), both (H+1, B)."""

@@ -20,7 +20,13 @@ from torch import Tensor
 from lib.protocols import Controller
 from lib.rollout import rollout
 
-COLUMNS = ("lengths", "actions", "obs", "rewards")  # of a file of episodes, as safetensors orders them: widest first
+COLUMNS = (
+    "lengths",
+    "terminated",
+    "actions",
+    "obs",
+    "rewards",
+)  # of a file of episodes, as safetensors orders them: widest first
 
 
 class EpisodeFileError(ValueError):
@@ -29,19 +35,21 @@ class EpisodeFileError(ValueError):
 
 @dataclass
 class Episode:
-    """obs (T+1, obs_dim), actions (T, A) in [−1, 1], rewards (T,), all float32."""
+    """obs (T+1, obs_dim), actions (T, A) in [−1, 1], rewards (T,), all float32; and whether the last decision ended it
+    other than by the time limit."""
 
     obs: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
+    terminated: bool = False
 
     def __len__(self) -> int:
         return len(self.rewards)
 
     @classmethod
-    def of(cls, obs: list, actions: list, rewards: list) -> Episode:
+    def of(cls, obs: list, actions: list, rewards: list, terminated: bool = False) -> Episode:
         """The episode of what was noted at each decision; `obs` has one more, the last."""
-        return cls(np.array(obs), np.array(actions), np.array(rewards, np.float32))
+        return cls(np.array(obs), np.array(actions), np.array(rewards, np.float32), terminated)
 
 
 def record(controller: Controller, envs, seeds: Sequence[int], decisions: int, what: str = "") -> list[Episode]:
@@ -49,34 +57,41 @@ def record(controller: Controller, envs, seeds: Sequence[int], decisions: int, w
 
     Where the simulator diverged it is as long as it was sound, which may be no decision at all.
     """
-    played = [([], [], []) for _ in seeds]
+    played, terminated = [([], [], []) for _ in seeds], [False for _ in seeds]
     for step in rollout(controller, envs, seeds, decisions, what):
         for row, i in enumerate(step.rows):
             obs, actions, rewards = played[i]
             obs.extend([step.next_obs[row]] if obs else [step.obs[row], step.next_obs[row]])
             actions.append(step.actions[row])
             rewards.append(step.rewards[row])
-    return [Episode.of(*parts) for parts in played]
+            terminated[i] = bool(step.terminated[row])
+    return [Episode.of(*parts, ended) for parts, ended in zip(played, terminated, strict=True)]
 
 
 @dataclass
 class Batch:
-    """Sequences in time-major order: obs (H+1, B, obs_dim), actions (H, B, A), rewards (H, B)."""
+    """Sequences in time-major order: obs (H+1, B, obs_dim), actions (H, B, A), rewards (H, B), and `terminated` (H, B),
+    1 where the decision ended its episode early; None where that is not learned."""
 
     obs: Tensor
     actions: Tensor
     rewards: Tensor
+    terminated: Tensor | None = None
 
 
 class ReplayBuffer:
-    """All episodes of a run in flat arrays, room for `capacity` decisions, sampled uniformly over start positions."""
+    """All episodes of a run in flat arrays, room for `capacity` decisions, sampled uniformly over start positions.
 
-    def __init__(self, capacity: int, obs_dim: int, action_dim: int, seed: int = 0):
-        self.capacity = capacity
+    Samples say which decisions terminated their episode if it is `episodic`.
+    """
+
+    def __init__(self, capacity: int, obs_dim: int, action_dim: int, seed: int = 0, episodic: bool = False):
+        self.capacity, self.episodic = capacity, episodic
         rows = 2 * capacity  # one spare row per episode, for its last observation; memory is taken as it is filled
         self._obs = np.zeros((rows, obs_dim), np.float32)
         self._actions = np.zeros((rows, action_dim), np.float32)
         self._rewards = np.zeros(rows, np.float32)
+        self._terminated = np.zeros(rows, np.float32)
         self._starts = np.zeros(0, np.int64)  # first row of each episode
         self._lengths = np.zeros(0, np.int64)  # its decisions
         self._rows = 0
@@ -99,6 +114,7 @@ class ReplayBuffer:
         self._obs[self._rows : end] = episode.obs
         self._actions[self._rows : end - 1] = episode.actions
         self._rewards[self._rows : end - 1] = episode.rewards
+        self._terminated[end - 2] = episode.terminated
         self._starts = np.append(self._starts, self._rows)
         self._lengths = np.append(self._lengths, length)
         self._rows = end
@@ -117,25 +133,33 @@ class ReplayBuffer:
             torch.from_numpy(self._obs[index]),
             torch.from_numpy(self._actions[index[:-1]]),
             torch.from_numpy(self._rewards[index[:-1]]),
+            torch.from_numpy(self._terminated[index[:-1]]) if self.episodic else None,
         )
 
     def episodes(self) -> list[Episode]:
         """The stored episodes, oldest first."""
         return [
-            Episode(self._obs[s : s + n + 1], self._actions[s : s + n], self._rewards[s : s + n])
+            Episode(
+                self._obs[s : s + n + 1],
+                self._actions[s : s + n],
+                self._rewards[s : s + n],
+                bool(self._terminated[s + n - 1]),
+            )
             for s, n in zip(self._starts, self._lengths, strict=True)
         ]
 
 
 def save_episodes(path: Path, episodes: list[Episode]) -> None:
-    """Write episodes to one safetensors file: obs, actions, rewards end to end, and `lengths` in decisions.
+    """Write episodes to one safetensors file: obs, actions, rewards end to end, `lengths` in decisions, and which of
+    them `terminated`.
 
     Those without a decision are left out; `EpisodeFileError` when all are.
     """
     if not (episodes := [e for e in episodes if len(e)]):
         raise EpisodeFileError(f"{path} would hold no decision: the simulator diverged at the first of every episode.")
     columns = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in ("obs", "actions", "rewards")}
-    save_file(columns | {"lengths": np.array([len(e) for e in episodes], np.int64)}, path)
+    columns |= {"lengths": np.array([len(e) for e in episodes], np.int64)}
+    save_file(columns | {"terminated": np.array([e.terminated for e in episodes], np.int64)}, path)
 
 
 def join_episodes(path: Path, files: list[Path]) -> None:
@@ -143,7 +167,7 @@ def join_episodes(path: Path, files: list[Path]) -> None:
     than one of the files a column is in memory."""
     header, end = {}, 0
     for name in COLUMNS:
-        kind, width = ("I64", 8) if name == "lengths" else ("F32", 4)
+        kind, width = ("I64", 8) if name in ("lengths", "terminated") else ("F32", 4)
         shapes = [_opened(file).get_slice(name).get_shape() for file in files]
         shape = [sum(rows for rows, *_ in shapes), *shapes[0][1:]]
         start, end = end, end + width * math.prod(shape)
@@ -168,10 +192,11 @@ def load_episodes(path: Path) -> list[Episode]:
     """Read `save_episodes`; `EpisodeFileError` when the file is missing, malformed, empty or not finite."""
     try:
         data = load_file(path)
-        obs, actions, rewards, lengths = (data[k] for k in ("obs", "actions", "rewards", "lengths"))
+        lengths, terminated, actions, obs, rewards = (data[name] for name in COLUMNS)
     except Exception as error:  # safetensors raises several types for one meaning: this is not such a file
         raise EpisodeFileError(f"{path} is not a file of episodes: {error}.") from None
-    if (obs.ndim, actions.ndim, rewards.ndim, lengths.ndim, lengths.dtype.kind) != (2, 2, 1, 1, "i"):
+    whole = lengths.shape == terminated.shape and lengths.ndim == 1
+    if not whole or (obs.ndim, actions.ndim, rewards.ndim, lengths.dtype.kind) != (2, 2, 1, "i"):
         raise EpisodeFileError(f"{path} is not a file of episodes: its arrays have other dimensions or types.")
     total = int(lengths.sum())
     if not len(lengths) or (lengths < 1).any():
@@ -181,8 +206,8 @@ def load_episodes(path: Path) -> list[Episode]:
     if not all(np.isfinite(x).all() for x in (obs, actions, rewards)):
         raise EpisodeFileError(f"{path} holds values that are not finite.")
     episodes, first_obs, first = [], 0, 0
-    for n in lengths.tolist():
+    for n, ended in zip(lengths.tolist(), terminated.tolist(), strict=True):
         part = slice(first, first + n)
-        episodes.append(Episode(obs[first_obs : first_obs + n + 1], actions[part], rewards[part]))
+        episodes.append(Episode(obs[first_obs : first_obs + n + 1], actions[part], rewards[part], bool(ended)))
         first_obs, first = first_obs + n + 1, first + n
     return episodes

@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from tqdm import tqdm
 
 from lib.config import ConfigError, PlannerConfig
-from lib.environments import ACTION_REPEAT, make_env
+from lib.environments import EnvironmentFailed, action_repeat, episode_decisions, make_env
 from lib.planner import MPPI
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
@@ -44,7 +44,7 @@ class TrainingRun(RunState):
         kind = partial(AsyncVectorEnv, context="spawn") if config.env_processes else SyncVectorEnv
         self.envs = kind([partial(make_env, config.task, config.seed)] * config.envs)
         widths = (space.shape[0] for space in (self.envs.single_observation_space, self.envs.single_action_space))
-        super().__init__(config, folder, ranks, *widths)
+        super().__init__(config, folder, ranks, *widths, episode_decisions(config.task))
 
     @in_its_folder
     def train(self) -> WorldModel:
@@ -156,7 +156,7 @@ class TrainingRun(RunState):
         """One optimiser step, on `sync_freq` batches of this rank's replay."""
         config, device = self.config, self.ranks.device
         batches = [self.buffer.sample(config.batch_size, config.horizon) for _ in range(config.sync_freq)]
-        self.learner.update(*(Batch(b.obs.to(device), b.actions.to(device), b.rewards.to(device)) for b in batches))
+        self.learner.update(*(Batch(*(x if x is None else x.to(device) for x in vars(b).values())) for b in batches))
         self.updates += 1
 
     def _drawable(self) -> bool:
@@ -192,20 +192,23 @@ class TrainingRun(RunState):
         learns = self.updates > 0 and self._drawable()
         seeds = episode_seeds("train", config.envs, config.seed, first=self.episodes + ranks.rank * config.envs)
         obs = self.envs.reset(seed=seeds)[0]  # (envs, obs_dim)
-        played = [([o], [], []) for o in obs]
+        played, over = [([o], [], []) for o in obs], np.zeros(config.envs, bool)
         live, warm, diverged = list(range(config.envs)), None, 0
         actions = np.zeros((config.envs, self.learner.wm.action_dim), np.float32)
         while total := ranks.total(len(live)):
             if live:
                 actions[live], warm = self._act(obs[live], warm)
-                obs, rewards, terminated, truncated, _ = self.envs.step(actions)
+                obs, rewards, terminated, truncated, info = self.envs.step(actions)
                 sound = np.isfinite(rewards) & np.isfinite(obs).all(1)
+                finished = np.isin(np.arange(config.envs), live) & terminated & sound
+                self._check(finished, info)
                 diverged += int((~sound[live]).sum())
                 for i in (i for i in live if sound[i]):
                     for part, value in zip(played[i], (obs[i], actions[i].copy(), float(rewards[i])), strict=True):
                         part.append(value)
+                over |= finished
                 ended = ~sound | terminated | truncated
-                ended |= [len(rewards) >= config.episode_decisions for _, _, rewards in played]
+                ended |= [len(rewards) >= self.longest for _, _, rewards in played]
                 still = [row for row, i in enumerate(live) if not ended[i]]
                 live, warm = [live[row] for row in still], None if warm is None else warm[still]
             self.decisions += total
@@ -214,7 +217,18 @@ class TrainingRun(RunState):
             while learns and self.owed >= ranks.world * config.sync_freq:
                 self._update()
                 self.owed -= ranks.world * config.sync_freq
-        return [Episode.of(*parts) for parts in played if parts[2]], diverged
+        return [Episode.of(*parts, bool(end)) for parts, end in zip(played, over, strict=True) if parts[2]], diverged
+
+    def _check(self, terminated: np.ndarray, info: dict) -> None:
+        """Raises `EnvironmentFailed` for what no training can mend, a reward or an observation that is not finite, and
+        `ConfigError` for an early end where that is not learned. An environment that raised loses only its episode."""
+        for why in info.get("unsound", ()):
+            if why:
+                raise EnvironmentFailed(f"{why}; correct it. What was saved stays, and the same command goes on.")
+        for why in filter(None, info.get("failed", ())):
+            print(f"{why}; its episode ends there", file=sys.stderr, flush=True)
+        if terminated.any() and not self.config.episodic:
+            raise ConfigError(f"{self.config.task} ends episodes before their time limit; train it with --episodic.")
 
     def _act(self, obs: np.ndarray, warm: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor | None]:
         """Actions (n, A) at observations (n, obs_dim), random before the first update, and the next warm start."""
@@ -239,11 +253,22 @@ class TrainingRun(RunState):
         controller, envs = ReplanningController(planner), partial(make_env, config.task)
         seeds = episode_seeds("train-eval", config.eval_episodes, config.seed)
         mine = self.ranks.share(seeds)
-        played = record(controller, envs, mine, config.episode_decisions)
+        try:
+            played = record(controller, envs, mine, self.longest)
+        except EnvironmentFailed as error:  # what training lives with, evaluation does
+            print(f"{error} This evaluation is left out.", file=sys.stderr, flush=True)
+            mine, played = [], []
         wm.train()
         found: dict[int, float] = {}
         for part in self.ranks.exchanged({s: float(e.rewards.sum()) for s, e in zip(mine, played, strict=True)}):
             found |= part
-        returns = [found[seed] for seed in seeds]
-        row = (self.decisions, self.decisions * ACTION_REPEAT, float(np.mean(returns)), len(returns), self.minutes)
+        if not (returns := [found[seed] for seed in seeds if seed in found]):
+            return
+        row = (
+            self.decisions,
+            self.decisions * action_repeat(config.task),
+            float(np.mean(returns)),
+            len(returns),
+            self.minutes,
+        )
         self.curve.append(dict(zip(CURVE_COLUMNS, row, strict=True)) | about)

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from lib.config import ConfigError, PlannerConfig, as_dict, discount_for
-from lib.environments import EPISODE_DECISIONS
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.store import atomic_path, write_table
@@ -81,13 +80,17 @@ class RunState:
 
     `updates` counts optimiser steps, `owed` the decisions of all ranks since the last one, `episodes` those begun, and
     `diverged` those of them that the simulator ended. `offline` describes the replay that the run began with, if it
-    did. Widths are those of the task's observations and actions.
+    did. Widths are those of the task's observations and actions, `whole` the decisions of its episodes.
     """
 
-    def __init__(self, config: TeacherConfig, folder: Path | None, ranks: Ranks, obs_dim: int, action_dim: int):
+    def __init__(
+        self, config: TeacherConfig, folder: Path | None, ranks: Ranks, obs_dim: int, action_dim: int, whole: int
+    ):
         self.config, self.folder, self.ranks = config, folder or run_folder(config), ranks
         torch.manual_seed(config.seed)
-        wm = WorldModel.from_size(config.size, obs_dim, action_dim, discount=discount_for(EPISODE_DECISIONS))
+        self.longest = min(config.episode_decisions or whole, whole)
+        about = {"discount": discount_for(whole), "episodic": config.episodic}
+        wm = WorldModel.from_size(config.size, obs_dim, action_dim, **about)
         wm.task = config.task
         self.learner = Learner(wm.to(ranks.device), config, ranks)
         budget = PlannerConfig.budget(config.collect_samples, config.collect_iterations, action_selection="sample")
@@ -192,8 +195,8 @@ class RunState:
     def _fill(self, episodes: list[Episode], owners: list[int]) -> None:
         """Begin this rank's replay with its part of all ranks' episodes. Memory that is not used is not taken."""
         config, wm = self.config, self.learner.wm
-        room = max(config.decisions, sum(map(len, episodes))) + (config.envs + 1) * config.episode_decisions
-        self.buffer = ReplayBuffer(room, wm.config.obs_dim, wm.action_dim, config.seed)
+        room = max(config.decisions, sum(map(len, episodes))) + (config.envs + 1) * self.longest
+        self.buffer = ReplayBuffer(room, wm.config.obs_dim, wm.action_dim, config.seed, config.episodic)
         self.owners = []
         self._store(episodes, owners)
         self._unsaved = []

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig, data_folder, quoted
+from lib.config import MODEL_SIZES, ConfigError, WorldModelConfig, data_folder, discount_for, quoted
 from lib.files import files
 from lib.weights import names, official
 from lib.weights.formats import CheckpointError, unwrapped, what_it_is
@@ -91,7 +91,7 @@ def load_world_model(path_or_name: str | Path, task: str | None = None, device: 
 
     Weights that know many tasks are bound to `task`; weights of one task may be given its name.
     Raises `CheckpointError` when there is no such teacher, it cannot be fetched, the task is missing, unknown or
-    another one, or a tensor is missing, extra, ill-shaped, of a wrong type or not finite.
+    another one or of other widths, or a tensor is missing, extra, ill-shaped, of a wrong type or not finite.
     """
     name = str(path_or_name)
     path, listed = teacher_path(name), names.find(name)
@@ -103,10 +103,26 @@ def load_world_model(path_or_name: str | Path, task: str | None = None, device: 
         raise CheckpointError(f"{path} holds weights for {bound}, not for {task}.")
     if path.suffix != ".safetensors":
         config, tensors = official.convert(official.read(path), path, task or bound or None)
+    if task and ":" in task:
+        config = _fitted(config, task, path)
     wm = WorldModel(config, bound or task)
     check_tensors(tensors, {k: v.shape for k, v in wm.state_dict().items()}, path)
     wm.load_state_dict({k: v.float() for k, v in tensors.items()})
     return wm.eval().requires_grad_(False).to(resolve_device(device))
+
+
+def _fitted(config: WorldModelConfig, task: str, path: Path) -> WorldModelConfig:
+    """The configuration for an environment outside the suite, with the discount of its episodes; `CheckpointError`
+    where it is seen or acted on in other widths."""
+    from lib.environments import make_env
+
+    env = make_env(task)
+    env.close()
+    theirs, ours = (*env.observation_space.shape, *env.action_space.shape), (config.obs_dim, config.action_dim)
+    if theirs != ours:
+        numbers = "{} observations and {} actions, but {} has {} and {}".format(*ours, task, *theirs)
+        raise CheckpointError(f"{path} takes {numbers}; give the environment that it was trained on.")
+    return dataclasses.replace(config, discount=discount_for(env.decisions))
 
 
 def _check_file(path: Path) -> None:
@@ -148,6 +164,8 @@ def _check_config(config: WorldModelConfig, num_tensors: int) -> None:
         value = getattr(config, field.name)
         least = 0 if field.name.endswith("padding") else 1
         if field.type == "int" and (type(value) is not int or not least <= value < 2**20):
+            raise ValueError(f"{field.name}={value!r}")
+        if field.type == "bool" and type(value) is not bool:
             raise ValueError(f"{field.name}={value!r}")
         if field.type == "float" and (type(value) not in (int, float) or not math.isfinite(value)):
             raise ValueError(f"{field.name}={value!r}")

@@ -70,6 +70,7 @@ def task_dimensions(task: str) -> tuple[int, int]:
 
 EMBEDDING = "_task_emb.weight"
 PARTS = {"_encoder.state": "encoder", "_dynamics": "dynamics", "_reward": "reward_head", "_pi": "pi"}
+PARTS["_termination"] = "termination_head"  # of agents for tasks whose episodes can end early
 LAYER = ("weight", "bias", "ln.weight", "ln.bias")
 Q_NEW = re.compile(r"(_Qs\.params|_target_Qs_params)\.(\d+)\.(weight|bias|ln\.weight|ln\.bias)")
 Q_OLD = re.compile(r"(_Qs|_target_Qs)\.params\.(\d+)")
@@ -185,6 +186,8 @@ def infer(state: Mapping[str, Tensor], path: Path) -> tuple[WorldModelConfig, in
     shapes |= _layers("_dynamics", [z + actions, *hidden, latent], True)
     shapes |= _layers("_reward", [z + actions, *hidden, num_bins], False)
     shapes |= _layers("_pi", [z, *hidden, 2 * actions], False)
+    if episodic := any(k.startswith("_termination.") for k in state):
+        shapes |= _layers("_termination", [z, *hidden, 1], False)
     for prefix in ("_Qs.params", "_target_Qs.params" if old else "_target_Qs_params"):
         q = _layers(prefix, [z + actions, *hidden, num_bins], False, (num_q,))
         # The old layout numbers the tensors of all layers in one sequence.
@@ -211,6 +214,7 @@ def infer(state: Mapping[str, Tensor], path: Path) -> tuple[WorldModelConfig, in
         num_bins=num_bins,
         log_std_min=low,
         log_std_max=low + span,
+        episodic=episodic,
     )
     return config, num_tasks, task_dim
 
@@ -304,6 +308,7 @@ def _fold(tensors: dict[str, Tensor], embedding: Tensor, obs: int, latent: int) 
     embedding = embedding / max(float(embedding.norm()), 1.0)  # rows longer than 1 are rescaled when looked up
     starts = {"encoder.0": obs, "dynamics.0": latent, "reward_head.0": latent, "pi.0": latent}
     starts |= {"q_heads.layers.0": latent, "target_q_heads.layers.0": latent}
+    starts |= {"termination_head.0": latent} if "termination_head.0.weight" in tensors else {}
     for layer, start in starts.items():
         weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]
         columns = weight[..., start : start + len(embedding)].double()

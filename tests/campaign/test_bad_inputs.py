@@ -39,12 +39,15 @@ PARAMETERS = {  # notebook: values, and a word of the sentence that each gets
     ],
     "04_horizon_evaluation": [
         ("episodes -1", "episodes"), ("arms ,", "arms"), ("arms teacher,two-towers-3", "two-towers-3"),
-        ("arms budget-999999999x1", "budget"), ("execution_horizon 99", "execution_horizon"), ("threshold nan", "threshold"),
+        ("arms budget-999999999x1", "budget"), ("execution_horizon 99", "execution_horizon"),
+        ("threshold nan", "threshold"),
         ("teacher ../../../etc/passwd", "passwd"), (f"teacher {'x' * 5000}", "teacher"),
     ],
     "05_model_error": [("horizon 0", "horizon"), ("buffer ../x", "buffer")],
     "06_offline_vs_downstream": [("task acrobot-swingup", "task"), ("states -3", "states")],
-    "07_decision_transformer": [("episodes -1", "episodes"), ("env Hopper", "env"), ("checkpoint no.safetensors", "checkpoint")],
+    "07_decision_transformer": [
+        ("episodes -1", "episodes"), ("env Hopper", "env"), ("checkpoint no.safetensors", "checkpoint")
+    ],
     "08_planner_benchmark": [("seconds 0", "seconds"), ("device tpu", "device")],
 }  # fmt: skip
 
@@ -207,9 +210,10 @@ def test_an_observation(name, kind):
     assert torch.isfinite(actions).all()
 
 
-SETTINGS = [dict(samples=0), dict(samples=10**9), dict(iterations=0), dict(horizon=-1), dict(elites=600), dict(elites=0),
-            dict(policy_samples=-1), dict(temperature=0.0), dict(temperature=float("nan")), dict(min_std=0.0),
-            dict(max_std=float("inf")), dict(min_std=3.0), dict(mode="fast"), dict(dtype="int8")]  # fmt: skip
+SETTINGS = [dict(samples=0), dict(samples=10**9), dict(iterations=0), dict(horizon=-1), dict(elites=600),
+            dict(elites=0), dict(policy_samples=-1), dict(temperature=0.0), dict(temperature=float("nan")),
+            dict(min_std=0.0), dict(max_std=float("inf")), dict(min_std=3.0), dict(mode="fast"),
+            dict(dtype="int8")]  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

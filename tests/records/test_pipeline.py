@@ -125,15 +125,18 @@ def test_a_stage_declares_the_fields_of_the_profile_that_it_reads(code, stage):
     assert read - JUDGED == set(stage.settings) - JUDGED
 
 
+METHODS = {("settings", "planner"), ("settings", "decisions")}
+
+
 def fields_read(code, target):
-    """The fields that a definition reads, of what is always called `profile` or by `Settings.planner`."""
+    """The fields that a definition reads, of what is always called `profile` or by methods of `Settings`."""
     module = code.module(target.module)
     statements = module.bound[target.name] if target.name else module.body
     if target.name not in ("Settings", "Profile"):
         for node in (node for statement in statements for node in ast.walk(statement)):
             if isinstance(node, ast.Attribute) and node.attr in FIELDS:
                 owner = ast.unparse(node.value).split(".")[-1]
-                if owner == "profile" or (owner, node.attr) == ("settings", "planner"):
+                if owner == "profile" or (owner, node.attr) in METHODS:
                     yield node.attr
 
 

@@ -10,7 +10,7 @@ import torch
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
 from lib.records import paths
-from lib.records.store import describe, read_sidecar, read_table, write_table
+from lib.records.store import describe, read_table
 from lib.study import evaluate as evaluation
 from lib.study.arms import ARM_COLUMNS, make_arm, make_controller
 from lib.study.cells import Cell
@@ -252,10 +252,6 @@ def test_tables_of_a_cell_have_the_columns_of_its_arms(home):
     depths = read_table(paths.results("smoke") / "horizon" / f"{CELL}-depth.csv")
     assert read_cell("smoke", CELL, "-depth")[list(depths)].equals(depths)
     assert read_cell("smoke", CELL, "-action-error").empty
-    file = paths.results("smoke") / "horizon" / f"{CELL}.csv"
-    older = episodes.drop(columns=[column for column in ARM_COLUMNS if column != "execution_horizon"])
-    write_table(file, older, arms=read_sidecar(file)["arms"])
-    assert read_cell("smoke", CELL)[list(episodes)].equals(episodes)
 
 
 def test_an_arm_that_is_named_twice_runs_once(home, blocks):

@@ -104,7 +104,7 @@ def update(ranks, parts):
 def in_one(count):
     """The same for the micro-batches of the seeds below `count`, put together into one batch of one process."""
     batches, *noises = zip(*(data(seed) for seed in range(count)), strict=True)
-    parts = zip(*(vars(batch).values() for batch in batches), strict=True)
+    parts = zip(*((batch.obs, batch.actions, batch.rewards) for batch in batches), strict=True)
     return outcome([Batch(*(torch.cat(part, 1) for part in parts))], [torch.cat(n, 1) for n in noises], [*HEADS])
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lib.compilation import why_not_compiled
 from lib.teachers.config import TeacherConfig
-from lib.teachers.learner import Learner, RunningScale, soft_cross_entropy
+from lib.teachers.learner import Learner, RunningScale, gaussian_log_prob, soft_cross_entropy
 from lib.world_model import two_hot
 from tests.teachers.tiny import A, B, H, random_batch, training_model
 
@@ -19,7 +19,7 @@ MODEL = ("encoder", "dynamics", "reward_head", "q_heads")
 
 def learner(seed=0, dropout=0.0, spread=1.0, **changes):
     settings = TeacherConfig(**{"batch_size": B, "horizon": H, "compile": False} | changes)
-    return Learner(training_model(seed, dropout, spread), settings)
+    return Learner(training_model(seed, dropout, spread, settings.episodic), settings)
 
 
 def seeded_update(made, seed, data=BATCH):
@@ -41,7 +41,8 @@ def slow_model_loss(wm, c, data, noise, heads):
             mean, log_std = wm.policy_parameters(z)
             action = torch.tanh(mean + noise[t] * log_std.exp())
             q = wm.q(z, action, target=True)
-            targets.append(data.rewards[t] + wm.config.discount * torch.minimum(q[heads[0]], q[heads[1]]))
+            ahead = wm.config.discount * torch.minimum(q[heads[0]], q[heads[1]])
+            targets.append(data.rewards[t] + (torch.where(data.terminated[t] > 0, 0.0, ahead) if c.episodic else ahead))
             goals.append(z)
     consistency = reward = value = 0.0
     latents = [wm.encode(data.obs[0])]
@@ -52,8 +53,15 @@ def slow_model_loss(wm, c, data, noise, heads):
         reward += c.rho**t * F.cross_entropy(wm.reward_logits(z, a), two_hot(data.rewards[t])) / H
         for logits in wm.q_logits(z, a):
             value += c.rho**t * F.cross_entropy(logits, two_hot(targets[t])) / (H * wm.config.num_q)
-    loss = 20 * consistency + 0.1 * reward + 0.1 * value
-    return loss, torch.stack(latents), dict(consistency=consistency, reward=reward, value=value)
+    loss, parts = (
+        20 * consistency + 0.1 * reward + 0.1 * value,
+        dict(consistency=consistency, reward=reward, value=value),
+    )
+    if c.episodic:
+        chance = torch.stack([wm.termination(z) for z in latents[1:]])
+        parts["termination"] = -torch.where(data.terminated > 0, chance, 1 - chance).log().mean()
+        loss = loss + parts["termination"]
+    return loss, torch.stack(latents), parts
 
 
 def slow_policy_loss(pi_model, q_model, c, z, noise, heads, scale):
@@ -85,17 +93,19 @@ def gradients(model):
 # --------------------------------------------------------------------------------------------------------- model loss
 
 
-def test_the_model_loss_and_its_gradients_equal_the_slow_twin():
-    made = learner()
+@pytest.mark.parametrize("episodic", [False, True])
+def test_the_model_loss_and_its_gradients_equal_the_slow_twin(episodic):
+    made, batch = learner(episodic=episodic), random_batch(episodic=episodic)
     noise, heads, *_ = draws(0)
-    loss, z, parts = made.model_loss(BATCH, noise, heads)
+    loss, z, parts = made.model_loss(batch, noise, heads)
     loss.backward()
     fast = gradients(made.wm)
     made.wm.zero_grad()
-    slow_loss, slow_z, slow_parts = slow_model_loss(made.wm, made.config, BATCH, noise, heads)
+    slow_loss, slow_z, slow_parts = slow_model_loss(made.wm, made.config, batch, noise, heads)
     slow_loss.backward()
     torch.testing.assert_close(loss, slow_loss)
     torch.testing.assert_close(z, slow_z)
+    assert parts.keys() == slow_parts.keys()
     for name, part in slow_parts.items():
         torch.testing.assert_close(parts[name], part)
         assert part > 0.01, name
@@ -113,6 +123,13 @@ def test_soft_cross_entropy_is_torchs_with_soft_targets():
 
 
 # -------------------------------------------------------------------------------------------------------- policy loss
+
+
+def test_gaussian_log_prob_is_torchs():
+    mean, log_std, noise = torch.randn(4, 3), 0.3 * torch.randn(4, 3), torch.randn(4, 3)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    ours = gaussian_log_prob(noise, log_std)
+    torch.testing.assert_close(ours, normal.log_prob(mean + noise * log_std.exp()).sum(-1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("entropy_coef", [1e-4, 0.5])

@@ -22,11 +22,11 @@ from lib.teachers.replay import (
 from tests.tiny import ACTIONS, BUDGET, fresh_env, tiny_model
 
 
-def episode(number, length):
+def episode(number, length, terminated=False):
     """Everything in it says where it comes from: (episode, time) as observation, action and reward."""
     time = np.arange(length + 1, dtype=np.float32)
     obs = np.stack([np.full(length + 1, number, np.float32), time], 1)
-    return Episode(obs, obs[:-1].copy(), 1000 * np.float32(number) + time[:-1])
+    return Episode(obs, obs[:-1].copy(), 1000 * np.float32(number) + time[:-1], terminated)
 
 
 def buffer(lengths, capacity=None, seed=0):
@@ -38,7 +38,8 @@ def buffer(lengths, capacity=None, seed=0):
 
 def assert_same(episodes, others):
     for one, other in zip(episodes, others, strict=True):
-        for array, twin in zip(vars(one).values(), vars(other).values(), strict=True):
+        assert one.terminated == other.terminated
+        for array, twin in ((getattr(one, name), getattr(other, name)) for name in ("obs", "actions", "rewards")):
             np.testing.assert_array_equal(array, twin)
             assert array.dtype == twin.dtype == np.float32
 
@@ -81,6 +82,18 @@ def test_sampling_follows_the_seed():
     first = a.sample(30, 2).rewards
     assert torch.equal(first, b.sample(30, 2).rewards) and not torch.equal(first, c.sample(30, 2).rewards)
     assert not torch.equal(first, a.sample(30, 2).rewards)
+
+
+def test_batches_of_an_episodic_task_say_where_episodes_terminated():
+    made = ReplayBuffer(50, 2, 2, episodic=True)
+    for number, (length, terminated) in enumerate([(5, True), (4, False), (3, True)]):
+        made.add(episode(number, length, terminated))
+    batch = made.sample(500, 3)
+    number, time = batch.obs[:-1, :, 0], batch.obs[:-1, :, 1]
+    last = torch.tensor([4.0, 99.0, 2.0])[number.long()]
+    assert torch.equal(batch.terminated, (time == last).float()) and 0 < batch.terminated.mean() < 0.5
+    assert_same(made.episodes(), [episode(0, 5, True), episode(1, 4), episode(2, 3, True)])
+    assert buffer([5]).sample(2, 3).terminated is None
 
 
 def test_a_batch_is_a_copy():
@@ -140,13 +153,14 @@ def test_files_round_trip_exactly(tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "episodes.safetensors"
     shapes = [((n + 1, 3), (n, 2), (n,)) for n in (4, 1, 7)]
     episodes = [Episode(*(rng.normal(size=shape).astype(np.float32) for shape in parts)) for parts in shapes]
+    episodes[1].terminated = True
     save_episodes(file, episodes)
     assert_same(episodes, load_episodes(file))
 
 
 @pytest.mark.parametrize("parts", [(4,), (1, 3), (2, 1, 1), (1, 1, 1, 1)])
 def test_files_are_joined_byte_for_byte(parts, tmp_path):
-    episodes = [episode(number, length) for number, length in enumerate([5, 1, 9, 2])]
+    episodes = [episode(number, length, length < 3) for number, length in enumerate([5, 1, 9, 2])]
     save_episodes(tmp_path / "whole.safetensors", episodes)
     files = [tmp_path / f"{number}.safetensors" for number in range(len(parts))]
     for file, end, count in zip(files, np.cumsum(parts), parts, strict=True):
@@ -162,8 +176,10 @@ def test_files_are_joined_byte_for_byte(parts, tmp_path):
     ("change", "message"),
     [
         ({"lengths": None}, "is not a file of episodes"),
-        ({"lengths": np.array([], np.int64)}, "holds no episodes"),
-        ({"lengths": np.array([-1, 6])}, "holds no episodes|cut short"),
+        ({"terminated": None}, "is not a file of episodes"),
+        ({"terminated": np.array([0, 0])}, "other dimensions or types"),
+        ({"lengths": np.array([], np.int64), "terminated": np.array([], np.int64)}, "holds no episodes"),
+        ({"lengths": np.array([-1, 6]), "terminated": np.array([0, 0])}, "holds no episodes|cut short"),
         ({"rewards": WHOLE.rewards[:-1]}, "is cut short: 5 decisions are announced, 4 rewards"),
         ({"lengths": np.array([5.0])}, "other dimensions or types"),
         ({"lengths": np.array(5)}, "other dimensions or types"),
@@ -174,7 +190,7 @@ def test_files_are_joined_byte_for_byte(parts, tmp_path):
     ],
 )
 def test_malformed_files_are_refused(change, message, tmp_path):
-    content = vars(WHOLE) | {"lengths": np.array([5])} | change
+    content = vars(WHOLE) | {"lengths": np.array([5]), "terminated": np.array([0])} | change
     save_file({name: array for name, array in content.items() if array is not None}, tmp_path / "bad.safetensors")
     with pytest.raises(EpisodeFileError, match=f"bad.safetensors.*({message})"):
         load_episodes(tmp_path / "bad.safetensors")
@@ -196,7 +212,7 @@ def test_an_episode_is_recorded_with_what_it_led_to():
     envs.ends[32] = 4
     seeds, controller = [31, 32], ReplanningController(MPPI(tiny_model(), BUDGET))
     played = record(controller, envs, seeds, 6)
-    assert [len(e) for e in played] == [6, 4]
+    assert [(len(e), e.terminated) for e in played] == [(6, False), (4, True)]
     for seed, episode in zip(seeds, played, strict=True):
         env = envs("tiny-task")
         obs, rewards = [env.reset(seed=seed)[0]], []

@@ -15,10 +15,12 @@ SETTINGS |= dict(eval_episodes=2, card_episodes=2, save_every=10, snapshots=(30,
 H, B, OBS, A = 3, 8, 5, 2
 
 
-def training_model(seed=0, dropout=0.0, spread=1.0):
+def training_model(seed=0, dropout=0.0, spread=1.0, episodic=False):
     """Random in every layer; spread: a factor of the Q values, 4 if the running scale is to leave its floor."""
     torch.manual_seed(seed)
-    wm = WorldModel(WorldModelConfig(OBS, A, 16, 24, 16, 2, num_q=4, q_dropout=dropout, discount=0.9))
+    wm = WorldModel(
+        WorldModelConfig(OBS, A, 16, 24, 16, 2, num_q=4, q_dropout=dropout, discount=0.9, episodic=episodic)
+    )
     with torch.no_grad():
         for p in wm.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -26,10 +28,11 @@ def training_model(seed=0, dropout=0.0, spread=1.0):
     return wm
 
 
-def random_batch(seed=1):
+def random_batch(seed=1, episodic=False):
     g = torch.Generator().manual_seed(seed)
     obs, actions = torch.randn(H + 1, B, OBS, generator=g), 2 * torch.rand(H, B, A, generator=g) - 1
-    return Batch(obs, actions, 3 * torch.rand(H, B, generator=g))
+    rewards = 3 * torch.rand(H, B, generator=g)
+    return Batch(obs, actions, rewards, (torch.rand(H, B, generator=g) < 0.4).float() if episodic else None)
 
 
 def wait_for(file, process):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from lib.config import ConfigError, PlannerConfig
+from lib.config import ConfigError, PlannerConfig, discount_for
 from lib.environments import EPISODE_DECISIONS, make_env, task_names
 from lib.planner import MPPI
 from lib.records.paths import ROOT
@@ -81,6 +81,48 @@ def test_outputs_match_those_of_the_official_code(layout, task):
     assert (wm.native_obs_dim, wm.action_dim) == TINY_TASKS[task] and wm.task == task
     assert (wm.config.num_q, wm.config.mlp_dim) == (2 if task else 5, 32)
     assert not wm.training and not any(p.requires_grad for p in wm.parameters())
+
+
+def test_outputs_of_an_episodic_agent_match_those_of_the_official_code():
+    wm, want = (
+        load_world_model(tiny(task_set="episodic")),
+        golden(np.load(FIXTURES / "official_tiny_episodic_golden.npz")),
+    )
+    z, a = wm.encode(want("obs")), want("actions")[0]
+    assert_close(z, want("z"))
+    assert_close(wm.next(z, a), want("next_z"))
+    assert_close(wm.reward(z, a), want("reward")[..., 0])
+    assert_close(wm.q(z, a), want("q_values")[..., 0])
+    assert_close(wm.termination_logit(z), want("termination_logit")[..., 0])
+    assert_close(wm.termination(z), want("termination")[..., 0])
+
+
+def test_an_agent_of_another_environment_has_the_discount_of_its_episodes_or_is_refused():
+    path = tiny(task_set="episodic")
+    assert load_world_model(path, task="gym:Hopper-v5").config.discount == discount_for(1000) == 0.995
+    sentence = "takes 11 observations and 3 actions, but gym:HalfCheetah-v5 has 17 and 6; give the environment"
+    with pytest.raises(CheckpointError, match=sentence):
+        load_world_model(path, task="gym:HalfCheetah-v5")
+
+
+def test_the_termination_head_of_many_tasks_reads_the_task(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+
+    def with_head(state):
+        dims = [32 + 96, 32, 32, 1]
+        for key, shape in official_weights._layers("_termination", dims, False).items():
+            state[key] = torch.randn(shape, generator=generator)
+
+    path = tiny(edit=with_head, tmp_path=tmp_path)
+    wm, state = load_world_model(path, task="walker-walk"), torch.load(path, weights_only=True)["model"]
+    z, task = torch.rand(5, 32, generator=generator), state["_task_emb.weight"][1]
+    x = torch.cat([z, (task / max(task.norm(), 1.0)).expand(5, -1)], -1)
+    for i in range(2):
+        part = {name: state[f"_termination.{i}.{name}"] for name in ("weight", "bias", "ln.weight", "ln.bias")}
+        x = F.linear(x, part["weight"], part["bias"])
+        x = F.mish(F.layer_norm(x, x.shape[-1:], part["ln.weight"], part["ln.bias"]))
+    x = F.linear(x, state["_termination.2.weight"], state["_termination.2.bias"])
+    assert_close(wm.termination_logit(z), x[:, 0])
 
 
 @needs_real

@@ -52,7 +52,7 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
     All three start from the same states, which `buffer_seed` picks. The teacher plays with a planner of 64 × 2, under
     smoke with that profile's; `noise` is what disturbs the actions of "noisy", see `ReplanningController`.
     """
-    teacher, decisions = settings.teacher_name(cell), settings.profile.decisions
+    teacher, decisions = settings.teacher_name(cell), settings.decisions(cell.task)
     wm = load_world_model(teacher, task=cell.task, device=settings.device)
     budget = settings.profile.planner or PlannerConfig.budget(*PLAYER)
     budget = dataclasses.replace(budget, mode="eager")  # these few solves do not repay a minute of compiling
@@ -125,7 +125,7 @@ def read(cell: Cell, name: str) -> Source:
         name = path.stem
     episodes = load_episodes(path)
     recorded = paths.CELL.fullmatch(path.resolve().parent.name)  # training's folder has the cell's name
-    task = known(path).get("task") or (recorded and recorded[1])
+    task = known(path).get("task") or (recorded and paths.task_of(recorded[1]))
     if task and task != cell.task:
         raise EpisodeFileError(
             f"{shown(path)} holds episodes of {task}, not of {cell.task}; take one of the same task."

@@ -116,7 +116,7 @@ class Oracle:
         self._env = make_env(task)  # before mujoco is imported: it picks a rendering backend
         import mujoco
 
-        self._mj, self._dm = mujoco, self._env._dm_env
+        self._mj, self._dm = mujoco, self._env.unwrapped._env
         self._model, self._data = self._dm.physics.model.ptr, self._dm.physics.data.ptr
         self._integration = mujoco.mjtState.mjSTATE_INTEGRATION.value
         self._physics = mujoco.mjtState.mjSTATE_FULLPHYSICS.value

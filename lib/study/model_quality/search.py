@@ -221,6 +221,10 @@ class OracleNetworks:
         reached = torch.cat([latent, number.unsqueeze(1)], 1).view(*a.shape[:-1], -1)
         return self.wm.reward(self.leave(z), a), reached
 
+    def ends(self, z: Tensor) -> Tensor | None:
+        """Where the model's termination head has the episode end at z (S, N, L + 1) -> (S, N); None without one."""
+        return self.wm.termination_logit(self.leave(z)) > 0 if self.wm.config.episodic else None
+
     def policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean before squashing and log standard deviation of the prior, both (S, N, A)."""
         return self.wm.policy_parameters(self.leave(z))

@@ -85,7 +85,7 @@ def check_name(name: str) -> None:
 def dataset_label(name: str, cell: Cell) -> str:
     """What stands for a dataset in the names of result files: 1m-1-expert, mujoco-hopper-medium-v0."""
     if name in KINDS:
-        return f"{str(cell).removeprefix(f'{cell.task}-')}-{name}"
+        return f"{str(cell).removeprefix(f'{paths.file_name(cell.task)}-')}-{name}"
     return paths.part(Path(name).stem if os.path.exists(name) else name)
 
 
@@ -118,7 +118,7 @@ def teacher_dataset(settings: Settings, cell: Cell, kind: str, episodes: int) ->
         "note": "played by a right-sized planner, not by the standard one of the teacher's own card",
     }
     name = f"tdmpc2/{cell}/{kind}-{settings.profile.name}-{episodes}-v0"
-    return write_minari(name, played, cell.task, card, settings.profile.decisions)
+    return write_minari(name, played, cell.task, card)
 
 
 # ------------------------------------------------------------------------------------------------------------ Minari
@@ -129,10 +129,10 @@ def minari_root() -> Path:
     return paths.CACHE / "minari"
 
 
-def write_minari(name: str, episodes: list[Episode], task: str, card: dict, decisions: int) -> Path:
-    """Write episodes of a DMControl task as the Minari dataset `name` and return its folder, `minari_root() / name`.
+def write_minari(name: str, episodes: list[Episode], task: str, card: dict) -> Path:
+    """Write episodes of a task as the Minari dataset `name` and return its folder, `minari_root() / name`.
 
-    One that was there goes once the new one is whole. `decisions` is an episode's full length: shorter ones terminated.
+    One that was there goes once the new one is whole.
     """
     import minari
     from gymnasium.envs.registration import EnvSpec
@@ -146,7 +146,9 @@ def write_minari(name: str, episodes: list[Episode], task: str, card: dict, deci
             place / "data",
             observation_space=env.observation_space,
             action_space=env.action_space,
-            env_spec=EnvSpec(f"{task}-v0", entry_point="lib.environments:make_env", kwargs={"task": task}),
+            env_spec=EnvSpec(
+                f"{paths.file_name(task)}-v0", entry_point="lib.environments:make_env", kwargs={"task": task}
+            ),
         )
         facts = {"dataset_id": name, "minari_version": minari.__version__, "algorithm_name": "TD-MPC2"}
         storage.update_metadata(facts | {"description": card["note"], "card": card})
@@ -155,8 +157,8 @@ def write_minari(name: str, episodes: list[Episode], task: str, card: dict, deci
                 observations=e.obs,
                 actions=e.actions,
                 rewards=e.rewards,
-                terminations=np.arange(1, len(e) + 1) == (len(e) if len(e) < decisions else -1),
-                truncations=np.arange(1, len(e) + 1) == (len(e) if len(e) >= decisions else -1),
+                terminations=np.arange(1, len(e) + 1) == (len(e) if e.terminated else -1),
+                truncations=np.arange(1, len(e) + 1) == (-1 if e.terminated else len(e)),
             )
             for e in episodes
         )

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib.config import ConfigError, one_of
-from lib.environments import EPISODE_DECISIONS, REFUSED, make_env, task_names
+from lib.config import ConfigError
+from lib.environments import EPISODE_DECISIONS, episode_decisions, make_env
 from lib.records import paths
 from lib.records.keys import key_of
 from lib.records.ledger import name_of
@@ -51,15 +51,14 @@ ROWS = 32  # episodes at a time
 
 def make_task(env: str, seed: int | None = None) -> gymnasium.Env:
     """A task by its name (see the module). `ConfigError` that suggests near names when it is unknown."""
-    if env not in REFUSED:  # `make_env` says why
-        one_of("env", env, [*MUJOCO, *task_names()])
     return gymnasium.make(MUJOCO[env]) if env in MUJOCO else make_env(env, seed)
 
 
 def episode_length(env: str, decisions: int = EPISODE_DECISIONS) -> int:
     """Decisions of a whole episode, or `decisions` of a profile that cuts episodes short."""
-    whole = MUJOCO_DECISIONS if env in MUJOCO else EPISODE_DECISIONS
-    return whole if decisions >= EPISODE_DECISIONS else decisions
+    if env not in MUJOCO:
+        return episode_decisions(env, decisions)
+    return MUJOCO_DECISIONS if decisions >= EPISODE_DECISIONS else decisions
 
 
 def reference(env: str) -> tuple[float, float]:

@@ -83,7 +83,7 @@ def sources(kind: str, teacher: str) -> list[Source]:
 
 def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tuple[list[Episode], dict]:
     """The first `count` episodes of a source, played where they are not recorded, and what is known of them."""
-    decisions, budget = settings.profile.decisions, settings.profile.planner or PLANNER
+    decisions, budget = settings.decisions(cell.task), settings.profile.planner or PLANNER
     selection = "sample" if source.exploration else "mean"  # of one elite, as in training, or the elites' mean
     budget = {k: v for k, v in as_dict(budget).items() if k != "mode"} | {"action_selection": selection}
     budget = budget if source.weights else None

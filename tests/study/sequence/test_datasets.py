@@ -294,8 +294,9 @@ class SpacedEnv(TinyEnv, gymnasium.Env):
 
 
 def whole(data):
-    """Episodes as they are recorded: with the observation at their end."""
-    return [Episode(np.concatenate([t.obs, t.obs[-1:] + 1]), t.actions, t.rewards) for t in data]
+    """Episodes as they are recorded: with the observation at their end; those of fewer than six steps terminated."""
+    ends = [np.concatenate([t.obs, t.obs[-1:] + 1]) for t in data]
+    return [Episode(obs, t.actions, t.rewards, len(t.rewards) < 6) for obs, t in zip(ends, data, strict=True)]
 
 
 CARD = {"note": "for tests", "kind": "expert"}
@@ -303,7 +304,7 @@ CURVE = {100: 50.0, 200: 380.0, 300: 700.0, 400: 800.0}  # the teacher's return 
 
 
 def minari_of(data, name="tiny/a-v0", card=CARD):
-    return write_minari(name, whole(data), "walker-walk", card, decisions=6)
+    return write_minari(name, whole(data), "walker-walk", card)
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""Environments as users may have them: each a few lines, found by `tests.own_envs:<name>`."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+def box(*shape, limit=1.0, dtype=np.float32):
+    return spaces.Box(-limit, limit, shape, dtype)
+
+
+class Plain(gymnasium.Env):
+    """Obs (3,), action (1,), ten frames, reward 1; what differs is told by the subclasses."""
+
+    observation_space, action_space, frames = box(3, limit=np.inf), box(1), 10
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.frame = seed or 0, 0
+        return self.seen(), {}
+
+    def step(self, action):
+        self.frame += 1
+        return self.seen(), self.reward(action), False, False, {}
+
+    def seen(self):
+        return np.zeros(3, np.float32)
+
+    def reward(self, action):
+        return 1.0
+
+
+class Limited(Plain):
+    """As a class whose instances have a time limit of their own: what `make` would return."""
+
+    def __new__(cls):
+        return gymnasium.wrappers.TimeLimit(object.__new__(cls), cls.frames)
+
+
+class Nested(Limited):
+    observation_space = spaces.Dict(
+        apple=spaces.Tuple([box(2, 2, limit=9.0, dtype=np.float64), spaces.Discrete(3)]), zebra=box(2, limit=9.0)
+    )
+    action_space = spaces.Box(np.array([-10.0, -5.0], np.float32), np.array([30.0, 5.0], np.float32))
+
+    def seen(self):
+        return {"zebra": np.array([7, 8], np.int64), "apple": (np.arange(1.0, 5.0).reshape(2, 2), 1)}
+
+    def reward(self, action):
+        return float(action.sum())
+
+
+class Pixels(Limited):
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class Unbounded(Limited):
+    action_space = box(1, limit=np.inf)
+
+
+class Endless(Plain):
+    pass
+
+
+class Short(Limited):
+    observation_space = box(4)
+
+
+class Failing(Limited):
+    """With seed 1 the second step raises, and with seed 2 its reward is NaN."""
+
+    def reward(self, action):
+        if self.frame == 2 and self.seed == 1:
+            raise RuntimeError("a cable broke")
+        return float("nan") if self.frame == 2 and self.seed == 2 else 1.0
+
+
+class Falling(Limited):
+    """The episode of an odd seed ends early, at the fifth frame; the first number seen counts the frames."""
+
+    frames = 12
+
+    def seen(self):
+        return np.array([self.frame / 10, self.seed % 2, 1], np.float32)
+
+    def reward(self, action):
+        return self.frame * (1 + self.seed % 2) / 10
+
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, self.seed % 2 == 1 and self.frame >= 5, truncated, info
+
+
+def a_number():
+    return 3
+
+
+def broken():
+    raise KeyError("x")
