@@ -36,6 +36,8 @@ HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)") 
 # official/cartpole-swingup-1 and official/humanoid-run-3 have a layout from before the release, which is refused.
 OFFICIAL = "https://huggingface.co/nicklashansen/tdmpc2/resolve/main"
 OFFICIAL_NOTE = "official TD-MPC2 weights (github.com/nicklashansen/tdmpc2); the address was not verified"
+# Thirty tasks in a million parameters, distilled from the official 317M model; the address was not tried either.
+DISTILLED = "https://github.com/OleksandrSeverhin/td-mpc-opt/raw/fcb760ccb1c1962bca4343bfd3686ce50a5bde5a/tdmpc2/models"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def find(name: str, manifest: str | None = None) -> Entry | None:
 
 
 def _official() -> dict[str, Entry]:
-    """The weights that the TD-MPC2 authors published."""
+    """The weights that the TD-MPC2 authors published, and what others made of them."""
     about = dict(licence="MIT", note=OFFICIAL_NOTE)
     found = [
         Entry(f"official/{task}-{seed}", f"{OFFICIAL}/dmcontrol/{task}-{seed}.pt", task=task, size="5m", **about)
@@ -102,6 +104,17 @@ def _official() -> dict[str, Entry]:
         )
         for many in ("mt30", "mt80")
         for size in MODEL_SIZES
+    ]
+    found += [
+        Entry(
+            "td-mpc-opt/mt30-1m",
+            f"{DISTILLED}/mt30_1M_steps_045dist_fp16.pt",
+            sha256="3e35489756abf6e0e244371698d063487f70ffb5d109e3d8c84ae7dda5955bfb",
+            licence="MIT",
+            tasks="mt30",
+            size="1m",
+            note="distilled by github.com/OleksandrSeverhin/td-mpc-opt; the address was not verified",
+        )
     ]
     return {entry.name: entry for entry in found}
 

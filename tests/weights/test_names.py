@@ -30,6 +30,8 @@ from lib.weights.native import (
 from lib.weights.official import MT30, SINGLE
 from tests.tiny import tiny_model
 
+REAL = ROOT.parent / "shared" / "fixtures" / "tdmpcopt_mt30_1m_fp16.pt"
+
 FIXTURES = ROOT / "tests" / "fixtures"
 WEIGHTS = (FIXTURES / "official_tiny_single_new.pt").read_bytes()
 OTHER = (FIXTURES / "official_tiny_single_old.pt").read_bytes()
@@ -327,6 +329,9 @@ def test_the_registry_lists_the_official_weights(monkeypatch):
     assert set(official) == single | many and (len(single), len(many)) == (117, 10)
     base = "https://huggingface.co/nicklashansen/tdmpc2/resolve/main"
     assert official["official/dog-run-1"].url == f"{base}/dmcontrol/dog-run-1.pt"
+    distilled = listed["td-mpc-opt/mt30-1m"]
+    assert distilled.url.startswith("https://") and (distilled.tasks, distilled.licence) == ("mt30", "MIT")
+    assert not REAL.is_file() or registry.file_hash(REAL) == distilled.sha256
     assert official["official/humanoid-walk-3"].task == "humanoid-walk"
     assert official["official/mt80-317m"].url == f"{base}/multitask/mt80-317M.pt"
     assert (official["official/mt30-19m"].tasks, official["official/mt30-19m"].size) == ("mt30", "19m")
