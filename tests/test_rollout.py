@@ -1,10 +1,14 @@
 """The loop: what it yields, in what order, whose episodes end, and the random streams that belong to a seed."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from lib.environments import EnvironmentFailed, make_env
 from lib.rollout import rollout
+from lib.teachers.controllers import RandomController
 from tests.tiny import ACTIONS, fresh_env
 
 
@@ -35,6 +39,7 @@ def test_each_seed_has_its_own_episode_whoever_makes_the_environments(made):
     env.ends = {5: 3, 7: 2}
     steps = list(rollout(controller, [env("tiny") for _ in seeds] if made else lambda seed: env("tiny"), seeds, 4))
     assert [step.rows for step in steps] == [[0, 1, 2], [0, 1, 2], [0, 1], [1]]
+    assert [step.terminated.tolist() for step in steps] == [[False] * 3, [False, False, True], [True, False], [False]]
     assert controller.told == [("reset", 3), ("keep", [0, 1]), ("keep", [1])]
     for number, seed in enumerate(seeds):
         world, stream = env("tiny"), torch.Generator().manual_seed(seed)
@@ -92,3 +97,15 @@ def test_a_bar_is_drawn_only_with_a_label(capsys):
     for what in ("", "an arm"):
         list(rollout(Noted(), fresh_env(), [1], 2, what))
         assert ("an arm" in capsys.readouterr().err) == bool(what)
+
+
+@pytest.mark.parametrize(("seed", "why"), [(1, "RuntimeError: a cable broke"), (2, "is not finite")])
+def test_an_environment_of_others_that_fails_ends_the_evaluation(seed, why):
+    envs, controller = partial(make_env, "tests.own_envs:Failing"), RandomController(1)
+    played = []
+    with pytest.raises(
+        EnvironmentFailed, match=f"Failing, decision 1: .*{why}.*; this was the episode with seed {seed}"
+    ):
+        for step in rollout(controller, envs, [0, seed], 10):
+            played.append(step.rows)
+    assert played == [[0, 1]]
