@@ -1,6 +1,6 @@
 """The eleven tasks that the TD-MPC2 authors added to DMControl's suite, as changes of the suite's own tasks.
 
-    environment = TASKS["cup-spin"](seed)      # a dm_control environment
+    environment = ADDED_TASKS["cup-spin"](seed)      # a dm_control environment
 
 Goals, speeds and lengths are those of nicklashansen/tdmpc2 (MIT), for whose weights of 30 tasks they are here. Speeds
 in m/s or rad/s, heights in m. Importing this needs dm_control; `lib.environments` does so where one is asked for.
@@ -136,7 +136,7 @@ def _like(suite, task, model=None, step: float | None = None):
     return partial(_environment, suite, task, model or suite.get_model_and_assets, step)
 
 
-TASKS = {
+ADDED_TASKS = {
     "walker-walk-backwards": _like(walker, partial(WalkerBackwards, walker._WALK_SPEED), step=walker._CONTROL_TIMESTEP),
     "walker-run-backwards": _like(walker, partial(WalkerBackwards, walker._RUN_SPEED), step=walker._CONTROL_TIMESTEP),
     "cheetah-run-backwards": _like(cheetah, CheetahBackwards),

@@ -8,17 +8,20 @@
 
 A decision repeats its action, for two frames in the suite and one elsewhere, and sums the rewards. Where the suite's
 simulator diverges the episode ends: that step is terminated, its reward NaN, its observation the last one seen, and
-`info["diverged"]` says why. Where another environment raises, `info["failed"]` does, and where what it returns is not
-finite, `info["unsound"]`.
+`info[TOLD]` is "diverged: " and why. Where another environment raises, that begins with "failed: ", and where what it
+gives is not finite, with "unsound: "; so may the info of a reset, whose observation is then nothing to act on.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
+import inspect
 import math
 import pkgutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +33,17 @@ if TYPE_CHECKING:
 
 ACTION_REPEAT = 2  # simulator frames per decision of the suite
 EPISODE_DECISIONS = 500  # of the suite
+TOLD = "speculative_tdmpc2"  # the key in `info` under which an environment's failure is told
 
 
 class EnvironmentFailed(RuntimeError):
     """An environment raised, or gave what is not finite; the message names it, the decision and the reason."""
+
+
+def failure(info: dict) -> str:
+    """What an environment outside the suite failed with, by a step's or reset's info; "" if it did not."""
+    how, _, why = info.get(TOLD, "").partition(": ")
+    return why if how in ("failed", "unsound") else ""
 
 
 def make_env(
@@ -77,11 +87,27 @@ def check_task(task: str) -> None:
 @functools.cache
 def episode_decisions(task: str, at_most: int = EPISODE_DECISIONS) -> int:
     """Decisions of an episode: the whole one, unless `at_most` is less than one of the suite."""
-    if at_most < EPISODE_DECISIONS or ":" not in task:
+    if ":" not in task:
         return min(at_most, EPISODE_DECISIONS)
     env = make_env(task)
     env.close()
-    return env.decisions
+    return min(env.decisions, at_most) if at_most < EPISODE_DECISIONS else env.decisions
+
+
+@functools.cache
+def identity(task: str) -> str:
+    """What stands for an environment in the keys of results: its name; outside the suite also whose code it is, the
+    version of Gymnasium and what it was registered with, or the checksum of the factory's module."""
+    kind, _, name = task.partition(":")
+    if not name:
+        return task
+    import gymnasium
+
+    env = make_env(task)
+    env.close()
+    source = inspect.getsourcefile(sys.modules[kind]) if kind != "gym" else None
+    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else env.spec.to_json()
+    return f"{task} {gymnasium.__version__} {code}"
 
 
 # ---------------------------------------------------------------------------------------------- whose environment
@@ -145,13 +171,18 @@ def _width(space, task: str) -> int:
     return math.prod(space.shape)
 
 
-def _leaves(obs) -> list[np.ndarray]:
-    """The arrays in an observation, in the environment's own order."""
-    if isinstance(obs, dict):
-        return [leaf for part in obs.values() for leaf in _leaves(part)]
+def _order(obs):
+    """The keys of an observation's parts, at all levels, in the order that it has them; None for an array."""
     if isinstance(obs, tuple):
-        return [leaf for part in obs for leaf in _leaves(part)]
-    return [np.ravel(obs)]
+        obs = dict(enumerate(obs))
+    return {key: _order(part) for key, part in obs.items()} if isinstance(obs, dict) else None
+
+
+def _leaves(obs, order) -> list[np.ndarray]:
+    """The arrays in an observation, in an order that `_order` has told."""
+    if order is None:
+        return [np.ravel(obs)]
+    return [leaf for key, below in order.items() for leaf in _leaves(obs[key], below)]
 
 
 def _bounds(space, task: str) -> tuple[np.ndarray, np.ndarray]:
@@ -172,11 +203,11 @@ def _time_limit(env: gymnasium.Env) -> int | None:
     """Frames of an episode, as the environment was registered or wrapped; None where nothing says so."""
     import gymnasium
 
+    limits = [env.spec.max_episode_steps if env.spec else None]
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
-            return env._max_episode_steps
+        limits.append(env._max_episode_steps if isinstance(env, gymnasium.wrappers.TimeLimit) else None)
         env = env.env
-    return env.spec.max_episode_steps if env.spec else None
+    return min(filter(None, limits), default=None)
 
 
 @functools.cache
@@ -189,7 +220,9 @@ def _adapter() -> type[gymnasium.Env]:
 
         def __init__(self, env, task: str, seed: int | None, repeat: int, decisions: int | None, divergence=()):
             super().__init__(env)
-            self.task, self._repeat, self._divergence = task, repeat, divergence
+            self.task, self._repeat, self._divergence, self._order = task, repeat, divergence, None
+            if repeat < 1 or (decisions is not None and decisions < 1):
+                raise ConfigError(f"{task}: repeat={repeat} and decisions={decisions} must be at least 1.")
             if not decisions and not (frames := _time_limit(env)):
                 raise ConfigError(f"{task} has no time limit; wrap it in gymnasium.wrappers.TimeLimit.")
             self.decisions = decisions or math.ceil(frames / repeat)
@@ -201,7 +234,7 @@ def _adapter() -> type[gymnasium.Env]:
 
         def _flat(self, obs) -> np.ndarray:
             with np.errstate(over="ignore"):  # infinite then, as whoever looks will see
-                flat = np.concatenate(_leaves(obs)).astype(np.float32)
+                flat = np.concatenate(_leaves(obs, self._order)).astype(np.float32)
             if flat.shape != self.observation_space.shape:
                 raise ConfigError(
                     f"{self.task} gave an observation of {flat.size} numbers, but its observation_space declares "
@@ -211,11 +244,22 @@ def _adapter() -> type[gymnasium.Env]:
 
         def reset(self, *, seed: int | None = None, options: dict | None = None):
             """Start an episode. `seed` fixes its start state; without one, episodes of an environment follow on."""
-            if seed is None:
-                seed, self._first_seed = self._first_seed, None
-            obs, info = self.env.reset(seed=seed, options=options)
-            self._decisions, self._seen = 0, self._flat(obs)
-            return self._seen, info
+            seed, self._first_seed, self._decisions = self._first_seed if seed is None else seed, None, 0
+            self._seen = np.zeros(self.observation_space.shape, np.float32)
+            try:
+                obs, info = self.env.reset(seed=seed, options=options)
+                self._order = self._order or _order(obs)
+                obs = self._flat(obs)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever somebody's environment may raise
+                return self._seen, self._told(
+                    "failed", f"its reset with seed {seed} raised {type(error).__name__}: {error}"
+                )
+            if not np.isfinite(obs).all():
+                return self._seen, self._told("unsound", f"its reset with seed {seed} gave what is not finite")
+            self._seen = obs
+            return obs, info
 
         def step(self, action):
             """Repeat `action` (A,) in [−1, 1]. `ValueError` for a wrong shape or a non-finite action.
@@ -237,6 +281,8 @@ def _adapter() -> type[gymnasium.Env]:
                 obs = self._flat(obs)
             except self._divergence as error:
                 return self._ended("diverged", str(error))
+            except ConfigError:
+                raise
             except Exception as error:  # whatever somebody's environment may raise
                 return self._ended("failed", f"{type(error).__name__}: {error}")
             if not (math.isfinite(total) and np.isfinite(obs).all()):
@@ -247,6 +293,9 @@ def _adapter() -> type[gymnasium.Env]:
             return obs, total, bool(terminated), bool(truncated and not terminated), info
 
         def _ended(self, how: str, why: str):
-            return self._seen, math.nan, True, False, {how: f"{self.task}, decision {self._decisions}: {why}"}
+            return self._seen, math.nan, True, False, self._told(how, why)
+
+        def _told(self, how: str, why: str) -> dict[str, str]:
+            return {TOLD: f"{how}: {self.task}, decision {self._decisions}: {why}"}
 
     return Adapter

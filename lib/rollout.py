@@ -45,8 +45,13 @@ def start(controller: Controller, envs: Sequence[gymnasium.Env], seeds: Sequence
     import numpy as np
     import torch
 
+    from lib.environments import EnvironmentFailed, failure
+
     controller.reset(len(seeds), [torch.Generator().manual_seed(seed) for seed in seeds])
-    return np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+    begun = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
+    for why in filter(None, (failure(info) for _, info in begun)):
+        raise EnvironmentFailed(f"{why}.")
+    return np.stack([obs for obs, _ in begun])
 
 
 def rollout(
@@ -65,7 +70,7 @@ def rollout(
     import numpy as np
     import torch
 
-    from lib.environments import EnvironmentFailed
+    from lib.environments import EnvironmentFailed, failure
 
     if not seeds:
         return
@@ -84,8 +89,7 @@ def rollout(
         sound = np.isfinite(rewards) & np.isfinite(after).all(1)
         if not sound.all():
             for row in np.flatnonzero(~sound):
-                about = steps[row][4]
-                if why := about.get("failed") or about.get("unsound"):
+                if why := failure(steps[row][4]):
                     raise EnvironmentFailed(f"{why}; this was the episode with seed {seeds[rows[row]]}.")
                 where = f"at decision {decision} of the episode with seed {seeds[rows[row]]}, which ends there"
                 print(f"{what or 'rollout'}: the simulator diverged {where}", file=sys.stderr, flush=True)

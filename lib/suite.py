@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 DOMAIN_ALIASES = {"cup": "ball_in_cup", "pointmass": "point_mass"}
 
 # Tasks of the suite that cannot be stepped soundly, and why.
-REFUSED = dict.fromkeys(("lqr-lqr-2-1", "lqr-lqr-6-2"), "its actions have no bounds that [-1, 1] could stand for")
-REFUSED["quadruped-escape"] = "it draws its terrain at every start, which needs a rendering backend"
+REFUSED_TASKS = dict.fromkeys(("lqr-lqr-2-1", "lqr-lqr-6-2"), "its actions have no bounds that [-1, 1] could stand for")
+REFUSED_TASKS["quadruped-escape"] = "it draws its terrain at every start, which needs a rendering backend"
 
 
 @functools.cache
@@ -68,24 +68,24 @@ def _official(domain: str, task: str) -> str:
 
 
 def task_names() -> list[str]:
-    """Official names of all tasks, such as "walker-walk" and "cup-catch", but for `REFUSED` ones."""
-    return sorted({_official(*task) for task in dm_suite().ALL_TASKS} - {*REFUSED} | {*_added()})
+    """Official names of all tasks, such as "walker-walk" and "cup-catch", but for `REFUSED_TASKS` ones."""
+    return sorted({_official(*task) for task in dm_suite().ALL_TASKS} - {*REFUSED_TASKS} | {*_added()})
 
 
 def _added() -> dict:
     dm_suite()  # before anything else imports dm_control
-    from lib.added_tasks import TASKS
+    from lib.added_tasks import ADDED_TASKS
 
-    return TASKS
+    return ADDED_TASKS
 
 
 def load(name: str, seed: int) -> tuple[gymnasium.Env, type[Exception]]:
     """A task by its official name, through shimmy's compatibility wrapper, and what it raises when it diverges.
 
-    Raises `ConfigError` that suggests near names when the task is unknown, and for one of `REFUSED`.
+    Raises `ConfigError` that suggests near names when the task is unknown, and for one of `REFUSED_TASKS`.
     """
-    if name in REFUSED:
-        raise ConfigError(f"task={name!r} is not offered: {REFUSED[name]}; take another.")
+    if name in REFUSED_TASKS:
+        raise ConfigError(f"task={name!r} is not offered: {REFUSED_TASKS[name]}; take another.")
     if name.startswith("mw-"):
         raise ConfigError(f"task={name!r} is one of Meta-World's, which mt80 weights know and nothing here can play.")
     one_of("task", name, task_names())

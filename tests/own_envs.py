@@ -66,13 +66,42 @@ class Short(Limited):
     observation_space = box(4)
 
 
+class Shuffled(Limited):
+    """Parts of an observation come in another order after each step."""
+
+    observation_space = spaces.Dict(a=box(1, limit=9.0), b=box(1, limit=9.0))
+
+    def seen(self):
+        parts = {"a": np.ones(1), "b": np.full(1, 2.0)}
+        return {key: parts[key] for key in ("ab", "ba")[self.frame % 2]}
+
+
 class Failing(Limited):
-    """With seed 1 the second step raises, and with seed 2 its reward is NaN."""
+    """With seed 1 the second step raises, and with seed 2 its reward is NaN; with 3 and 4 the reset does."""
+
+    def seen(self):
+        if self.seed == 3 and not self.frame:
+            raise RuntimeError("a cable broke")
+        return np.full(3, np.nan if self.seed == 4 else 0.0, np.float32)
 
     def reward(self, action):
         if self.frame == 2 and self.seed == 1:
             raise RuntimeError("a cable broke")
         return float("nan") if self.frame == 2 and self.seed == 2 else 1.0
+
+
+class FailsAlone(Limited):
+    """The episode of seed 3 is cut after four frames; one of no seed raises at its second."""
+
+    def reset(self, *, seed=None, options=None):
+        self.unasked = seed is None
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        if self.unasked and self.frame == 2:
+            raise RuntimeError("nobody asked")
+        return obs, reward, False, truncated or (self.seed == 3 and self.frame == 4), info
 
 
 class Falling(Limited):
@@ -89,6 +118,10 @@ class Falling(Limited):
     def step(self, action):
         obs, reward, _, truncated, info = super().step(action)
         return obs, reward, self.seed % 2 == 1 and self.frame >= 5, truncated, info
+
+
+def twice_limited():
+    return gymnasium.wrappers.TimeLimit(Limited(), 100)
 
 
 def a_number():

@@ -7,12 +7,12 @@ from lib.suite import dm_suite
 from lib.weights.official import MT30, task_dimensions
 
 dm_suite()  # chooses the rendering backend before dm_control is imported
-from lib.added_tasks import TASKS  # noqa: E402
+from lib.added_tasks import ADDED_TASKS  # noqa: E402
 
 
 def placed(name, **qpos_or_qvel):
     """An environment whose named positions (`joint=`) and velocities (`v_joint=`) are as given."""
-    env = TASKS[name](0)
+    env = ADDED_TASKS[name](0)
     env.reset()
     with env.physics.reset_context():
         for joint, value in qpos_or_qvel.items():
@@ -27,19 +27,19 @@ def reward(name, **state):
 
 
 def test_they_are_the_last_eleven_of_the_thirty():
-    assert set(TASKS) == set(MT30[19:])
+    assert set(ADDED_TASKS) == set(MT30[19:])
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ADDED_TASKS)
 def test_sizes_and_lengths(name):
-    env = TASKS[name](3)
+    env = ADDED_TASKS[name](3)
     observed = np.concatenate([np.ravel(part) for part in env.reset().observation.values()])
     action = env.action_spec()
     assert (observed.size, *action.shape) == task_dimensions(name)
     rewards = [env.step(np.random.default_rng(i).uniform(-1, 1, action.shape)).reward for i in range(20)]
     assert 0 <= min(rewards) and max(rewards) <= 1
     assert env._step_limit == 1000
-    again = TASKS[name](3)
+    again = ADDED_TASKS[name](3)
     assert np.array_equal(observed, np.concatenate([np.ravel(part) for part in again.reset().observation.values()]))
 
 
@@ -82,7 +82,7 @@ def test_a_pendulum_that_spins_and_a_ball_that_is_swung():
     far = np.linalg.norm(physics.ball_to_target())
     assert task.get_reward(physics) == pytest.approx((min(max(far / 0.5, 0), 1) + 2) / 3) and not physics.in_target()
     starts = []
-    env = TASKS["cup-spin"](0)
+    env = ADDED_TASKS["cup-spin"](0)
     for _ in range(60):
         env.reset()
         starts.append(env.physics.in_target())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lib.config import ConfigError
-from lib.environments import EPISODE_DECISIONS, episode_decisions, make_env, task_names
+from lib.environments import EPISODE_DECISIONS, TOLD, episode_decisions, failure, identity, make_env, task_names
 from lib.records.paths import ROOT
 from lib.suite import DOMAIN_ALIASES, _official
 
@@ -118,7 +118,7 @@ def test_every_task_that_is_offered_has_bounds_and_can_be_stepped():
         assert np.abs([spec.minimum, spec.maximum]).max() <= 1e3, task
         obs, _ = env.reset(seed=0)
         after, reward, terminated, _, info = env.step(np.ones(env.action_space.shape))
-        assert np.isfinite([*obs, *after, reward]).all() and not terminated and "diverged" not in info, task
+        assert np.isfinite([*obs, *after, reward]).all() and not terminated and TOLD not in info, task
 
 
 @pytest.mark.parametrize("frame", [1, 2])
@@ -139,7 +139,7 @@ def test_a_simulator_that_diverges_ends_the_episode(frame):
     env.env.step = broken
     seen, reward, terminated, truncated, info = env.step(np.zeros(6))
     assert np.array_equal(seen, obs) and np.isnan(reward) and (terminated, truncated) == (True, False)
-    assert len(frames) == frame and "mjWARN_BADQVEL" in info["diverged"]
+    assert len(frames) == frame and "mjWARN_BADQVEL" in info[TOLD]
     assert np.array_equal(env.reset(seed=4)[0], fine.reset(seed=4)[0])  # and the next one is as ever
     assert env.step(np.ones(6))[1] == fine.step(np.ones(6))[1]
 
@@ -152,7 +152,8 @@ def test_what_is_not_finite_is_a_divergence(part, monkeypatch):
     monkeypatch.setattr(task, part, lambda physics: np.nan if part == "get_reward" else huge)  # too large for float32
     seen, reward, terminated, truncated, info = env.step(np.zeros(1))
     assert np.array_equal(seen, obs) and np.isnan(reward) and (terminated, truncated) == (True, False)
-    assert info == {"diverged": "pendulum-swingup, decision 0: its reward or observation is not finite"}
+    assert info == {TOLD: "diverged: pendulum-swingup, decision 0: its reward or observation is not finite"}
+    assert failure(info) == ""  # of the suite: an episode's end
 
 
 @pytest.mark.parametrize("action", [np.zeros(5), np.zeros((1, 6)), 0.0, [np.nan] * 6, [np.inf] * 6])
@@ -287,13 +288,46 @@ def test_an_observation_of_another_size_than_declared_is_refused_with_both():
         make_env("tests.own_envs:Short").reset()
 
 
-@pytest.mark.parametrize(("how", "why"), [("failed", "RuntimeError: a cable"), ("unsound", "is not finite")])
+@pytest.mark.parametrize(("how", "why"), [("failed", "RuntimeError: a cable broke"), ("unsound", "is not finite")])
 def test_an_environment_that_fails_says_so_and_can_begin_again(how, why):
     env = make_env("tests.own_envs:Failing")
     obs, _ = env.reset(seed={"failed": 1, "unsound": 2}[how])
     env.step(np.zeros(1))
     seen, reward, terminated, truncated, info = env.step(np.zeros(1))
-    assert np.isnan(reward) and (terminated, truncated) == (True, False) and list(info) == [how]
-    assert info[how].startswith("tests.own_envs:Failing, decision 1: ") and why in info[how]
+    assert np.isnan(reward) and (terminated, truncated) == (True, False) and list(info) == [TOLD]
+    assert info[TOLD].startswith(f"{how}: tests.own_envs:Failing, decision 1: ") and failure(info).endswith(why)
     env.reset(seed=0)
     assert env.step(np.zeros(1))[1] == 1.0
+    obs, info = env.reset(seed={"failed": 3, "unsound": 4}[how])
+    assert not obs.any() and "decision 0: its reset with seed" in failure(info) and why in failure(info)
+
+
+def test_parts_of_observations_stay_where_the_first_reset_had_them():
+    env = make_env("tests.own_envs:Shuffled")
+    assert env.reset(seed=0)[0].tolist() == [1.0, 2.0] == env.step(np.zeros(1))[0].tolist()
+
+
+def test_the_shortest_time_limit_counts_and_seeds_are_used_once():
+    assert make_env("tests.own_envs:twice_limited").decisions == 10
+    assert (episode_decisions("tests.own_envs:Failing", 50), episode_decisions("tests.own_envs:Failing", 4)) == (10, 4)
+    env = make_env("gym:Pendulum-v1", seed=5)
+    first = env.reset()[0]
+    assert np.array_equal(make_env("gym:Pendulum-v1", seed=5).reset()[0], first)
+    env = make_env("gym:Pendulum-v1", seed=5)
+    env.reset(seed=7)
+    assert not np.array_equal(env.reset()[0], first)  # episodes follow on
+    for wrong in (dict(repeat=-1), dict(decisions=0)):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            make_env("tests.own_envs:Failing", **wrong)
+
+
+def test_what_stands_for_an_environment_changes_with_its_code(tmp_path, monkeypatch):
+    assert identity("walker-walk") == "walker-walk"
+    assert identity("gym:Pendulum-v1") != identity("gym:Hopper-v5")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = set()
+    for number in range(2):
+        (tmp_path / "mine.py").write_text(f"from tests.own_envs import Limited  # {number}\n")
+        identity.cache_clear()
+        told.add(identity("mine:Limited"))
+    assert len(told) == 2

@@ -14,7 +14,7 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -26,28 +26,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def endable() -> Iterator[None]:
-    """Let signals, and the death of the parent, end all processes that this one started, at once, and then the block
-    with a `KeyboardInterrupt`. What they have finished is on the disk."""
+    """Let signals, and the death of the parent, end all processes that this one starts in the block, at once, and then
+    the block with a `KeyboardInterrupt`. What they have finished is on the disk. Only the main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    others = {child.pid for child in psutil.Process().children(recursive=True)}
     timer = threading.Timer(GRACE, os._exit, (1,))
     timer.daemon = True
 
     def stop(number: int, frame) -> None:
-        for heard in before:
+        for heard in handlers:
             signal.signal(heard, signal.SIG_IGN)  # once is enough, and what follows is to be finished
         timer.start()
-        end_children()
+        end_children(others)
         raise KeyboardInterrupt
 
     # What is ignored stays so: SIGHUP by nohup, SIGINT by a shell for what runs in the background.
-    before = {number: now for number in SIGNALS if (now := signal.getsignal(number)) != signal.SIG_IGN}
-    for number in before:
+    handlers = {number: now for number in SIGNALS if (now := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in handlers:
         signal.signal(number, stop)
+
+    def orphaned() -> None:
+        print("what started this has gone; nohup or setsid lets a run go on alone", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     try:
-        with following(lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        with following(orphaned):
             yield
     finally:
         timer.cancel()
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -78,9 +87,11 @@ def end_all() -> None:
     os._exit(1)
 
 
-def end_children() -> None:
-    """Kill all processes that this one started, and theirs."""
+def end_children(but: Iterable[int] = ()) -> None:
+    """Kill all processes that this one started, and theirs, but those of these numbers."""
     for child in psutil.Process().children(recursive=True):
+        if child.pid in but:
+            continue
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
 

@@ -40,7 +40,7 @@ from lib.records.syntax import (
 # Modules, whole packages included, and names of registries.
 NEUTRAL = tuple(f"lib.records.{m}" for m in ("paths", "keys", "store", "fingerprint", "ledger"))
 NEUTRAL += ("lib.files", "lib.weights.names", "lib.study.parameters", "figures.charts")
-REGISTRIES = ("CORRECTORS", "SCHEMES", "PROFILES")
+REGISTRIES = ("CORRECTORS", "SCHEMES", "PROFILES", "ADDED_TASKS", "REFUSED_TASKS")
 
 PROJECT = ("lib", "figures", "paper")  # packages, at the root of the tree, whose definitions are followed
 

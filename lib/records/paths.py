@@ -18,9 +18,9 @@ TEACHERS = DATA / "teachers"  # shipped weights, each with a card; never written
 CACHE = DATA / "cache"  # distillation sets, correctors, training runs: made on demand, not committed
 BUILD = ROOT / "build"  # executed notebooks, figures in progress, PDFs: evidence, never an input
 
-NAME = re.compile("[A-Za-z0-9_]+(-{1,3}[A-Za-z0-9_]+)*")  # no folder, no "..", no dot that could be taken for a suffix
+NAME = re.compile("[A-Za-z0-9_]+(-{1,4}[A-Za-z0-9_]+)*")  # no folder, no "..", no dot as before a suffix
 LONGEST = 100  # characters of a name; a file's may be 255, with what is added to it
-CELL = re.compile(rf"([A-Za-z0-9_]+(?:-{{1,3}}[A-Za-z0-9_]+)*)-({'|'.join(MODEL_SIZES)})-(0|[1-9][0-9]?)")
+CELL = re.compile(rf"([A-Za-z0-9_]+(?:-{{1,4}}[A-Za-z0-9_]+)*)-({'|'.join(MODEL_SIZES)})-(0|[1-9][0-9]?)")
 
 
 def named(what: str, name: str) -> str:
@@ -39,13 +39,15 @@ def part(text: str) -> str:
 
 
 def file_name(task: str) -> str:
-    """A task as part of a file's name: gym:ALE/Pong-v5 as gym--ALE---Pong-v5, and my.module:make as my-module--make.
-
-    Raises `ConfigError` for what has no such name; `task_of` is the inverse.
-    """
+    """A task as part of a file's name: my.module:make as my-module--make, gym:space/Id-v5 as gym--space---Id-v5, and
+    gym:module:Id-v5 as gym--module----Id-v5; `task_of` is the inverse. `ConfigError` for what has no such name."""
     kind, colon, name = task.partition(":")
-    kind, name = (kind if kind == "gym" else kind.replace(".", "-")), name.replace("/", "---")
-    return named("task", f"{kind}--{name}" if colon else task)
+    text = f"{kind.replace('.', '-')}--{name.replace('/', '---').replace(':', '----')}" if colon else task
+    if "--" in task or not NAME.fullmatch(text) or len(text) > LONGEST or task_of(text) != task:
+        raise ConfigError(
+            f"task={quoted(task)} cannot be part of a file's name; use letters, digits and dashes, {LONGEST} at most."
+        )
+    return text
 
 
 def task_of(name: str) -> str:
@@ -53,7 +55,7 @@ def task_of(name: str) -> str:
     kind, colon, name_of_it = name.partition("--")
     if not colon or name_of_it.startswith("-"):
         return name
-    return f"{kind if kind == 'gym' else kind.replace('-', '.')}:{name_of_it.replace('---', '/')}"
+    return f"{kind.replace('-', '.')}:{name_of_it.replace('----', ':').replace('---', '/')}"
 
 
 def cell_parts(cell: str) -> tuple[str, str, int]:

@@ -244,7 +244,7 @@ def versions() -> dict[str, str]:
     from importlib import metadata
 
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("torch", "numpy", "mujoco", "dm_control"):
+    for name in ("torch", "numpy", "mujoco", "dm_control", "gymnasium"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lib.config import as_dict
-from lib.environments import make_env
+from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of
@@ -57,7 +57,7 @@ def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:
     seeds = episode_seeds("card", profile.eval_episodes, cell.seed)
     budget = {name: value for name, value in as_dict(planner.config).items() if name != "mode"}
     roots = (record, ReplanningController, MPPI, WorldModel)
-    key = key_of(roots, budget, [teacher_key(teacher), cell.task, settings.decisions(cell.task)], seeds)
+    key = key_of(roots, budget, [teacher_key(teacher), identity(cell.task), settings.decisions(cell.task)], seeds)
 
     def make(path: Path) -> None:
         controller, envs = ReplanningController(planner), partial(make_env, cell.task)

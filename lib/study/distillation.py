@@ -22,7 +22,7 @@ from lib.correctors import CORRECTORS, CorrectorError, load_corrector, save_corr
 from lib.distil.collect import collect
 from lib.distil.states import LAYOUT, SOURCES, DistillationError, DistillationSet
 from lib.distil.train import CorrectorTraining, TrainedCorrector, errors_by_depth, train_corrector
-from lib.environments import make_env
+from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
@@ -158,7 +158,7 @@ def _shards(
                 "round": number,
                 "execution_horizon": execution_horizon or profile.collect_horizon,
                 "decisions": settings.decisions(cell.task),
-            }
+            } | ({"environment": identity(cell.task)} if ":" in cell.task else {})
             key = key_of(roots, LAYOUT, facts, acting, seeds)
             path = paths.CACHE / "distillation" / f"{cell}-{name_of(key)}.safetensors"
             what = f"{cell}, round {number}/{profile.rounds}, shard {part + 1}/{len(parts)}"

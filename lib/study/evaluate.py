@@ -22,7 +22,7 @@ from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CORRECTORS, load_corrector
-from lib.environments import make_env
+from lib.environments import identity, make_env
 from lib.files import files
 from lib.planner import MPPI
 from lib.policy import PolicyController
@@ -134,7 +134,8 @@ def arm_key(arm: Arm, cell: Cell, teacher: str, corrector_file: Path | None, dec
     for planner in filter(None, (settings["planner"], settings["refiner"])):
         planner.pop("mode")  # how a plan is computed, not which plan
     weights = [teacher_key(teacher), file_hash(corrector_file) if arm.corrector else None]
-    return key_of(arm_roots(arm), settings, str(cell), weights, decisions)
+    others = [identity(cell.task)] if ":" in cell.task else []
+    return key_of(arm_roots(arm), settings, str(cell), weights, decisions, *others)
 
 
 def arm_roots(arm: Arm) -> tuple:

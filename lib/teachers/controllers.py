@@ -54,7 +54,8 @@ class ReplanningController:
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
-        self._generators, self._warm = [self._generators[i] for i in rows], self._warm[rows]
+        self._generators = [self._generators[i] for i in rows]
+        self._warm = None if self._warm is None else self._warm[rows]
 
     @torch.no_grad()
     def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:

@@ -101,6 +101,10 @@ class ReplayBuffer:
         """Decisions stored."""
         return int(self._lengths.sum())
 
+    def longest(self) -> int:
+        """Decisions of the longest episode stored."""
+        return int(self._lengths.max(initial=0))
+
     def add(self, episode: Episode) -> None:
         """Append an episode. Raises `ValueError` when it does not fit, has no decision or is not finite."""
         length = len(episode)
@@ -192,6 +196,7 @@ def load_episodes(path: Path) -> list[Episode]:
     """Read `save_episodes`; `EpisodeFileError` when the file is missing, malformed, empty or not finite."""
     try:
         data = load_file(path)
+        data.setdefault("terminated", np.zeros_like(data["lengths"]))  # files from before it was kept
         lengths, terminated, actions, obs, rewards = (data[name] for name in COLUMNS)
     except Exception as error:  # safetensors raises several types for one meaning: this is not such a file
         raise EpisodeFileError(f"{path} is not a file of episodes: {error}.") from None

@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from tqdm import tqdm
 
 from lib.config import ConfigError, PlannerConfig
-from lib.environments import EnvironmentFailed, action_repeat, episode_decisions, make_env
+from lib.environments import TOLD, EnvironmentFailed, action_repeat, episode_decisions, failure, make_env
 from lib.planner import MPPI
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
@@ -161,8 +161,7 @@ class TrainingRun(RunState):
 
     def _drawable(self) -> bool:
         """Whether every rank has an episode to draw from: a replay may be dealt to more ranks than it has episodes."""
-        mine = any(len(episode) >= self.config.horizon for episode in self.buffer.episodes())
-        return self.ranks.total(int(mine)) == self.ranks.world
+        return self.ranks.total(int(self.buffer.longest() >= self.config.horizon)) == self.ranks.world
 
     def _catch_up(self) -> None:
         """The steps that are owed when a round is over: those of the seed phase, or of a round that could not draw."""
@@ -191,9 +190,11 @@ class TrainingRun(RunState):
         config, ranks = self.config, self.ranks
         learns = self.updates > 0 and self._drawable()
         seeds = episode_seeds("train", config.envs, config.seed, first=self.episodes + ranks.rank * config.envs)
-        obs = self.envs.reset(seed=seeds)[0]  # (envs, obs_dim)
+        obs, info = self.envs.reset(seed=seeds)  # (envs, obs_dim)
         played, over = [([o], [], []) for o in obs], np.zeros(config.envs, bool)
-        live, warm, diverged = list(range(config.envs)), None, 0
+        live, warm = [i for i in range(config.envs) if not self._failed(info, [i])], None
+        diverged = config.envs - len(live)  # a start that fails counts as a decision, so that a run always ends
+        self.decisions += ranks.total(diverged)
         actions = np.zeros((config.envs, self.learner.wm.action_dim), np.float32)
         while total := ranks.total(len(live)):
             if live:
@@ -201,7 +202,9 @@ class TrainingRun(RunState):
                 obs, rewards, terminated, truncated, info = self.envs.step(actions)
                 sound = np.isfinite(rewards) & np.isfinite(obs).all(1)
                 finished = np.isin(np.arange(config.envs), live) & terminated & sound
-                self._check(finished, info)
+                self._failed(info, live)
+                if finished.any() and not config.episodic:
+                    raise ConfigError(f"{config.task} ends episodes before their time limit; train it with --episodic.")
                 diverged += int((~sound[live]).sum())
                 for i in (i for i in live if sound[i]):
                     for part, value in zip(played[i], (obs[i], actions[i].copy(), float(rewards[i])), strict=True):
@@ -219,16 +222,17 @@ class TrainingRun(RunState):
                 self.owed -= ranks.world * config.sync_freq
         return [Episode.of(*parts, bool(end)) for parts, end in zip(played, over, strict=True) if parts[2]], diverged
 
-    def _check(self, terminated: np.ndarray, info: dict) -> None:
-        """Raises `EnvironmentFailed` for what no training can mend, a reward or an observation that is not finite, and
-        `ConfigError` for an early end where that is not learned. An environment that raised loses only its episode."""
-        for why in info.get("unsound", ()):
-            if why:
+    def _failed(self, info: dict, live: list[int]) -> bool:
+        """Whether one of the environments that play failed; says so, as only its episode is lost.
+
+        Raises `EnvironmentFailed` for what no training can mend: a reward or an observation that is not finite.
+        """
+        told = [info[TOLD][i] for i in live if TOLD in info and info[TOLD][i]]
+        for why in filter(None, (failure({TOLD: each}) for each in told)):
+            if any(each.startswith("unsound") for each in told):
                 raise EnvironmentFailed(f"{why}; correct it. What was saved stays, and the same command goes on.")
-        for why in filter(None, info.get("failed", ())):
             print(f"{why}; its episode ends there", file=sys.stderr, flush=True)
-        if terminated.any() and not self.config.episodic:
-            raise ConfigError(f"{self.config.task} ends episodes before their time limit; train it with --episodic.")
+        return bool(told)
 
     def _act(self, obs: np.ndarray, warm: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor | None]:
         """Actions (n, A) at observations (n, obs_dim), random before the first update, and the next warm start."""

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from lib.config import ConfigError, PlannerConfig, as_dict, discount_for
+from lib.environments import identity
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.store import atomic_path, write_table
@@ -142,6 +143,7 @@ class RunState:
             del self._unsaved[:CHUNK]
         state = {
             "config": json.dumps(as_dict(self.config)),
+            "environment": identity(self.config.task),
             "wm": self.learner.wm.state_dict(),
             "learner": self.learner.state_dict(),
             "counters": {k: getattr(self, k) for k in COUNTERS},
@@ -162,13 +164,17 @@ class RunState:
         return path.read_bytes() if path.is_file() else b""
 
     def _resume(self, state: dict) -> None:
+        if "environment" not in state:
+            raise ConfigError(f"{self.folder} is of an earlier version of this code; remove that folder to start anew.")
         saved = as_dict(TeacherConfig()) | json.loads(state["config"])  # settings newer than the run had their default
+        if state["environment"] != identity(self.config.task):
+            raise ConfigError(
+                f"{self.folder} was trained on another {self.config.task}; remove that folder to start anew."
+            )
         changed = [k for k, v in as_dict(self.config).items() if saved.get(k) != v and k not in FREE]
         if changed:
             names = ", ".join(changed)
             raise ConfigError(f"{self.folder} was trained with another {names}; remove that folder to start anew.")
-        if "chunks" not in state:
-            raise ConfigError(f"{self.folder} is of an earlier version of this code; remove that folder to start anew.")
         self.learner.wm.load_state_dict(state["wm"])
         self.learner.load_state_dict(state["learner"])
         for name, value in state["counters"].items():

@@ -122,7 +122,9 @@ def _fitted(config: WorldModelConfig, task: str, path: Path) -> WorldModelConfig
     if theirs != ours:
         numbers = "{} observations and {} actions, but {} has {} and {}".format(*ours, task, *theirs)
         raise CheckpointError(f"{path} takes {numbers}; give the environment that it was trained on.")
-    return dataclasses.replace(config, discount=discount_for(env.decisions))
+    return (
+        config if path.suffix == ".safetensors" else dataclasses.replace(config, discount=discount_for(env.decisions))
+    )
 
 
 def _check_file(path: Path) -> None:

@@ -235,7 +235,7 @@ def convert(
         index = tasks.index(_choose(task, tasks, path))
         native_obs, native_actions = dims[index]
         # The tasks after these have no simulator here.
-        if task in MT30[:19] and native_actions != (true := task_dimensions(task)[1]):
+        if task in MT30 and native_actions != (true := task_dimensions(task)[1]):
             raise CheckpointError(
                 f"{path}: '_action_masks' gives {task} {native_actions} actions, but its simulator takes {true}; "
                 "these weights are of another body, or damaged."

@@ -48,7 +48,7 @@ PARAMETERS = {  # notebook: values, and a word of the sentence that each gets
     "07_decision_transformer": [
         ("episodes -1", "episodes"), ("env Hopper", "env"), ("checkpoint no.safetensors", "checkpoint")
     ],
-    "08_planner_benchmark": [("seconds 0", "seconds"), ("device tpu", "device")],
+    "08_planner_benchmark": [("seconds -1", "seconds"), ("device tpu", "device")],
 }  # fmt: skip
 
 COMMANDS = {  # words of the command line after python -m, and a word of the sentence

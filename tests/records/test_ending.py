@@ -183,3 +183,22 @@ def test_sigterm_to_the_runner_ends_the_notebook_and_puts_the_results_back(repo:
     assert process.returncode == 130 and "Traceback" not in said
     assert said.splitlines()[-1] == "stopped; the earlier results are as they were."
     assert repo.results() == before and not alive(int((repo.root / "pid").read_text()))
+
+
+SPARED = """
+import os, signal, subprocess
+from lib.records import ending
+mine = subprocess.Popen(["sleep", "60"])
+try:
+    with ending.endable():
+        theirs = subprocess.Popen(["sleep", "60"])
+        os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print(theirs.wait(5), mine.poll())
+mine.kill()
+"""
+
+
+def test_what_was_started_before_is_spared():
+    done = subprocess.run([sys.executable, "-c", SPARED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [str(-signal.SIGKILL.value), "None"], done.stderr

@@ -62,3 +62,26 @@ def test_a_cell_has_a_task_a_size_and_a_seed(size):
 )  # fmt: skip
 def test_any_text_has_a_part_that_is_a_name(text, name):
     assert paths.part(text) == name == paths.named("label", name)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("walker-walk", "walker-walk"),
+        ("gym:HalfCheetah-v5", "gym--HalfCheetah-v5"),
+        ("gym:ALE/Pong-v5", "gym--ALE---Pong-v5"),
+        ("gym:my_robots:Reach-v2", "gym--my_robots----Reach-v2"),
+        ("my.own.module:make", "my-own-module--make"),
+    ],
+)
+def test_a_task_of_any_kind_is_part_of_a_files_name_and_comes_back(task, name):
+    assert (paths.file_name(task), paths.task_of(name)) == (name, task)
+    assert paths.cell_parts(f"{name}-1m-3") == (task, "1m", 3)
+
+
+@pytest.mark.parametrize(
+    "task", ["gym:A---B-v0", "gym:A--B-v0", "gym:a.b-v0", "a:b.c", "../x", "a:..", "", "gym:" + 100 * "x"]
+)
+def test_a_task_without_such_a_name_is_refused_as_it_was_given(task):
+    with pytest.raises(ConfigError, match="cannot be part of a file's name"):
+        paths.file_name(task)

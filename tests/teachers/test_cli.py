@@ -293,18 +293,36 @@ def test_an_environment_that_raises_loses_its_episode_and_one_that_gives_nan_end
     envs, tmp_path, monkeypatch, capsys
 ):
     failing = dataclasses.replace(TINY, task="tests.own_envs:Failing", episode_decisions=6, envs=envs, eval_every=1000)
-    seeds = iter([0, 1, 0, 0, 0, 0, *[0] * 99])
+    seeds = iter([0, 1, 0, 3, 0, 0, *[0] * 99])
     monkeypatch.setattr(
         training, "episode_seeds", lambda purpose, count, seed, first=0: [next(seeds) for _ in range(count)]
     )
     run = trained(tmp_path / "raises", failing, decisions=36)
-    assert [len(e) for e in run.buffer.episodes()][:3] == [6, 1, 6] and run.diverged == 1
-    assert "Failing, decision 1: RuntimeError: a cable broke; its episode ends there" in capsys.readouterr().err
+    assert [len(e) for e in run.buffer.episodes()][:4] == [6, 1, 6, 6] and run.diverged == 2
+    said = capsys.readouterr().err
+    assert "Failing, decision 1: RuntimeError: a cable broke; its episode ends there" in said
+    assert "its reset with seed 3 raised RuntimeError: a cable broke; its episode ends there" in said
     monkeypatch.setattr(training, "episode_seeds", lambda purpose, count, seed, first=0: [2] * count)
     with pytest.raises(
         EnvironmentFailed, match="Failing, decision 1: its reward or observation is not finite; correct"
     ):
         trained(tmp_path / "nan", failing)
+
+
+def test_what_a_waiting_environment_does_is_nobodys_episode(tmp_path, monkeypatch):
+    """It begins again by itself, with whatever seed, and fails there."""
+    starts = iter([[3, 1], [0, 0]])
+    monkeypatch.setattr(training, "episode_seeds", lambda *_, **__: next(starts, [0, 0]))
+    failing = dataclasses.replace(TINY, task="tests.own_envs:FailsAlone", episode_decisions=0, envs=2, eval_every=1000)
+    run = trained(tmp_path, failing, decisions=14)
+    assert sorted(len(e) for e in run.buffer.episodes()) == [4, 10] and run.diverged == 0
+
+
+def test_a_run_is_not_resumed_where_the_environment_is_another(tmp_path, monkeypatch):
+    run = trained(tmp_path, TINY, decisions=20)
+    monkeypatch.setattr(training_state, "identity", lambda task: f"{task} of another kind")
+    with pytest.raises(ConfigError, match="was trained on another cartpole-swingup; remove that folder"):
+        TrainingRun(run.config, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["envs", "sync_freq", "batch_size", "decisions", "save_every"])

@@ -176,7 +176,6 @@ def test_files_are_joined_byte_for_byte(parts, tmp_path):
     ("change", "message"),
     [
         ({"lengths": None}, "is not a file of episodes"),
-        ({"terminated": None}, "is not a file of episodes"),
         ({"terminated": np.array([0, 0])}, "other dimensions or types"),
         ({"lengths": np.array([], np.int64), "terminated": np.array([], np.int64)}, "holds no episodes"),
         ({"lengths": np.array([-1, 6]), "terminated": np.array([0, 0])}, "holds no episodes|cut short"),
@@ -194,6 +193,12 @@ def test_malformed_files_are_refused(change, message, tmp_path):
     save_file({name: array for name, array in content.items() if array is not None}, tmp_path / "bad.safetensors")
     with pytest.raises(EpisodeFileError, match=f"bad.safetensors.*({message})"):
         load_episodes(tmp_path / "bad.safetensors")
+
+
+def test_files_from_before_terminations_were_kept_have_none(tmp_path):
+    content = {name: getattr(WHOLE, name) for name in ("obs", "actions", "rewards")}
+    save_file(content | {"lengths": np.array([5])}, tmp_path / "old.safetensors")
+    assert_same(load_episodes(tmp_path / "old.safetensors"), [WHOLE])
 
 
 def test_files_of_another_kind_are_refused(tmp_path):

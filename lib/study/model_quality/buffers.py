@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import ConfigError, PlannerConfig, as_dict, quoted
-from lib.environments import make_env
+from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import combine, file_hash, key_of, rest_of, shown
@@ -63,7 +63,7 @@ def generate(settings: Settings, cell: Cell, name: str, episodes: int, noise: fl
         "planner": {k: v for k, v in as_dict(budget).items() if k != "mode"} if planner else None,
         "noise": noise if name == "noisy" else None,
         "decisions": decisions,
-    }
+    } | ({"environment": identity(cell.task)} if ":" in cell.task else {})
     roots = (record, RandomController, ReplanningController, MPPI, WorldModel)
     seeds = episode_seeds("buffer", episodes, cell.seed, first=SEEDS * buffer_seed)
     found, keys = [], []

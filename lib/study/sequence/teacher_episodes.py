@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import ConfigError, PlannerConfig, as_dict, one_of
-from lib.environments import make_env
+from lib.environments import identity, make_env
 from lib.files import numbered
 from lib.planner import MPPI
 from lib.records import paths
@@ -92,7 +92,7 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
     controller, episodes = None, []
     seeds = episode_seeds("collect", count, cell.seed, first=source.seed)
     for block in (seeds[i : i + BLOCK] for i in range(0, count, BLOCK)):
-        key = key_of(roots, weights, budget, source.exploration, cell.task, decisions, block)
+        key = key_of(roots, weights, budget, source.exploration, identity(cell.task), decisions, block)
         what = f"{len(block)} episodes of {source.weights or 'random actions'}"
 
         def make(path: Path, block=block, what=what) -> None:
