@@ -331,6 +331,12 @@ def test_counts_below_one_are_refused(name):
         TeacherConfig(**{name: 0})
 
 
+@pytest.mark.parametrize("seed", [-1, 100])
+def test_a_seed_outside_its_block_is_refused_at_once(seed):
+    with pytest.raises(ConfigError, match=f"TeacherConfig.seed={seed} must lie between 0 and 99"):
+        TeacherConfig(seed=seed)
+
+
 def test_micro_batches_make_one_step_for_so_many_decisions(tmp_path):
     run = trained(tmp_path, TINY, sync_freq=4, decisions=50, eval_every=1000)
     assert run.updates == 20 // 4 + 30 // 4 and run.owed == 2
