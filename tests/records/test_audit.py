@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib.config import ConfigError
-from lib.records import audit
-from lib.records.audit import AUDITED
+from lib.records.audit import AUDITED, Command
 from tests.records.tiny import CELL, Repo, alive, wait_for
 
 NAMES = str(AUDITED).replace("'", '"')
@@ -147,4 +146,4 @@ def test_ctrl_c_leaves_no_worktree(repo):
 def test_an_audit_of_no_rows_is_refused(rows):
     """It would say "equal" of what nobody has compared."""
     with pytest.raises(ConfigError, match=f"rows={rows} must be at least 1"):
-        audit.Command(rows=rows)
+        Command(rows=rows)
