@@ -472,7 +472,7 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(shelf, monkeypatc
 
 def test_the_table_of_the_zoo():
     configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in teacher.ZOO]
-    assert len({c.name for c in configs}) == len(configs) == 11
+    assert len({c.name for c in configs}) == len(configs) == 12
     assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
     assert all(0 < c.stop_return < 1000 for c in configs[1:])
     studied = [c for c in configs if c.task in SNAPSHOTS]
