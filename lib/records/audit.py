@@ -34,7 +34,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from lib.config import compiled_folder, one_of
+from lib.config import ConfigError, compiled_folder, one_of
 from lib.files import alive, files
 from lib.records import ledger, paths, store
 from lib.records.ending import child
@@ -258,6 +258,10 @@ class Command:
     profile: str = "paper"
     stages: str = ""  # by name; empty: all that play or train
     rows: int = 1  # jobs replayed of each kind
+
+    def __post_init__(self):
+        if self.rows < 1:
+            raise ConfigError(f"rows={self.rows} must be at least 1: what is not replayed is not shown.")
 
 
 def carry_out(command: Command) -> None:

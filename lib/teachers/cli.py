@@ -58,6 +58,7 @@ ZOO = (
     ("cheetah-run", "1m", 1, 430, 0),
     ("walker-run", "1m", 1, 600, 0),
     ("walker-stand", "1m", 1, 880, 0),
+    ("finger-spin", "1m", 1, 850, 0),
     ("walker-walk", "1m", 2, 866, 20_000),
     ("cartpole-swingup", "1m", 2, 755, 20_000),
     ("walker-walk", "1m", 3, 866, 20_000),

@@ -59,6 +59,8 @@ class TeacherConfig:
         for name in ("envs", "sync_freq", "batch_size", "decisions", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"TeacherConfig.{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.seed <= 99:
+            raise ConfigError(f"TeacherConfig.seed={self.seed} must lie between 0 and 99.")
 
     @property
     def name(self) -> str:

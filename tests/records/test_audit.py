@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.records.audit import AUDITED
+from lib.config import ConfigError
+from lib.records.audit import AUDITED, Command
 from tests.records.tiny import CELL, Repo, alive, wait_for
 
 NAMES = str(AUDITED).replace("'", '"')
@@ -139,3 +140,10 @@ def test_ctrl_c_leaves_no_worktree(repo):
     assert len(git(repo, "worktree", "list").splitlines()) == 1
     assert not [*Path(tempfile.gettempdir()).glob(place)] and not alive(replaying)
     assert entries(repo) == []
+
+
+@pytest.mark.parametrize("rows", [0, -1])
+def test_an_audit_of_no_rows_is_refused(rows):
+    """It would say "equal" of what nobody has compared."""
+    with pytest.raises(ConfigError, match=f"rows={rows} must be at least 1"):
+        Command(rows=rows)

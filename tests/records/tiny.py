@@ -73,11 +73,11 @@ if (ROOT / "slow").exists():
 """
 READ = f"""
 from lib.records.paths import ROOT
-from lib.records.store import read_table, write_artefact
+from lib.records.store import intact, read_table, write_artefact
 folder = ROOT / "data/results" / profile
 x = read_table(folder / "one/{CELL}.csv")
 write_artefact(folder / "two/y.csv", lambda path: path.write_text(f"n\\n{{len(x)}}\\n"))
-if not (folder / "two/kept.csv").is_file():
+if not intact(folder / "two/kept.csv"):
     write_artefact(folder / "two/kept.csv", lambda path: path.write_text("kept"), key="its own")
 """
 FILES = {

@@ -331,6 +331,12 @@ def test_counts_below_one_are_refused(name):
         TeacherConfig(**{name: 0})
 
 
+@pytest.mark.parametrize("seed", [-1, 100])
+def test_a_seed_outside_its_block_is_refused_at_once(seed):
+    with pytest.raises(ConfigError, match=f"TeacherConfig.seed={seed} must lie between 0 and 99"):
+        TeacherConfig(seed=seed)
+
+
 def test_micro_batches_make_one_step_for_so_many_decisions(tmp_path):
     run = trained(tmp_path, TINY, sync_freq=4, decisions=50, eval_every=1000)
     assert run.updates == 20 // 4 + 30 // 4 and run.owed == 2
@@ -466,7 +472,7 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(shelf, monkeypatc
 
 def test_the_table_of_the_zoo():
     configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in teacher.ZOO]
-    assert len({c.name for c in configs}) == len(configs) == 11
+    assert len({c.name for c in configs}) == len(configs) == 12
     assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
     assert all(0 < c.stop_return < 1000 for c in configs[1:])
     studied = [c for c in configs if c.task in SNAPSHOTS]
