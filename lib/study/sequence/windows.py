@@ -120,7 +120,10 @@ class TrajectorySet:
 
 def return_scale(data: TrajectorySet) -> float:
     """What returns to go are divided by, so that none is beyond ±1: the least power of ten that does it, 1 where all
-    are zero. DMControl's is 1000, as in Chen et al. 2021."""
+    are zero. Of a DMControl task it is 1000, which no episode there can pass, however little the data has."""
+    card = data.about.get("card")
+    if isinstance(card, dict) and ":" not in str(card.get("task", ":")):
+        return 1000.0
     largest = max(float(np.abs(t.returns_to_go).max()) for t in data.trajectories)
     return 10.0 ** math.ceil(round(math.log10(largest), 6)) if largest else 1.0  # rounded: 1000.0001 are 1000
 

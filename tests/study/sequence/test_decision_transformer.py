@@ -293,6 +293,8 @@ def test_returns_are_divided_by_what_the_data_has(rewards, scale):
     data = [Trajectory(t.obs, t.actions, np.float32(rewards)) for t in trajectories(len(rewards), len(rewards))]
     found = return_scale(TrajectorySet("some", data))
     assert found == scale
+    for task, known in {"walker-walk": 1000.0, "gym:Hopper-v5": scale}.items():  # the suite's is known beforehand
+        assert return_scale(TrajectorySet("some", data, {"card": {"task": task}})) == known
     assert max(np.abs(t.returns_to_go).max() for t in data) / found <= 1 + 1e-6
 
 
