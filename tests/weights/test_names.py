@@ -440,7 +440,7 @@ def test_list_and_info_say_what_is_here_and_fetch_nothing(home, server, capsys):
     rows = [line.split() for line in run("list").splitlines()]
     assert rows[1] == ["walker-walk-1m-1", "shipped", "unknown", "unknown"]
     assert rows[2] == ["mine", "5m", "not", "fetched", "unknown", "CC0"]
-    assert rows[-1][0] == "official/walker-walk-backwards-3"
+    assert [row[0] for row in rows[-2:]] == ["official/walker-walk-backwards-3", "td-mpc-opt/mt30-1m"]
     facts = run("info", "mine")
     assert f"url         {url}" in facts and "not fetched; `python -m lib.weights.cli fetch mine`" in facts
     assert "a remark" in facts and not server.requests
