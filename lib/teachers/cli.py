@@ -281,6 +281,9 @@ class Train(Ship):
     def run(self, ranks: Ranks) -> None:
         if bool(self.offline) != (self.updates is not None):
             raise ConfigError("--offline and --updates go together.")
+        for file in () if ranks.rank else self.offline:  # before there is a folder of the run
+            if not file.is_file():
+                raise ConfigError(f"{file} is not a file; give the train_buffer.safetensors of a run.")
         run = TrainingRun(self.config, ranks=ranks)
         replay = functools.partial(run.train_offline, list(self.offline), self.updates)
         self._and_ship(replay if self.offline else run.train, ranks)
