@@ -234,7 +234,6 @@ def convert(
         tasks, dims = _tasks_and_dims(num_tasks, state.get("_action_masks"), obs, actions, path)
         index = tasks.index(_choose(task, tasks, path))
         native_obs, native_actions = dims[index]
-        # The tasks after these have no simulator here.
         if task in MT30 and native_actions != (true := task_dimensions(task)[1]):
             raise CheckpointError(
                 f"{path}: '_action_masks' gives {task} {native_actions} actions, but its simulator takes {true}; "
