@@ -130,7 +130,7 @@ def _gymnasium_env(name: str) -> gymnasium.Env:
 
 
 def _own_env(module: str, name: str) -> gymnasium.Env:
-    """What the factory `name` of a module makes; only that module is imported. No fingerprint follows it: see `identity`."""
+    """What the factory `name` of a module makes; only that is imported. No fingerprint follows it: see `identity`."""
     import gymnasium
 
     try:
