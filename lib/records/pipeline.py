@@ -149,6 +149,14 @@ STAGES = (
         keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),
         rows="lib.study.rows:rows",
     ),
+    Stage(
+        "many_tasks",
+        "lib/study/many_tasks.py",
+        ("many_tasks",),
+        lambda scope, _: scope.result("many_tasks/returns.csv"),
+        settings=("many_tasks", "decisions", "planner"),
+        wanted=lambda scope: scope.profile.many_tasks is not None,
+    ),
     drawn(
         "teachers",
         lambda scope: [

@@ -47,22 +47,23 @@ def teacher_card(settings: Settings, cell: Cell) -> tuple[dict, pd.DataFrame | N
     return card, read_table(weights.with_suffix(".csv"))
 
 
-def measured_card(settings: Settings, cell: Cell, teacher: str) -> dict:
-    """A card from as many episodes as the profile plays per arm, on card seeds; kept, so they are played once.
+def measured_card(settings: Settings, cell: Cell, teacher: str, episodes: int = 0) -> dict:
+    """A card from so many episodes, or as many as the profile plays per arm, on card seeds; kept, so they are played
+    once.
 
     `teacher` is a name or a weights file. The card says nothing of a training.
     """
     wm = load_world_model(teacher, task=cell.task, device=settings.device)
     planner, profile = MPPI(wm, settings.planner(wm.action_dim)), settings.profile
-    seeds = episode_seeds("card", profile.eval_episodes, cell.seed)
+    seeds = episode_seeds("card", episodes or profile.eval_episodes, cell.seed)
     budget = {name: value for name, value in as_dict(planner.config).items() if name != "mode"}
     roots = (record, ReplanningController, MPPI, WorldModel)
     key = key_of(roots, budget, [teacher_key(teacher), identity(cell.task), settings.decisions(cell.task)], seeds)
 
     def make(path: Path) -> None:
         controller, envs = ReplanningController(planner), partial(make_env, cell.task)
-        episodes = record(controller, envs, seeds, settings.decisions(cell.task), f"{cell} card")
-        write_json(path, [float(e.rewards.sum()) for e in episodes])
+        played = record(controller, envs, seeds, settings.decisions(cell.task), f"{cell} card")
+        write_json(path, [float(e.rewards.sum()) for e in played])
 
     file = cached(paths.CACHE / "rollouts" / f"{name_of(key)}.json", key, make, f"{len(seeds)} episodes of {teacher}")
     returns = json.loads(file.read_text(encoding="utf-8"))

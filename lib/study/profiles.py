@@ -111,6 +111,17 @@ class SpeedStudy:
         return dataclasses.replace(self, seconds=seconds or self.seconds, **sizes)
 
 
+@dataclass(frozen=True)
+class ManyTasks:
+    """Weights that know many tasks, from elsewhere, and how much is played of each task."""
+
+    teacher: str
+    sha256: str
+    count: int  # of the tasks that they know: 30 or 80
+    tasks: tuple[str, ...] = ()  # of these; empty: all
+    episodes: int = 3
+
+
 class CellEpisodes(NamedTuple):
     """Numbers of episodes in cells whose names match the pattern `cells`."""
 
@@ -157,6 +168,7 @@ class Profile:
     sequence: SequenceStudy = SequenceStudy()
     errors: ErrorStudy = ErrorStudy()
     speed: SpeedStudy = SpeedStudy()
+    many_tasks: ManyTasks | None = None  # None: none are played
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 
     @property
@@ -182,6 +194,7 @@ _MAKERS = {
     "sequence": SequenceStudy,
     "errors": ErrorStudy,
     "speed": SpeedStudy,
+    "many_tasks": ManyTasks,
     "cell_episodes": CellEpisodes,
 }
 

@@ -1,0 +1,56 @@
+"""What weights that somebody else trained return on every task that they know.
+
+    python lib/study/many_tasks.py --profile paper
+
+Writes `data/results/<profile>/many_tasks/returns.csv`, a row per episode, for the profile's `many_tasks`. A task whose
+episodes were played before is not played again. The weights are fetched by name, and have to be those of the profile's
+checksum.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import pandas as pd
+from tqdm import tqdm
+
+from lib.config import ConfigError
+from lib.records import paths
+from lib.records.keys import file_hash
+from lib.records.store import write_table
+from lib.study.cards import measured_card
+from lib.study.cells import Cell, Settings
+from lib.study.profiles import PROFILES, ManyTasks, Profile
+from lib.weights.native import teacher_path
+from lib.weights.official import TASK_SETS
+
+COLUMNS = ["teacher", "task", "episode_seed", "return"]
+
+
+def returns(profile: Profile, study: ManyTasks) -> pd.DataFrame:
+    """A row per task and episode, in `COLUMNS`: whole episodes of the teacher's planner under the profile, on the
+    seeds of cards.
+
+    Raises `ConfigError` for weights of another checksum, `CheckpointError` for weights that do not know such a task.
+    """
+    if (found := file_hash(teacher_path(study.teacher))) != study.sha256:
+        raise ConfigError(f"{study.teacher} has the sha256 {found}, and profiles.toml says {study.sha256}.")
+    rows = []
+    for task in tqdm(study.tasks or TASK_SETS[study.count], desc=study.teacher, unit="task"):
+        cell = Cell.of_teacher(study.teacher, task, seed=1)
+        card = measured_card(Settings(profile, (cell,), study.teacher, "cpu"), cell, study.teacher, study.episodes)
+        played = zip(card["episode_seeds"], card["returns"], strict=True)
+        rows += [(study.teacher, task, seed, result) for seed, result in played]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Play every task of weights from elsewhere.")
+    parser.add_argument("--profile", default="paper", choices=[name for name, p in PROFILES.items() if p.many_tasks])
+    profile = PROFILES[parser.parse_args().profile]
+    table, file = returns(profile, profile.many_tasks), paths.results(profile.name) / "many_tasks" / "returns.csv"
+    print(write_table(file, table, teacher=profile.many_tasks.teacher, sha256=profile.many_tasks.sha256))
+
+
+if __name__ == "__main__":
+    main()
