@@ -154,7 +154,7 @@ STAGES = (
         "lib/study/many_tasks.py",
         ("many_tasks",),
         lambda scope, _: scope.result("many_tasks/returns.csv"),
-        settings=("many_tasks", "decisions", "planner"),
+        settings=("many_tasks", "decisions"),
         wanted=lambda scope: scope.profile.many_tasks is not None,
     ),
     drawn(

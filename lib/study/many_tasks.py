@@ -10,6 +10,7 @@ checksum.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 import pandas as pd
 from tqdm import tqdm
@@ -24,23 +25,24 @@ from lib.study.profiles import PROFILES, ManyTasks, Profile
 from lib.weights.native import teacher_path
 from lib.weights.official import TASK_SETS
 
-COLUMNS = ["teacher", "task", "episode_seed", "return"]
+COLUMNS = ["teacher", "task", "samples", "iterations", "episode_seed", "return"]
 
 
 def returns(profile: Profile, study: ManyTasks) -> pd.DataFrame:
-    """A row per task and episode, in `COLUMNS`: whole episodes of the teacher's planner under the profile, on the
-    seeds of cards.
+    """A row per task and episode, in `COLUMNS`: whole episodes of the study's planner at every step, on the seeds of
+    cards.
 
     Raises `ConfigError` for weights of another checksum, `CheckpointError` for weights that do not know such a task.
     """
     if (found := file_hash(teacher_path(study.teacher))) != study.sha256:
         raise ConfigError(f"{study.teacher} has the sha256 {found}, and profiles.toml says {study.sha256}.")
-    rows = []
+    rows, profile = [], dataclasses.replace(profile, planner=study.planner)
     for task in tqdm(study.tasks or TASK_SETS[study.count], desc=study.teacher, unit="task"):
         cell = Cell.of_teacher(study.teacher, task, seed=1)
         card = measured_card(Settings(profile, (cell,), study.teacher, "cpu"), cell, study.teacher, study.episodes)
         played = zip(card["episode_seeds"], card["returns"], strict=True)
-        rows += [(study.teacher, task, seed, result) for seed, result in played]
+        budget = study.planner.samples, study.planner.iterations
+        rows += [(study.teacher, task, *budget, seed, result) for seed, result in played]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -118,6 +118,7 @@ class ManyTasks:
     teacher: str
     sha256: str
     count: int  # of the tasks that they know: 30 or 80
+    planner: PlannerConfig
     tasks: tuple[str, ...] = ()  # of these; empty: all
     episodes: int = 3
 
@@ -194,7 +195,7 @@ _MAKERS = {
     "sequence": SequenceStudy,
     "errors": ErrorStudy,
     "speed": SpeedStudy,
-    "many_tasks": ManyTasks,
+    "many_tasks": lambda planner, **fields: ManyTasks(planner=PlannerConfig.budget(**planner), **fields),
     "cell_episodes": CellEpisodes,
 }
 

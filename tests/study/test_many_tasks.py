@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from lib.config import ConfigError
+from lib.config import ConfigError, PlannerConfig
 from lib.environments import make_env
 from lib.planner import MPPI
 from lib.records import paths
@@ -21,7 +21,7 @@ from lib.weights.native import CheckpointError, load_world_model
 
 TINY = str(paths.ROOT / "tests" / "fixtures" / "official_tiny_mt30_new.pt")
 TASKS = ("walker-walk-backwards", "cup-spin")  # one of six actions, one of two, both added by the authors
-STUDY = ManyTasks(TINY, file_hash(TINY), 30, TASKS, episodes=2)
+STUDY = ManyTasks(TINY, file_hash(TINY), 30, PlannerConfig.budget(16, 2), TASKS, episodes=2)
 
 
 @pytest.fixture
@@ -33,9 +33,10 @@ def test_the_returns_are_those_of_episodes_played_by_hand(cache):
     profile = PROFILES["smoke"]
     table = returns(profile, STUDY)
     assert list(table.columns) == COLUMNS and len(table) == 4 and set(table["teacher"]) == {TINY}
+    assert set(table["samples"]) == {16} and set(table["iterations"]) == {2}
     for task, mine in table.groupby("task"):
         seeds = episode_seeds("card", 2, 1)
-        controller = ReplanningController(MPPI(load_world_model(TINY, task=task), profile.planner))
+        controller = ReplanningController(MPPI(load_world_model(TINY, task=task), STUDY.planner))
         played = record(controller, partial(make_env, task), seeds, profile.decisions)
         assert mine["episode_seed"].tolist() == seeds
         assert mine["return"].tolist() == [float(e.rewards.sum()) for e in played]
