@@ -112,6 +112,20 @@ class SpeedStudy:
 
 
 @dataclass(frozen=True)
+class DraftStudy:
+    """How drafts are distilled: labels of each round, of whole episodes, and `more_labels` of the longer curve;
+    `betas`, the shares of labels that the first rounds execute; samples and iterations of the `labeller`."""
+
+    labels: tuple[int, ...] = (1_000, 2_000, 3_000, 4_000)
+    more_labels: tuple[int, ...] = (10_000, 10_000)
+    betas: tuple[float, ...] = (1.0, 0.5, 0.2)
+    labeller: tuple[int, int] = (128, 2)
+    epochs: int = 100
+    members: int = 3
+    modes: int = 1
+
+
+@dataclass(frozen=True)
 class ManyTasks:
     """Weights that know many tasks, from elsewhere, and how much is played of each task."""
 
@@ -169,6 +183,7 @@ class Profile:
     sequence: SequenceStudy = SequenceStudy()
     errors: ErrorStudy = ErrorStudy()
     speed: SpeedStudy = SpeedStudy()
+    drafts: DraftStudy = DraftStudy()
     many_tasks: ManyTasks | None = None  # None: none are played
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 
@@ -195,6 +210,7 @@ _MAKERS = {
     "sequence": SequenceStudy,
     "errors": ErrorStudy,
     "speed": SpeedStudy,
+    "drafts": DraftStudy,
     "many_tasks": lambda planner, **fields: ManyTasks(planner=PlannerConfig.budget(**planner), **fields),
     "cell_episodes": CellEpisodes,
 }

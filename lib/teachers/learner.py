@@ -72,7 +72,7 @@ class Learner:
     def model_loss(self, batch: Batch, noise: Tensor, heads: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Consistency, reward, value (and termination) loss. noise (H, B, A) for the targets' actions, heads (2,).
 
-        Returns the loss, the rolled latents (H+1, B, L) and the parts.
+        Decisions that were not played count as zero. Returns the loss, the rolled latents (H+1, B, L) and the parts.
         """
         c, wm = self.config, self.wm
         horizon = len(batch.actions)
@@ -89,15 +89,19 @@ class Learner:
             latents.append(wm.next(latents[-1], batch.actions[t]))
         z = torch.stack(latents)  # (H+1, B, L)
         limit = wm.config.bin_limit
-        consistency = (weight * (z[1:] - next_z).square().mean((1, 2))).mean()
+        error = (z[1:] - next_z).square()
         reward = soft_cross_entropy(wm.reward_logits(z[:-1], batch.actions), batch.rewards, limit)
-        reward = (weight * reward.mean(1)).mean()
         value = soft_cross_entropy(wm.q_logits(z[:-1], batch.actions), td_target.expand(wm.config.num_q, -1, -1), limit)
+        if c.episodic:
+            error, reward, value = error * batch.played.unsqueeze(-1), reward * batch.played, value * batch.played
+        consistency = (weight * error.mean((1, 2))).mean()
+        reward = (weight * reward.mean(1)).mean()
         value = (weight * value.mean((0, 2))).mean()
         loss = c.consistency_coef * consistency + c.reward_coef * reward + c.value_coef * value
         parts = {"consistency": consistency, "reward": reward, "value": value}
         if c.episodic:
-            termination = F.binary_cross_entropy_with_logits(wm.termination_logit(z[1:]), batch.terminated)
+            logit = wm.termination_logit(z[1:])
+            termination = F.binary_cross_entropy_with_logits(logit, batch.terminated, batch.played)
             loss, parts["termination"] = loss + c.termination_coef * termination, termination
         return loss, z.detach(), parts
 
@@ -145,18 +149,22 @@ class Learner:
         self.optimiser.step()
         increment_version(self._model_parameters)  # fused Adam does not, and a planner looks at it
 
-        # The policy sees Q as a fixed function: its gradient may not move the heads.
-        wm.q_heads.requires_grad_(False)
-        policy_loss = self._policy_loss(latents)
-        self.policy_optimiser.zero_grad(set_to_none=True)
-        policy_loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._policy_parameters, c.grad_clip)
-        self.policy_optimiser.step()
-        increment_version(self._policy_parameters)
-        wm.q_heads.requires_grad_(True)
+        policy_loss = self.update_policy(latents)
         wm.update_target(c.tau)
         means = {name: value.item() / count for name, value in sums.items()}
-        return means | {"policy_loss": policy_loss.item(), "grad_norm": norm.item()}
+        return means | {"policy_loss": policy_loss, "grad_norm": norm.item()}
+
+    def update_policy(self, latents: list[Tensor]) -> float:
+        """One step of the policy alone, at the latents (T, B, L) of every micro-batch; returns its loss."""
+        self.wm.q_heads.requires_grad_(False)  # it sees Q as a fixed function: its gradient may not move the heads
+        loss = self._policy_loss(latents)
+        self.policy_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._policy_parameters, self.config.grad_clip)
+        self.policy_optimiser.step()
+        increment_version(self._policy_parameters)
+        self.wm.q_heads.requires_grad_(True)
+        return loss.item()
 
     def _noise(self, like: Tensor) -> Tensor:
         """Standard normal noise for the policy's actions at `like` (T, B, …) -> (T, B, A)."""

@@ -70,13 +70,15 @@ def record(controller: Controller, envs, seeds: Sequence[int], decisions: int, w
 
 @dataclass
 class Batch:
-    """Sequences in time-major order: obs (H+1, B, obs_dim), actions (H, B, A), rewards (H, B), and `terminated` (H, B),
-    1 where the decision ended its episode early; None where that is not learned."""
+    """Sequences in time-major order: obs (H+1, B, obs_dim), actions (H, B, A), rewards (H, B); and where early ends are
+    learned, else None: `terminated` (H, B), 1 where the decision ended its episode early, and `played` (H, B), 0 where
+    it stands for one after that, whose observation is the last one, and whose action and reward are zero."""
 
     obs: Tensor
     actions: Tensor
     rewards: Tensor
     terminated: Tensor | None = None
+    played: Tensor | None = None
 
 
 class ReplayBuffer:
@@ -124,8 +126,13 @@ class ReplayBuffer:
         self._rows = end
 
     def sample(self, batch_size: int, horizon: int) -> Batch:
-        """`batch_size` sequences of `horizon` decisions, uniform over all start positions that fit in an episode."""
-        room = np.maximum(self._lengths - horizon + 1, 0)
+        """`batch_size` sequences of `horizon` decisions, uniform over all start positions that fit in an episode.
+
+        Where early ends are learned, every decision of an episode that ended early is a start: an end has to be seen at
+        every place of a sequence, or a model learns that nothing ends before its last (the official code samples so).
+        """
+        ended = self.episodic & (self._terminated[self._starts + self._lengths - 1] > 0)
+        room = np.where(ended, self._lengths, np.maximum(self._lengths - horizon + 1, 0))
         ends = np.cumsum(room)
         if not len(ends) or ends[-1] == 0:
             raise ValueError(f"no stored episode is {horizon} decisions long; collect longer episodes first.")
@@ -133,12 +140,11 @@ class ReplayBuffer:
         episode = np.searchsorted(ends, draw, side="right")
         start = self._starts[episode] + draw - (ends[episode] - room[episode])
         index = start + np.arange(horizon + 1)[:, None]  # (H+1, B)
-        return Batch(
-            torch.from_numpy(self._obs[index]),
-            torch.from_numpy(self._actions[index[:-1]]),
-            torch.from_numpy(self._rewards[index[:-1]]),
-            torch.from_numpy(self._terminated[index[:-1]]) if self.episodic else None,
-        )
+        last = self._starts[episode] + self._lengths[episode]  # the row of the last observation
+        played = (index[:-1] < last).astype(np.float32)
+        index = np.minimum(index, last)  # the row of the last observation has no action, reward or end: zeros
+        parts = [self._obs[index], *(x[index[:-1]] for x in (self._actions, self._rewards, self._terminated)), played]
+        return Batch(*(torch.from_numpy(x) for x in parts[: None if self.episodic else 3]))
 
     def episodes(self) -> list[Episode]:
         """The stored episodes, oldest first."""

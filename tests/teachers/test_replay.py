@@ -84,16 +84,34 @@ def test_sampling_follows_the_seed():
     assert not torch.equal(first, a.sample(30, 2).rewards)
 
 
-def test_batches_of_an_episodic_task_say_where_episodes_terminated():
+def test_batches_of_an_episodic_task_begin_at_every_decision_before_an_early_end():
+    """An end must be seen at every place of a sequence: else a model learns that nothing ends before its last one."""
     made = ReplayBuffer(50, 2, 2, episodic=True)
-    for number, (length, terminated) in enumerate([(5, True), (4, False), (3, True)]):
+    lengths = {0: (5, True), 1: (4, False), 2: (2, True)}
+    for number, (length, terminated) in lengths.items():
         made.add(episode(number, length, terminated))
-    batch = made.sample(500, 3)
-    number, time = batch.obs[:-1, :, 0], batch.obs[:-1, :, 1]
-    last = torch.tensor([4.0, 99.0, 2.0])[number.long()]
-    assert torch.equal(batch.terminated, (time == last).float()) and 0 < batch.terminated.mean() < 0.5
-    assert_same(made.episodes(), [episode(0, 5, True), episode(1, 4), episode(2, 3, True)])
-    assert buffer([5]).sample(2, 3).terminated is None
+    batch = made.sample(900, 3)
+    starts = {(int(number), int(time)) for number, time in batch.obs[0]}
+    assert starts == {(0, t) for t in range(5)} | {(1, 0), (1, 1)} | {(2, 0), (2, 1)}
+    assert all(abs((batch.obs[0] == torch.tensor(s)).all(1).float().mean() - 1 / 9) < 0.05 for s in starts)
+    for b in range(900):
+        number, first = map(int, batch.obs[0, b])
+        length, terminated = lengths[number]
+        whole = episode(number, length, terminated)
+        for t in range(3):
+            now = first + t
+            assert batch.played[t, b] == (now < length)
+            assert batch.terminated[t, b] == (terminated and now == length - 1)
+            assert torch.equal(batch.obs[t + 1, b], torch.from_numpy(whole.obs[min(now + 1, length)]))
+            if now < length:
+                assert torch.equal(batch.actions[t, b], torch.from_numpy(whole.actions[now]))
+                assert batch.rewards[t, b] == whole.rewards[now]
+            else:
+                assert not batch.actions[t, b].any() and batch.rewards[t, b] == 0
+    assert (batch.terminated.mean(1) > 0.1).all()
+    assert_same(made.episodes(), [episode(n, *lengths[n]) for n in lengths])
+    plain = buffer([5]).sample(2, 3)
+    assert plain.terminated is None and plain.played is None
 
 
 def test_a_batch_is_a_copy():

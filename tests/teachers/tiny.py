@@ -32,7 +32,11 @@ def random_batch(seed=1, episodic=False):
     g = torch.Generator().manual_seed(seed)
     obs, actions = torch.randn(H + 1, B, OBS, generator=g), 2 * torch.rand(H, B, A, generator=g) - 1
     rewards = 3 * torch.rand(H, B, generator=g)
-    return Batch(obs, actions, rewards, (torch.rand(H, B, generator=g) < 0.4).float() if episodic else None)
+    if not episodic:
+        return Batch(obs, actions, rewards)
+    terminated = (torch.rand(H, B, generator=g) < 0.4).float()
+    played = 1 - (terminated.cumsum(0) - terminated).clamp(max=1)  # up to the first end
+    return Batch(obs, actions, rewards, terminated * played, played)
 
 
 def wait_for(file, process):

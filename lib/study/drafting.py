@@ -1,0 +1,219 @@
+"""The drafts of a cell and their rivals at equal labels, made where they are lacking, and what they cost and return.
+
+    file = ensure_draft(settings, cell, "distilled")       # or "cloned", "prior+"
+    rows = learning_curve(settings, cell, episodes=20)     # after each round of labels: errors, returns
+
+- `distilled` learns in rounds (DAgger): the first has the labeller's own episodes, later ones the draft's so far;
+- `cloned` has as many labels, all of them of the labeller's own episodes;
+- `prior+` is TD-MPC2's prior after as many more policy updates on the states of `distilled`, which need no labels.
+
+Labels are those of a right-sized planner. Files of states are kept by what they depend on.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lib.config import PlannerConfig, as_dict, one_of
+from lib.distil.draft_training import DraftTraining, TrainedDraft, draft_errors, split_states, train_draft
+from lib.distil.labels import FORMAT, LabelledStates, collect_labels
+from lib.drafts import Draft, DraftController, DraftError, PriorDraft, load_draft, save_draft
+from lib.environments import identity, make_env
+from lib.planner import MPPI
+from lib.records import paths
+from lib.records.keys import key_of, rest_of
+from lib.records.ledger import name_of
+from lib.records.seeds import episode_seeds
+from lib.records.store import cached, read_sidecar, write_artefact
+from lib.rollout import rollout
+from lib.study.cells import Cell, Settings
+from lib.study.profiles import DraftStudy
+from lib.teachers.config import TeacherConfig
+from lib.teachers.learner import Learner
+from lib.weights.native import load_world_model, teacher_key
+from lib.world_model import WorldModel
+
+KINDS = ("distilled", "cloned", "prior+")
+FIRST_SEED, ROUND_SEEDS = 500_000, 10_000  # of the block of collection: those before are the corrector's
+COLLECTED_BY = (collect_labels, MPPI, WorldModel)
+TAUGHT_BY = (train_draft, Draft)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One file of labelled states, the facts that it keeps beside its columns, and its key."""
+
+    path: Path
+    key: str
+    seeds: list[int]
+    facts: dict
+
+
+def training_of(study: DraftStudy, seed: int = 0) -> DraftTraining:
+    """How the profile's drafts are trained."""
+    return DraftTraining(epochs=study.epochs, members=study.members, modes=study.modes, seed=seed)
+
+
+def rounds_of(settings: Settings, cell: Cell, kind: str, extended: bool = False) -> list[Round]:
+    """The files of a kind's labels, round after round; nothing is collected. `extended`: those of the longer curve
+    too. Later rounds of `distilled` depend on all before."""
+    study, teacher = settings.profile.drafts, settings.teacher_name(cell)
+    wm = load_world_model(teacher, task=cell.task)
+    labeller, standard = (_budget(config) for config in _planners(settings, wm))
+    decisions, found = settings.decisions(cell.task), []
+    for number, labels in enumerate([*study.labels, *(study.more_labels if extended else ())], 1):
+        acting = kind != "cloned" and number > 1
+        first = FIRST_SEED + (number - 1) * ROUND_SEEDS
+        seeds = episode_seeds("collect", max(math.ceil(labels / decisions), 2), cell.seed, first=first)
+        facts = {
+            "task": cell.task, "teacher_key": teacher_key(teacher), "labeller": labeller, "standard": standard,
+            "round": number, "beta": _beta(study, number) if acting else 1.0, "decisions": decisions,
+        } | ({"environment": identity(cell.task)} if ":" in cell.task else {})  # fmt: skip
+        before = [[rest_of(r.key) for r in found], as_dict(training_of(study))] if acting else []
+        key = key_of((*COLLECTED_BY, *(TAUGHT_BY if acting else ())), FORMAT, facts, before, seeds)
+        path = paths.CACHE / "labels" / f"{cell}-{name_of(key)}.safetensors"
+        found.append(Round(path, key, seeds, facts))
+    return found
+
+
+def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = False) -> tuple[list[Path], str]:
+    """The files of labels, of which those lacking are collected, and the key of all."""
+    study, teacher = settings.profile.drafts, settings.teacher_name(cell)
+    rounds = rounds_of(settings, cell, kind, extended)
+
+    @functools.cache
+    def planners() -> tuple[MPPI, MPPI]:
+        wm = load_world_model(teacher, task=cell.task, device=settings.device)
+        labeller, standard = _planners(settings, wm)
+        return MPPI(wm, labeller), MPPI(wm, standard)
+
+    def make(temporary: Path, number: int) -> None:
+        facts, draft = rounds[number].facts, None
+        if facts["beta"] < 1:
+            states = LabelledStates.load(*(r.path for r in rounds[:number]))
+            draft = train_draft(states, training_of(study)).draft.to(settings.device)
+        started, what = time.monotonic(), f"{cell} {kind}, round {number + 1}/{len(rounds)}"
+        envs = functools.partial(make_env, cell.task)
+        states = collect_labels(
+            *planners(), envs, rounds[number].seeds, draft, facts["beta"], facts["decisions"], facts["round"], what
+        )
+        minutes = (time.monotonic() - started) / 60
+        states.about = facts | {"teacher": teacher, "label_minutes": minutes}
+        states.save(temporary)
+
+    for number, one in enumerate(rounds):
+        what = f"round {number + 1}/{len(rounds)} of the labels of {cell}"
+        cached(one.path, one.key, functools.partial(make, number=number), what, **one.facts, teacher=teacher)
+    roots = (*COLLECTED_BY, *TAUGHT_BY)
+    return [r.path for r in rounds], key_of(roots, [rest_of(r.key) for r in rounds], as_dict(training_of(study)))
+
+
+def _planners(settings: Settings, wm: WorldModel) -> tuple[PlannerConfig, PlannerConfig]:
+    """Who labels, and the standard planner that labels a tenth once more."""
+    standard = settings.planner(wm.action_dim)
+    small = settings.profile.planner or PlannerConfig.budget(*settings.profile.drafts.labeller)
+    return small, standard
+
+
+def _budget(config: PlannerConfig) -> dict:
+    """A planner as it is keyed: how its algorithm is executed does not matter."""
+    return {k: v for k, v in as_dict(config).items() if k != "mode"}
+
+
+def _beta(study: DraftStudy, number: int) -> float:
+    """The share of labels that are executed in a round; 0 after those that the profile names."""
+    return study.betas[number - 1] if number <= len(study.betas) else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------ drafts
+
+
+def draft_path(settings: Settings, cell: Cell, kind: str) -> Path:
+    """Where a profile's draft of a cell is kept."""
+    return paths.results(settings.profile.name) / "drafts" / f"{cell}-{kind}.safetensors"
+
+
+def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
+    """The profile's draft of a cell; made where it is lacking, or of another teacher, other labels or other code."""
+    one_of("draft", kind, KINDS)
+    path, teacher = draft_path(settings, cell, kind), teacher_key(settings.teacher_name(cell))
+    rounds = rounds_of(settings, cell, kind)
+    key = key_of((trained, *TAUGHT_BY, PriorDraft), kind, [rest_of(r.key) for r in rounds], as_dict(training_of(
+        settings.profile.drafts)))  # fmt: skip
+    try:
+        load_draft(path, teacher)
+        if read_sidecar(path).get("draft_key") == key:
+            return path
+    except DraftError:
+        pass
+    files, _ = labelled_states(settings, cell, kind)
+    draft = trained(settings, cell, kind, LabelledStates.load(*files)).draft
+    return write_artefact(path, lambda temporary: save_draft(draft, temporary, teacher), draft_key=key)
+
+
+def trained(settings: Settings, cell: Cell, kind: str, states: LabelledStates, seed: int = 0) -> TrainedDraft:
+    """A draft of a kind from labelled states."""
+    training = training_of(settings.profile.drafts, seed)
+    if kind != "prior+":
+        return train_draft(states, training)
+    learnt, held_out = split_states(states)
+    wm = load_world_model(settings.teacher_name(cell), task=cell.task)
+    updates = training.epochs * math.ceil(int(learnt.sum()) / training.batch_size)
+    draft = learnt_on(wm, states.rows(learnt), updates, training.batch_size, seed)
+    return TrainedDraft(draft, [], states.rows(held_out))
+
+
+def learnt_on(wm: WorldModel, states: LabelledStates, updates: int, batch_size: int, seed: int = 0) -> PriorDraft:
+    """The prior after more policy updates on these states: the teacher's own rule, its Q as it is."""
+    torch.manual_seed(seed)
+    wm = copy.deepcopy(wm).requires_grad_(True)
+    learner = Learner(wm, TeacherConfig(compile=False))
+    for _ in range(updates):
+        rows = torch.randint(len(states), (batch_size,))
+        learner.update_policy([states.z[rows].float().unsqueeze(0)])
+    hidden = wm.pi[0].weight.shape[0]
+    draft = PriorDraft(wm.latent_dim, wm.action_dim, hidden)
+    draft.pi.load_state_dict(wm.pi.state_dict())
+    return draft.eval().requires_grad_(False)
+
+
+# ----------------------------------------------------------------------------------------------- the learning curve
+
+CURVE = (
+    "draft", "modes", "seed", "round", "labels", "label_minutes", "draft_mse", "policy_mse", "floor", "to_standard",
+    "episode_seed", "return",
+)  # fmt: skip
+
+
+def learning_curve(settings: Settings, cell: Cell, kind: str, episodes: int, extended: bool = False, seed: int = 0):
+    """Rows of `CURVE`, one per round and calibration episode: what a draft of all labels up to that round errs and
+    returns."""
+    files, _ = labelled_states(settings, cell, kind, extended)
+    wm = load_world_model(settings.teacher_name(cell), task=cell.task, device=settings.device)
+    seeds, rows, minutes = episode_seeds("calibrate", episodes, cell.seed), [], 0.0
+    for number, file in enumerate(files, 1):
+        states = LabelledStates.load(*files[:number])
+        minutes += LabelledStates.load(file).about["label_minutes"]
+        made = trained(settings, cell, kind, states, seed)
+        errors = draft_errors(made.held_out, made.draft)
+        returns = played(wm, made.draft.to(settings.device), cell, seeds, settings.decisions(cell.task))
+        about = (kind, getattr(made.draft, "modes", 1), seed, number, len(states), minutes, *errors.values())
+        rows += [(*about, *episode) for episode in zip(seeds, returns, strict=True)]
+    return rows
+
+
+def played(wm: WorldModel, draft: nn.Module, cell: Cell, seeds: list[int], decisions: int) -> list[float]:
+    """The return of each episode of a draft that never plans."""
+    returns = np.zeros(len(seeds))
+    for step in rollout(DraftController(wm, draft), functools.partial(make_env, cell.task), seeds, decisions):
+        returns[step.rows] += step.rewards
+    return returns.tolist()
