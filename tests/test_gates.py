@@ -113,6 +113,10 @@ def test_thresholds_are_arguments_and_buffers():
 
 @pytest.mark.parametrize("make", GATES)
 def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(make):
+    traces_as_one_graph(make)
+
+
+def traces_as_one_graph(make):
     wm = tiny_model()
     gate, look, graphs = make(torch.inf), look_of(wm), []
 
