@@ -26,8 +26,10 @@ def test_its_local_reading_is_the_derivative_along_the_deviation():
     wm = tiny_model()
     look = look_of(wm)
     score = LocalToleranceGate().score(wm, look)
-    _, change = torch.func.jvp(lambda z: wm.next(z, look.a_plan), (look.z_pred,), (look.z - look.z_pred,))
-    torch.testing.assert_close(score, change.norm(dim=-1), rtol=0.03, atol=1e-3)
+    for row in range(8):
+        z, z_pred, a_plan = look.z[row], look.z_pred[row], look.a_plan[row : row + 1]
+        jacobian = torch.autograd.functional.jacobian(lambda z, a=a_plan: wm.next(z[None], a)[0], z_pred)
+        assert score[row].item() == pytest.approx((jacobian @ (z - z_pred)).norm().item(), rel=0.03, abs=1e-3)
     whole = AdaptiveToleranceGate().score(wm, look)
     assert (score / whole - 1).abs().max() > 0.1  # the readings differ
 
@@ -52,4 +54,4 @@ def test_the_published_threshold_is_half_a_unit_of_distance_and_no_number_to_fin
 
 @pytest.mark.parametrize("make", [AdaptiveToleranceGate, LocalToleranceGate, DistanceGate])
 def test_a_gate_traces_as_one_graph_and_new_thresholds_do_not_compile_again(make):
-    traces_as_one_graph(make)
+    traces_as_one_graph(make, rtol=0, atol=1e-4)  # a difference of latents that are nearly the same
