@@ -384,7 +384,7 @@ CHANGES = {
     "ablations, beside what differs in nothing else": [
         lambda: results(returns=RETURNS | {"no-plan-3": 830, "gate-only-sensitivity-3": 800, "sensitive-3": 812}),
         "over the 6 …episodes of these arms", "differs from …by −5.0 [−5.0, −5.0] against two-tower-3",
-        "a corrector …changes the return by +12.0 [+12.0, +12.0] against gate-only-sensitivity-3"],
+        "a corrector …changes the return by +12.0 [+12.0, +12.0] against gate…only…sensitivity…3"],
     "a teacher of another task": [
         lambda: teacher("cup-catch-5m-2", "cup-catch", "5m", 2, 970.0, decisions=50_000, frames=100_000),
         "trained for 15,000 to 50,000 decisions, that is 30,000 to 100,000 frames", "in the end: 90% to 97%",
