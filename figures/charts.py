@@ -37,28 +37,42 @@ HEXAGON = "M-.9,-.5L0,-1L.9,-.5L.9,.5L0,1L-.9,.5Z"
 HOURGLASS, BOW_TIE, BAR = "M-.9,-1H.9L-.9,1H.9Z", "M-1,-.9V.9L1,-.9V.9Z", "M-1,-.4H1V.4H-1Z"
 SALTIRE = "M-.9,-.5L-.5,-.9L0,-.4L.5,-.9L.9,-.5L.4,0L.9,.5L.5,.9L0,.4L-.5,.9L-.9,.5L-.4,0Z"
 
+CHEVRON, HOUSE = "M-1,-.8L0,0L1,-.8V.1L0,.9L-1,.1Z", "M0,-1L1,-.1V1H-1V-.1Z"
+TRAPEZE, LEANING = "M-.5,-.8H.5L1,.8H-1Z", "M-.3,-.8H1L.3,.8H-1Z"
+NOTCHED, TEE = "M-1,-1H-.35V-.1H.35V-1H1V1H-1Z", "M-1,-1H1V-.3H.4V1H-.4V-.3H-1Z"
+
 # Okabe–Ito colours (Okabe & Ito 2008) and a dark wine, told apart with every common colour blindness; shapes carry the
 # same information in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
 # Keys are the schemes of arms.
 EVERY_STEP = Family("replans at every step", "#000000", "diamond")
+ADAREP, PUBLISHED = Family("AdaReP", "#882255", NOTCHED), Family("published corrector", "#882255", TEE)
 FAMILIES = {
     "teacher": EVERY_STEP,
     "teacher-sample": EVERY_STEP,
     "budget": EVERY_STEP,
+    "swept": EVERY_STEP,
     "policy": Family("policy prior", "#CC79A7", "triangle-up"),
     "best-of": Family("best of prior samples", "#CC79A7", "triangle-left"),
     "open-loop": Family("open loop", "#0072B2", "square"),
     "hold-last": Family("hold last action", "#0072B2", BAR),
     "plan-ahead": Family("plan ahead", "#0072B2", HEXAGON),
+    "plan-ahead+two-tower": Family("plan ahead, corrected", "#D55E00", HOUSE),
     "two-tower": Family("two-tower corrector", "#D55E00", "circle"),
     "temporal": Family("temporal corrector", "#E69F00", "triangle-right"),
     "no-plan": Family("corrector without plan", "#D55E00", SALTIRE),
     "gated": Family("gated by mismatch", "#009E73", "triangle-down"),
     "sensitive": Family("gated by sensitivity", "#009E73", HOURGLASS),
-    "gate-only": Family("gate, no corrector", "#009E73", BOW_TIE),
+    "gate-only-mismatch": Family("mismatch, no corrector", "#009E73", CHEVRON),
+    "gate-only-sensitivity": Family("sensitivity, no corrector", "#009E73", BOW_TIE),
+    "trusted": Family("corrector where trusted", "#D55E00", TRAPEZE),
+    "trusted-gated": Family("gated, corrector where trusted", "#009E73", LEANING),
     "value-checked": Family("value-checked", "#56B4E9", STAR),
     "value-only": Family("value check alone", "#56B4E9", PENTAGON),
     "ladder": Family("ladder", "#882255", "cross"),
+    "adarep": ADAREP,
+    "adarep-local": ADAREP,
+    "published": PUBLISHED,
+    "published-tuned": PUBLISHED,
 }
 OTHER = Family("other", "#7A7A7A", "wedge")
 

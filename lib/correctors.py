@@ -199,7 +199,63 @@ class StateCorrector(Corrector):
         return self._corrected(a_policy, a_policy, self.trunk(z_real))
 
 
-CORRECTORS = {c.arch: c for c in (TwoTowerCorrector, TemporalCorrector, StateCorrector)}
+class PublishedCorrector(nn.Module):
+    """The gated two-tower corrector of arXiv:2512.17250 in the shape of its authors' code: see `lib.study.rivals`.
+
+    Of four towers an update and a gate are made; gate · update + (1 − gate) · the planned action's features give Δ, and
+    a_plan + tanh Δ the action, which is clamped when it acts and not when it learns. It does not start as the plan.
+    """
+
+    arch, history_len = "published", 0
+
+    def __init__(self, latent_dim: int, action_dim: int, width: int = 256):
+        super().__init__()
+        self.latent_dim, self.action_dim, self.width = latent_dim, action_dim, width
+
+        def layers(inputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+        self.towers = nn.ModuleList(layers(inputs) for inputs in (latent_dim, latent_dim, latent_dim, action_dim))
+        self.update, self.gate = layers(4 * width), layers(4 * width)
+        self.head = nn.Linear(width, action_dim)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The arguments that make a corrector of the same shape."""
+        return {"latent_dim": self.latent_dim, "action_dim": self.action_dim, "width": self.width}
+
+    def forward(
+        self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy=None, depth=None, history=None
+    ) -> Tensor:
+        """z_real, z_pred (B, L); a_plan (B, A); the rest is not read -> action (B, A), in [−1, 1] but in training."""
+        read = (z_real, z_pred, z_real - z_pred, a_plan)
+        features = [tower(x) for tower, x in zip(self.towers, read, strict=True)]
+        x = torch.cat(features, -1)
+        gate = self.gate(x).sigmoid()
+        action = a_plan + self.head(gate * self.update(x) + (1 - gate) * features[-1]).tanh()
+        return action if self.training else action.clamp(-1, 1)
+
+
+CORRECTORS = {c.arch: c for c in (TwoTowerCorrector, TemporalCorrector, StateCorrector, PublishedCorrector)}
+
+
+class Trusted(nn.Module):
+    """A corrector at some depths of a plan, and the plan as it is at the others: those where it was no better."""
+
+    def __init__(self, corrector: nn.Module, depths: tuple[int, ...]):
+        super().__init__()
+        self.corrector = corrector
+        self.latent_dim, self.action_dim = corrector.latent_dim, corrector.action_dim
+        self.history_len = corrector.history_len
+        trusted = torch.zeros(MAX_DEPTH + 1, dtype=torch.bool)
+        trusted[list(depths)] = True
+        self.register_buffer("trusted", trusted)
+
+    def forward(self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history=None):
+        """As the corrector's; depth (B,) int, at most `MAX_DEPTH`."""
+        corrected = self.corrector(z_real, z_pred, a_plan, a_policy, depth, history)
+        return torch.where(self.trusted[depth].unsqueeze(-1), corrected, a_plan)
+
 
 # ----------------------------------------------------------------------------------------------------------- files
 

@@ -13,8 +13,10 @@ from lib.correctors import (
     CORRECTORS,
     MAX_DEPTH,
     CorrectorError,
+    PublishedCorrector,
     StateCorrector,
     TemporalCorrector,
+    Trusted,
     TwoTowerCorrector,
     appended,
     load_corrector,
@@ -29,6 +31,8 @@ from tests.tiny import ACTIONS, BUDGET, LATENT, latents, tiny_model
 K = 3
 TOKEN = LATENT + ACTIONS + 1
 every_arch = pytest.mark.parametrize("arch", CORRECTORS)
+# The published one keeps none of these promises: it does not start as the plan, has no dropout, and reaches not all.
+every_arch_of_ours = pytest.mark.parametrize("arch", [arch for arch in CORRECTORS if arch != "published"])
 NAMES = ("z_real", "z_pred", "a_plan", "a_policy", "depth", "history")
 READS = {"two_tower": NAMES[:-1], "temporal": NAMES, "state": NAMES[:1]}  # for what it adds to its start
 STARTS = {"two_tower": 2, "temporal": 2, "state": 3}  # the input that is the action it starts from
@@ -74,14 +78,14 @@ def corrector(arch="two_tower", seed=0, scale=1.0, **sizes):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@every_arch
+@every_arch_of_ours
 def test_an_untrained_corrector_executes_what_it_starts_from_exactly(arch, seed):
     given = inputs(seed=seed)
     assert torch.equal(fresh(arch, seed)(*given), given[STARTS[arch]])
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
-@every_arch
+@every_arch_of_ours
 def test_actions_stay_within_their_bounds(arch, scale):
     given, made = inputs(), corrector(arch, scale=scale)
     with torch.no_grad():  # half open: at such scales it would be shut for some seeds
@@ -91,7 +95,7 @@ def test_actions_stay_within_their_bounds(arch, scale):
     assert (action - given[STARTS[arch]]).abs().max() > 0.5  # it does act
 
 
-@every_arch
+@every_arch_of_ours
 def test_any_action_can_be_reached_from_any_other(arch):
     made, given = corrector(arch), list(inputs())
     with torch.no_grad():
@@ -102,7 +106,7 @@ def test_any_action_can_be_reached_from_any_other(arch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@every_arch
+@every_arch_of_ours
 def test_a_corrector_reads_what_it_should_and_nothing_else(arch, name):
     given, other = list(inputs()), list(inputs(seed=10))
     given[4], other[4] = torch.full_like(given[4], K), torch.full_like(given[4], K + 1)  # all of the history counts
@@ -124,7 +128,7 @@ def test_the_state_corrector_makes_the_plan_irrelevant():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@every_arch
+@every_arch_of_ours
 def test_it_can_overfit_a_tiny_set(arch, seed):
     """Also where a plan lies at its bound: a clamp without gradient gets stuck there (error 0.1)."""
     given, target = inputs(8, seed), 1.8 * torch.rand(8, ACTIONS) - 0.9
@@ -202,12 +206,12 @@ def test_tokens_are_told_apart_by_their_age():
 
 @every_arch
 def test_rows_do_not_matter_to_each_other(arch):
-    made, given = corrector(arch), inputs()
+    made, given = corrector(arch, scale=0.3), inputs()
     one_by_one = torch.cat([made(*(x[b : b + 1] for x in given)) for b in range(len(given[0]))])
     assert torch.allclose(made(*given), one_by_one, atol=1e-5)
 
 
-@every_arch
+@every_arch_of_ours
 def test_training_and_acting_compute_the_same(arch):
     """In eval mode without gradients torch has a kernel of its own for most Transformers."""
     made, given = corrector(arch), inputs()
@@ -216,7 +220,7 @@ def test_training_and_acting_compute_the_same(arch):
     assert torch.allclose(acting, steady(made.train())(*given), atol=1e-5)
 
 
-@every_arch
+@every_arch_of_ours
 def test_dropout_acts_in_training_alone(arch):
     made, given = corrector(arch), inputs()
     assert torch.equal(made(*given), made(*given))
@@ -244,6 +248,55 @@ def test_sizes_that_cannot_be_are_refused(sizes):
 def test_only_the_temporal_corrector_reads_a_history():
     assert [TwoTowerCorrector(8, 1).history_len, StateCorrector(8, 1).history_len] == [0, 0]
     assert TemporalCorrector(8, 1).history_len == 4 and fresh("temporal").history_len == K
+
+
+# ------------------------------------------------------------------------------------------ published, and trusted
+
+
+def test_the_published_corrector_against_its_formula_row_by_row():
+    made, given = corrector("published", scale=0.3), inputs()
+    w = made.state_dict()
+
+    def linear(name, x):
+        return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+
+    def layers(name, x):
+        hidden = linear(f"{name}.0", x)
+        return linear(f"{name}.2", hidden * hidden.sigmoid())
+
+    action, raw = made(*given), made.train()(*given)
+    for row in range(0, len(given[0]), 7):
+        z_real, z_pred, a_plan = (x[row] for x in given[:3])
+        read = (z_real, z_pred, z_real - z_pred, a_plan)
+        features = [layers(f"towers.{number}", x) for number, x in enumerate(read)]
+        gate = layers("gate", torch.cat(features)).sigmoid()
+        fused = gate * layers("update", torch.cat(features)) + (1 - gate) * features[3]
+        wanted = a_plan + linear("head", fused).tanh()
+        torch.testing.assert_close(raw[row], wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(action[row], wanted.clamp(-1, 1), rtol=0, atol=1e-5)
+    assert raw.abs().max() > 1.2 and action.abs().max() == 1  # the clamp is for acting alone
+    other = [torch.rand_like(x.float()) for x in given[3:]]
+    assert torch.equal(
+        made(*given[:3], *other), raw
+    )  # neither the prior's action, nor the depth, nor a history is read
+
+
+def test_the_published_corrector_is_as_large_as_it_was_published():
+    sizes = PublishedCorrector(512, 21)
+    assert sum(p.numel() for p in sizes.parameters()) == pytest.approx(1.32e6, rel=0.01) and sizes.width == 256
+
+
+@pytest.mark.parametrize("arch", ["two_tower", "temporal"])
+@pytest.mark.parametrize("depths", [[], [1], [2, 4, MAX_DEPTH]])
+def test_a_corrector_is_trusted_at_its_depths_and_the_plan_elsewhere(arch, depths):
+    made, given = corrector(arch), list(inputs())
+    given[4] = torch.arange(64) % (MAX_DEPTH + 1)
+    trusted = Trusted(made, depths)
+    assert (trusted.latent_dim, trusted.action_dim, trusted.history_len) == (LATENT, ACTIONS, made.history_len)
+    action, whole = trusted(*given), made(*given)
+    for row, depth in enumerate(given[4].tolist()):
+        assert torch.equal(action[row], whole[row] if depth in depths else given[2][row])
+    assert not torch.allclose(whole, given[2], atol=1e-2)
 
 
 # --------------------------------------------------------------------------------------------------------- files

@@ -382,9 +382,9 @@ CHANGES = {
         temporal, "1 512 0.041 0.0612 0.0321 0.0123 0.2012 0.0091",
         "removes −19% to 94% (negative: it is worse than the plan)"],
     "ablations, beside what differs in nothing else": [
-        lambda: results(returns=RETURNS | {"no-plan-3": 830, "gate-only-3": 800, "sensitive-3": 812}),
+        lambda: results(returns=RETURNS | {"no-plan-3": 830, "gate-only-sensitivity-3": 800, "sensitive-3": 812}),
         "over the 6 …episodes of these arms", "differs from …by −5.0 [−5.0, −5.0] against two-tower-3",
-        "a corrector …changes the return by +12.0 [+12.0, +12.0] against gate-only-3"],
+        "a corrector …changes the return by +12.0 [+12.0, +12.0] against gate…only…sensitivity…3"],
     "a teacher of another task": [
         lambda: teacher("cup-catch-5m-2", "cup-catch", "5m", 2, 970.0, decisions=50_000, frames=100_000),
         "trained for 15,000 to 50,000 decisions, that is 30,000 to 100,000 frames", "in the end: 90% to 97%",

@@ -1,6 +1,7 @@
-"""Thresholds of gates, from labelled states that no corrector learnt from.
+"""Thresholds of gates, and depths where a corrector helps, from labelled states that no corrector learnt from.
 
     numbers = calibrate(ValueGate(), wm, held_out, corrector, call_rate=0.25)      # {"threshold": …, …}
+    numbers = trusted_depths(held_out, corrector, execution_horizon=6)             # {"depths": [1, 2], …}
 
 A gate's score needs no planner call, so every labelled state of the distillation set has one, and a plan that was
 executed to its end there tells at which depth any threshold would have cut it short. That gives the planner-call rate
@@ -85,6 +86,25 @@ def calibrate(
         "call_rate": calls_per_decision(data, score, threshold, execution_horizon),
         "action_error": float(passed.quantile(quantile)) if len(passed) else None,
         "quantile": quantile,
+        "states": len(data),
+    }
+
+
+@torch.no_grad()
+def trusted_depths(
+    data: DistillationSet, corrector: Corrector, execution_horizon: int, device: torch.device | str = "cpu"
+) -> dict[str, list | int]:
+    """The depths below the execution horizon at which the corrector's mean squared error to the teacher's actions is
+    smaller than the plan's, and both errors at each of them. Depths that no state of `data` has are judged as the
+    deepest is. No test guards against chance: with few states a depth may be trusted that should not be."""
+    teacher, deepest = data.a_teacher, int(data.depth.max())
+    errors = {"plan_mse": data.a_plan - teacher, "corrector_mse": corrected_actions(corrector, data, device) - teacher}
+    at = [data.depth == min(depth, deepest) for depth in range(1, execution_horizon)]
+    means = {name: [error[rows].square().mean().item() for rows in at] for name, error in errors.items()}
+    better = [mine < plan for plan, mine in zip(*means.values(), strict=True)]
+    return {
+        "depths": [depth for depth, is_better in enumerate(better, start=1) if is_better],
+        **means,
         "states": len(data),
     }
 

@@ -4,17 +4,24 @@ arm = make_arm("64x2+value-checked-6", PlannerConfig.standard(action_dim), {"thr
 controller = make_controller(arm, world_model, {"two_tower": corrector})
 
 teacher, teacher-sample     replan at every step; execute the elites' mean, or a random elite (the official code does)
-budget-NxI                  replan at every step with N samples × I iterations
+budget-NxI                  replan at every step with N samples × I iterations; behind that, in this order, may stand
+  -hH -tT -eE -sS           the plan's horizon, the temperature, the number of elites, and the first standard deviation,
+                            beyond which no later one goes: budget-64x2-h5, budget-512x6-t0.25-s1
 policy, best-of-N           no planning: the prior's mean, or the best of N of its samples by the model's Q
 open-loop-E                 execute E steps of a plan, beyond its end the prior's inside the model
 hold-last-E, plan-ahead-E   the same, but beyond the plan's end hold its last action, or plan that far
+plan-ahead+two-tower-E      plan that far, and a corrector at every depth ≥ 1
 two-tower-E, temporal-E     a corrector at every depth ≥ 1
 no-plan-E                   a corrector that sees the real latent alone (ablation)
-gate-only-E                 no corrector; replan early where the drift changes the prior's action
-gated-E, sensitive-E        a corrector, and replan early by drift, or by sensitivity
+trusted-E, trusted-gated-E  a corrector at the depths where it was better than the plan, and replan early by drift
+gated-E, sensitive-E        a corrector, and replan early by drift, or where the drift changes the prior's action
+gate-only-mismatch-E        no corrector, and replan early by drift: with the threshold of gated-E
+gate-only-sensitivity-E     no corrector, and replan early as sensitive-E
 value-only-E                the better of {plan, prior} by the model's Q, replan where neither holds up
 value-checked-E             the best of {plan, corrected, prior}, replan where none holds up
 ladder-E                    plan, corrected, value check, refine, replan: the cheapest that passes its check
+adarep-E, adarep-local-E    rivals as published, and in a second reading of what their texts leave open:
+published-E, …-tuned-E      see `lib.study.rivals`
 
 Any of those with an E may stand on a smaller planner: `64x2+two-tower-3`.
 """
@@ -28,30 +35,26 @@ from dataclasses import dataclass
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig, as_dict, one_of, quoted
-from lib.correctors import MAX_DEPTH, StateCorrector, TemporalCorrector, TwoTowerCorrector
+from lib.correctors import (
+    MAX_DEPTH,
+    PublishedCorrector,
+    StateCorrector,
+    TemporalCorrector,
+    Trusted,
+    TwoTowerCorrector,
+)
 from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
+from lib.study.rivals import AdaptiveToleranceGate, DistanceGate, LocalToleranceGate, PublishedGate
 from lib.world_model import WorldModel
 
-_TWO_TOWER = {"corrector": TwoTowerCorrector.arch}
-SCHEMES = {
-    "open-loop": {},
-    "hold-last": {"tail": "hold"},
-    "plan-ahead": {"tail": "plan"},
-    "two-tower": _TWO_TOWER,
-    "temporal": {"corrector": TemporalCorrector.arch},
-    "no-plan": {"corrector": StateCorrector.arch},
-    "gate-only": {"gate": SensitivityGate},
-    "gated": _TWO_TOWER | {"gate": DriftGate},
-    "sensitive": _TWO_TOWER | {"gate": SensitivityGate},
-    "value-only": {"gate": ValueGate},
-    "value-checked": _TWO_TOWER | {"gate": ValueGate},
-    "ladder": _TWO_TOWER | {"gate": LadderGate, "refiner": PlannerConfig.budget(32, 1, max_std=0.5)},
-}
 # Larger numbers are slips of the keyboard: what they ask for would not fit into memory, or never end.
 NUMBER, STEPS = "([1-9][0-9]{0,3})", f"({'|'.join(map(str, range(1, MAX_DEPTH + 1)))})"
+DECIMAL = r"((?:0|[1-9][0-9]{0,2})(?:\.[0-9]{0,2}[1-9])?)"  # written in one way only
+AXES = f"(?:-h{NUMBER})?(?:-t{DECIMAL})?(?:-e{NUMBER})?(?:-s{DECIMAL})?"
+AXIS_FIELDS = {"horizon": int, "temperature": float, "elites": int, "max_std": float}  # of `AXES`, in that order
 LABELS = ("scheme", "standard_planner")  # fields that only say what an arm is called: no episode depends on them
 
 
@@ -97,17 +100,59 @@ class Arm:
         return as_dict(self) | {"gate": self.gate.kind if self.gate else ""}
 
 
+@dataclass(frozen=True)
+class TrustedArm(Arm):
+    """An arm whose corrector acts at `depths` alone, and the plan elsewhere; missing until they are calibrated."""
+
+    depths: tuple[int, ...] | None = None
+
+
+def numbers_of(arm: Arm) -> tuple[str, ...]:
+    """The fields of an arm that calibration has to find before it can act."""
+    return (arm.gate.numbers if arm.gate else ()) + (("depths",) if isinstance(arm, TrustedArm) else ())
+
+
+# What arms with an execution horizon are made of: fields of theirs, their `kind`, and `select`, which of the elites'
+# actions their planner executes.
+_TWO_TOWER = {"corrector": TwoTowerCorrector.arch}
+_PUBLISHED = {"corrector": PublishedCorrector.arch}
+SCHEMES = {
+    "open-loop": {},
+    "hold-last": {"tail": "hold"},
+    "plan-ahead": {"tail": "plan"},
+    "plan-ahead+two-tower": _TWO_TOWER | {"tail": "plan"},
+    "two-tower": _TWO_TOWER,
+    "temporal": {"corrector": TemporalCorrector.arch},
+    "no-plan": {"corrector": StateCorrector.arch},
+    "trusted": _TWO_TOWER | {"kind": TrustedArm},
+    "trusted-gated": _TWO_TOWER | {"kind": TrustedArm, "gate": DriftGate},
+    "gate-only-mismatch": {"gate": DriftGate},
+    "gate-only-sensitivity": {"gate": SensitivityGate},
+    "gated": _TWO_TOWER | {"gate": DriftGate},
+    "sensitive": _TWO_TOWER | {"gate": SensitivityGate},
+    "value-only": {"gate": ValueGate},
+    "value-checked": _TWO_TOWER | {"gate": ValueGate},
+    "ladder": _TWO_TOWER | {"gate": LadderGate, "refiner": PlannerConfig.budget(32, 1, max_std=0.5)},
+    "adarep": {"gate": AdaptiveToleranceGate},
+    "adarep-local": {"gate": LocalToleranceGate},
+    "published": _PUBLISHED | {"gate": PublishedGate, "select": "sample"},
+    "published-tuned": _PUBLISHED | {"gate": DistanceGate},
+}
+
+
 ARM_COLUMNS = tuple(Arm("", None).columns)
 
 
 def recorded(settings: dict) -> Arm:
     """The arm of a result's sidecar; what else the sidecar says is left out, and labels that it lacks are empty."""
-    fields = {f.name: settings[f.name] for f in dataclasses.fields(Arm) if f.name in settings}
+    kind = TrustedArm if "depths" in settings else Arm
+    fields = {f.name: settings[f.name] for f in dataclasses.fields(kind) if f.name in settings}
     for name in ("planner", "refiner"):
         fields[name] = fields[name] and PlannerConfig(**fields[name])
     gates = {gate.kind: gate for scheme in SCHEMES.values() if (gate := scheme.get("gate"))}
     gate = gates[one_of("gate", fields["gate"], gates)] if fields["gate"] else None
-    return Arm(**fields | {"gate": gate, "levels": fields["levels"] and tuple(fields["levels"])})
+    numbers = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return kind(**fields | numbers | {"gate": gate})
 
 
 def arm_name(name: str) -> str:
@@ -116,7 +161,7 @@ def arm_name(name: str) -> str:
 
 
 def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None) -> Arm:
-    """An arm by its name (see above). `standard` is the teacher's planner; `calibration` has the gate's numbers.
+    """An arm by its name (see above). `standard` is the teacher's planner; `calibration` has its `numbers_of`.
 
     Only here are names taken apart. Raises `ConfigError` that lists the forms for an unknown name.
     """
@@ -130,22 +175,27 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         return Arm(name, planner, scheme=name, standard_planner=True)
     if match := re.fullmatch(rf"best-of-{NUMBER}", name):
         return Arm(name, None, samples=int(match[1]), scheme="best-of")
-    if match := re.fullmatch(rf"budget-{NUMBER}×{NUMBER}", name):
-        return Arm(name, PlannerConfig.budget(int(match[1]), int(match[2])), scheme="budget")
-    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(SCHEMES)})-{STEPS}", name):
+    if match := re.fullmatch(f"budget-{NUMBER}×{NUMBER}{AXES}", name):
+        samples, iterations, *axes = match.groups()
+        settings = {field: of(text) for (field, of), text in zip(AXIS_FIELDS.items(), axes, strict=True) if text}
+        # A scheme of its own: such a planner must not be taken for the one that the arms of 64x2+… stand on.
+        scheme = "swept" if settings else "budget"
+        return Arm(name, PlannerConfig.budget(int(samples), int(iterations), **settings), scheme=scheme)
+    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(map(re.escape, SCHEMES))})-{STEPS}", name):
         samples, iterations, scheme, steps = match.groups()
         planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
         pieces = SCHEMES[scheme] | {"scheme": scheme, "standard_planner": not samples}
+        kind, select = pieces.pop("kind", Arm), pieces.pop("select", planner.action_selection)
+        planner = dataclasses.replace(planner, action_selection=select)
         if pieces.get("tail") == "plan":
             planner = dataclasses.replace(planner, horizon=max(planner.horizon, int(steps)))
-        for number in pieces["gate"].numbers if calibration and "gate" in pieces else ():
-            value = calibration.get(number)
-            pieces[number] = tuple(value) if isinstance(value, list) else value
-        return Arm(name, planner, int(steps), **pieces)
+        arm = kind(name, planner, int(steps), **pieces)
+        found = {number: calibration.get(number) for number in numbers_of(arm)} if calibration else {}
+        return dataclasses.replace(arm, **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
     raise ConfigError(
-        f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, budget-NxI, or one of "
-        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), N and I (at "
-        "most 9999); NxI+ before one of the last puts it on a smaller planner."
+        f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, budget-NxI or "
+        f"budget-NxI-hH-tT-eE-sS, or one of {', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at "
+        f"most {MAX_DEPTH}), N and I (at most 9999); NxI+ before one of the last puts it on a smaller planner."
     )
 
 
@@ -156,13 +206,14 @@ def correctors_of(names: list[str]) -> list[str]:
 
 
 def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
-    """The controller that acts as the arm says. Raises `ConfigError` for a gate whose numbers are missing."""
+    """The controller that acts as the arm says. Raises `ConfigError` where one of its numbers is missing."""
     if arm.planner is None:
         return PolicyController(wm, arm.samples)
-    numbers = {number: getattr(arm, number) for number in (arm.gate.numbers if arm.gate else ())}
-    for number in (number for number, value in numbers.items() if value is None):
-        raise ConfigError(f"arm {arm.name} has a gate but no {number}; calibrate it with lib.study.calibrate first.")
+    for number in (number for number in numbers_of(arm) if getattr(arm, number) is None):
+        raise ConfigError(f"arm {arm.name} has no {number} yet; calibrate it with lib.study.calibrate first.")
     corrector = correctors[arm.corrector] if arm.corrector else None
-    gate = arm.gate(**numbers).to(wm.device) if arm.gate else None
+    if isinstance(arm, TrustedArm):
+        corrector = Trusted(corrector, arm.depths).to(wm.device)
+    gate = arm.gate(**{number: getattr(arm, number) for number in arm.gate.numbers}).to(wm.device) if arm.gate else None
     refiner = MPPI(wm, arm.refiner) if arm.refiner else None
     return SpeculativeController(MPPI(wm, arm.planner), corrector, gate, arm.execution_horizon, arm.tail, refiner)

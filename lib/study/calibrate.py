@@ -1,9 +1,10 @@
-"""The gates' numbers of each arm, from episodes that no corrector learnt from and that are not reported.
+"""The numbers of each arm, from episodes that no corrector learnt from and that are not reported.
 
     numbers = gate_numbers(settings, stage, ["gated-6"], standard)      # {"gated-6": {"threshold": …, …}}
 
-A threshold comes from the held-out states of the cell's distillation set (`lib.distil.thresholds`). The ladder has
-three numbers that depend on each other: they are chosen by playing on start states of their own.
+A threshold, and the depths at which a corrector is trusted, come from the held-out states of the cell's distillation
+set (`lib.distil.thresholds`). The ladder has three numbers that depend on each other: they are chosen by playing on
+start states of their own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from lib.config import ConfigError, PlannerConfig
+from lib.correctors import Trusted
 from lib.distil.states import DistillationSet
-from lib.distil.thresholds import calibrate
+from lib.distil.thresholds import calibrate, trusted_depths
 from lib.distil.train import split_by_episode
 from lib.gates import LadderGate
 from lib.records import paths
@@ -27,7 +29,7 @@ from lib.records.keys import key_of, rest_of, shown
 from lib.records.ledger import same
 from lib.records.seeds import episode_seeds
 from lib.records.store import intact, read_sidecar, write_artefact
-from lib.study.arms import Arm, arm_name, make_arm
+from lib.study.arms import Arm, TrustedArm, arm_name, make_arm, numbers_of
 from lib.study.cells import Settings
 from lib.study.distillation import COLLECTED_BY, distillation_key, distillation_set
 from lib.study.evaluate import Stage, arm_key, arm_roots
@@ -38,7 +40,7 @@ CALLS_PER_PLAN = 1.5  # planner calls wanted of a gated arm for every E decision
 LADDER_LEVELS = ((0.05, 0.25), (0.15, 0.75))
 LADDER_CALLS = (1.25, 2.0)
 NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
-UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS}
+UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS, "depths": ()}
 WANTED = 0.98  # of the teacher's return, for the ladder
 
 
@@ -82,11 +84,13 @@ def calibrate_ladder(
 def gate_numbers(
     settings: Settings, stage: Stage, names: list[str], standard: PlannerConfig, threshold: float | None = None
 ) -> dict[str, dict]:
-    """Arm → its gate's numbers, for those of the named arms that have a gate: `threshold` for all of them if it is
-    given, else what the profile's calibration of the cell says, which is made where it is lacking."""
-    gated = _gated(names, standard)
-    if threshold is not None:
-        return {name: {"threshold": threshold, "levels": NO_LEVELS} for name in gated}
+    """Arm → its numbers, for those of the named arms that have any: what the profile's calibration of the cell says,
+    which is made where it is lacking, and `threshold` for all of them instead if it is given."""
+    given = {} if threshold is None else {"threshold": threshold, "levels": NO_LEVELS}
+    found = {name: given for name in _calibrated(names, standard)}
+    lacking = [name for name in found if not set(numbers_of(make_arm(name, standard))) <= given.keys()]
+    if given and not lacking:
+        return found
     path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
     key = distillation_key(settings, stage.cell)
     for file in stage.corrector_files.values():
@@ -101,7 +105,10 @@ def gate_numbers(
         return data.rows(split_by_episode(data)[1])
 
     episodes = settings.profile.calibrate_episodes
-    return ensure_calibration(stage, gated, held_out, key, path, standard, episodes) if gated else {}
+    if lacking:
+        made = ensure_calibration(stage, lacking, held_out, key, path, standard, episodes)
+        found |= {name: numbers | given for name, numbers in made.items()}
+    return found
 
 
 def ensure_calibration(
@@ -113,7 +120,7 @@ def ensure_calibration(
     standard: PlannerConfig,
     episodes: int,
 ) -> dict[str, dict]:
-    """Arm → its gate's numbers, for those of the named arms that have a gate; kept in `path`, made where lacking.
+    """Arm → its numbers, for those of the named arms that have any; kept in `path`, made where lacking.
 
     An arm's numbers are made anew when its corrector, the teacher, the held-out states (`held_out_key`) or the code
     have changed; `held_out()` is only called then. `episodes` are played for each entry of the ladder's grid.
@@ -125,7 +132,7 @@ def ensure_calibration(
         text = json.dumps(kept, indent=1)
         write_artefact(path, lambda temporary: temporary.write_text(text), held_out_key=held_out_key)
 
-    for name in _gated(names, standard):
+    for name in _calibrated(names, standard):
         arm = make_arm(name, standard, UNCALIBRATED)
         key = calibration_key(stage, arm, held_out_key, episodes)
         if same(kept.get(name, {}).get("key"), key):
@@ -135,13 +142,17 @@ def ensure_calibration(
         if arm.gate is LadderGate:
             numbers = calibrate_ladder(stage, arm, part, episodes, standard)
         else:
-            corrector, steps = stage.correctors.get(arm.corrector), _steps(arm, part)
-            rate = CALLS_PER_PLAN / steps
-            numbers = calibrate(arm.gate(), stage.wm, part, corrector, steps, call_rate=rate)
+            corrector, steps, numbers = stage.correctors.get(arm.corrector), _steps(arm, part), {}
+            if isinstance(arm, TrustedArm):
+                numbers = trusted_depths(part, corrector, arm.execution_horizon, stage.wm.device)
+                corrector = Trusted(corrector, numbers["depths"]).to(stage.wm.device)
+            if arm.gate:
+                rate = CALLS_PER_PLAN / steps
+                numbers |= calibrate(arm.gate(), stage.wm, part, corrector, steps, call_rate=rate)
         kept[name] = numbers | {"key": key}
         save()
     save()  # also when nothing was lacking: a file that is written in a run is vouched for by that run
-    return {name: kept[name] for name in _gated(names, standard)}
+    return {name: kept[name] for name in _calibrated(names, standard)}
 
 
 def calibration_key(stage: Stage, arm: Arm, held_out_key: str, episodes: int) -> str:
@@ -149,11 +160,12 @@ def calibration_key(stage: Stage, arm: Arm, held_out_key: str, episodes: int) ->
     played = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
     wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
     roots = (*arm_roots(arm), *COLLECTED_BY, calibrate_ladder, calibrate)
+    roots += (trusted_depths,) if isinstance(arm, TrustedArm) else ()
     return key_of(roots, rest_of(played), rest_of(held_out_key), wanted)
 
 
-def _gated(names: list[str], standard: PlannerConfig) -> list[str]:
-    return [name for name in map(arm_name, names) if make_arm(name, standard).gate]
+def _calibrated(names: list[str], standard: PlannerConfig) -> list[str]:
+    return [name for name in map(arm_name, names) if numbers_of(make_arm(name, standard))]
 
 
 def _steps(arm: Arm, data: DistillationSet) -> int:

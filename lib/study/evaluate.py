@@ -21,7 +21,7 @@ import pandas as pd
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import CORRECTORS, load_corrector
+from lib.correctors import CORRECTORS, Trusted, load_corrector
 from lib.environments import identity, make_env
 from lib.files import files
 from lib.planner import MPPI
@@ -33,7 +33,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
 from lib.rollout import rollout
 from lib.speculation import SpeculativeController
-from lib.study.arms import ARM_COLUMNS, LABELS, Arm, arm_name, make_arm, make_controller
+from lib.study.arms import ARM_COLUMNS, LABELS, Arm, TrustedArm, arm_name, make_arm, make_controller
 from lib.study.cells import Cell
 from lib.weights.native import load_world_model, size_of, teacher_key
 from lib.world_model import WorldModel
@@ -142,6 +142,7 @@ def arm_roots(arm: Arm) -> tuple:
     """What plays an arm's episodes: the pieces that it is made of, and nothing that other arms are made of."""
     pieces = (SpeculativeController, MPPI) if arm.planner else (PolicyController,)
     pieces += (arm.gate,) if arm.gate else ()
+    pieces += (Trusted,) if isinstance(arm, TrustedArm) else ()
     return (run_episodes, WorldModel, *pieces, *((CORRECTORS[arm.corrector],) if arm.corrector else ()))
 
 

@@ -233,4 +233,6 @@ def _frozen(value):
 
 
 TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+# Arms that tell parts and rivals apart. No stage plays them, so that they are of no profile yet.
+ISOLATING_ARMS = tuple(TABLES["paper"].pop("isolating_arms"))
 PROFILES = {name: _profile(name, table) for name, table in TABLES.items()}

@@ -18,7 +18,7 @@ from lib.records import paths
 from lib.records.jobs import Row
 from lib.records.ledger import same
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import arm_name, make_arm
+from lib.study.arms import arm_name, make_arm, numbers_of
 from lib.study.calibrate import UNCALIBRATED, calibration_key
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import corrector_path, distillation_key
@@ -32,19 +32,19 @@ def rows(profile: str, cell: str) -> list[Row]:
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
     standard = settings.planner(stage.wm.action_dim)
     table = paths.results(profile) / "horizon" / f"{cell}.csv"
-    numbers = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
-    calibrated = json.loads(numbers.read_text(encoding="utf-8")) if intact(numbers) else {}
+    file = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
+    calibrated = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
     kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
     played = read_table(table)["arm"].value_counts()
     counts = next(counts for cells, counts in settings.profile.episodes if fnmatchcase(cell, cells))
     learnt, found = distillation_key(settings, settings.cell), []
     for name, count in ((arm_name(name), count) for name, count in counts.items()):
         bare = make_arm(name, standard, UNCALIBRATED)
-        if bare.gate:
+        if numbers := numbers_of(bare):
             then = calibrated.get(name, {}).get("key", "")
             now = calibration_key(stage, bare, learnt, settings.profile.calibrate_episodes)
-            why = _why(then, now, 1, 1) if then else "has no threshold yet"
-            found.append(Row(f"the gate of {name}", numbers, then, now, why))
+            why = _why(then, now, 1, 1) if then else f"has no {numbers[0]} yet"
+            found.append(Row(f"the gate of {name}", file, then, now, why))
             if not then:
                 found.append(Row(f"arm {name}", table, "", now, "was never played"))
                 continue

@@ -6,7 +6,7 @@ import torch
 
 from lib.config import ConfigError
 from lib.correctors import TwoTowerCorrector
-from lib.distil.thresholds import calibrate, calls_per_decision, judged
+from lib.distil.thresholds import calibrate, calls_per_decision, judged, trusted_depths
 from lib.gates import DriftGate, LadderGate, ValueGate
 from lib.world_model import total_variation
 from tests.distil.sets import set_of
@@ -121,3 +121,26 @@ def test_states_that_need_no_check_are_no_thresholds():
     assert numbers["threshold"] == score[score > -torch.inf].min().item() and numbers["call_rate"] < 0.5
     with pytest.raises(ConfigError, match="no held-out state has a score"):
         calibrate(LadderGate(levels=(1.0, 1.0)), wm, data, None, HORIZON, call_rate=0.5)
+
+
+def test_a_corrector_is_trusted_where_its_error_is_below_the_plans():
+    """Labels are the corrector's actions at depths 1 and 3, nearly, and the plan's at depth 2."""
+    data = states()
+    torch.manual_seed(0)
+    corrector = TwoTowerCorrector(LATENT, ACTIONS)
+    torch.nn.init.normal_(corrector.update_head.weight, std=0.3)
+    corrector.eval().requires_grad_(False)
+    z, z_pred = data.z_real.float(), data.z_pred.float()
+    corrected = corrector(z, z_pred, data.a_plan, data.a_policy, data.depth)
+    data.a_teacher = torch.where((data.depth == 2).unsqueeze(-1), data.a_plan, corrected + 0.01)
+    found = trusted_depths(data, corrector, 6)
+    assert found["depths"] == [1, 3, 4, 5] and found["states"] == len(data)  # beyond the deepest state, as that one
+    for depth in (1, 2, 3):
+        rows = [row for row in range(len(data)) if data.depth[row] == depth]
+        plan = np.mean([(data.a_plan[row] - data.a_teacher[row]).square().mean().item() for row in rows])
+        mine = np.mean([(corrected[row] - data.a_teacher[row]).square().mean().item() for row in rows])
+        assert found["plan_mse"][depth - 1] == pytest.approx(plan, abs=1e-7)
+        assert found["corrector_mse"][depth - 1] == pytest.approx(mine, abs=1e-7)
+    assert found["corrector_mse"][3:] == [found["corrector_mse"][2]] * 2
+    assert trusted_depths(data, corrector, 2)["depths"] == [1]
+    assert trusted_depths(data, corrector, 1)["depths"] == []

@@ -16,10 +16,12 @@ from pypdf import PdfReader
 
 from figures import charts
 from figures.charts import EVERY_STEP, FAMILIES, family, small_planner, spread
+from lib.config import PlannerConfig
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
-from lib.study.profiles import PROFILES
+from lib.study.arms import make_arm
+from lib.study.profiles import ISOLATING_ARMS, PROFILES
 from tests.tiny_results import about
 
 
@@ -70,6 +72,7 @@ def test_families_are_told_apart_by_colour_and_by_shape_alone():
     families = list(dict.fromkeys([*FAMILIES.values(), charts.OTHER]))
     assert len({f.shape for f in families}) == len({f.name for f in families}) == len(families)
     assert family("budget") is family("teacher") is family("teacher-sample") is EVERY_STEP
+    assert not {family(make_arm(name, PlannerConfig()).scheme) for name in ISOLATING_ARMS} & {EVERY_STEP, charts.OTHER}
     assert family("something-new") is charts.OTHER
 
 
@@ -78,8 +81,9 @@ def test_every_arm_of_every_profile_has_a_look_of_its_own():
         arms = [about(arm) for arm in (*profile.arms, *profile.side_arms)]
         assert charts.OTHER not in [family(arm["scheme"]) for arm in arms]
         marks = [(*list(pareto.look(arm).values())[1:], arm["execution_horizon"]) for arm in arms]  # E is the size
-        apart = [arm for arm in arms if arm["scheme"] not in ("teacher-sample", "budget")]  # which stand by their costs
-        assert len(set(marks)) == len(apart) + any(arm["scheme"] == "budget" for arm in arms)
+        by_costs = ("budget", "swept")  # which stand by these
+        apart = [arm for arm in arms if arm["scheme"] not in ("teacher-sample", *by_costs)]
+        assert len(set(marks)) == len(apart) + any(arm["scheme"] in by_costs for arm in arms)
     paper = [about(arm) for arm in (*PROFILES["paper"].arms, *PROFILES["paper"].side_arms)]
     hollow = {arm["arm"]: small_planner(arm) for arm in paper if pareto.look(arm)["fill"] == "white"}
     assert hollow == {arm["arm"]: match[0] for arm in paper if (match := re.search(r"\d+×\d", arm["arm"]))}

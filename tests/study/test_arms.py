@@ -4,12 +4,29 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import TwoTowerCorrector
+from lib.correctors import CORRECTORS, TwoTowerCorrector
 from lib.gates import DriftGate, LadderGate, SensitivityGate, ValueGate
+from lib.planner import MPPI
 from lib.policy import PolicyController
-from lib.study.arms import ARM_COLUMNS, SCHEMES, Arm, correctors_of, make_arm, make_controller, recorded
+from lib.records import paths
+from lib.records.store import read_sidecar
+from lib.study.arms import (
+    ARM_COLUMNS,
+    LABELS,
+    SCHEMES,
+    Arm,
+    TrustedArm,
+    correctors_of,
+    make_arm,
+    make_controller,
+    recorded,
+)
+from lib.study.profiles import ISOLATING_ARMS, PROFILES
+from lib.study.rivals import AdaptiveToleranceGate, LocalToleranceGate, PublishedGate
+from tests.test_speculation import Twin, observations, play, random_corrector
 from tests.tiny import ACTIONS, BUDGET, LATENT, tiny_model
 
 
@@ -34,6 +51,18 @@ from tests.tiny import ACTIONS, BUDGET, LATENT, tiny_model
          Arm("plan-ahead-6", dataclasses.replace(BUDGET, horizon=6), 6, tail="plan", standard_planner=True)),
         ("plan-ahead-2", "plan-ahead", Arm("plan-ahead-2", BUDGET, 2, tail="plan", standard_planner=True)),
         ("64x2+two-tower-3", "two-tower", Arm("64×2+two-tower-3", PlannerConfig.budget(64, 2), 3, "two_tower")),
+        ("64x2+plan-ahead+two-tower-6", "plan-ahead+two-tower",
+         Arm("64×2+plan-ahead+two-tower-6", PlannerConfig.budget(64, 2, horizon=6), 6, "two_tower", tail="plan")),
+        ("trusted-6", "trusted", TrustedArm("trusted-6", BUDGET, 6, "two_tower", standard_planner=True)),
+        ("published-3", "published",
+         Arm("published-3", dataclasses.replace(BUDGET, action_selection="sample"), 3, "published", gate=PublishedGate,
+             standard_planner=True)),
+        ("budget-64x2-h5", "swept",
+         Arm("budget-64×2-h5", PlannerConfig(5, samples=64, iterations=2, elites=8, policy_samples=16))),
+        ("budget-512x6-t1", "swept", Arm("budget-512×6-t1", PlannerConfig(temperature=1.0))),
+        ("budget-512x6-e32-s0.75", "swept", Arm("budget-512×6-e32-s0.75", PlannerConfig(elites=32, max_std=0.75))),
+        ("budget-64x3-h2-t0.25-e4-s1", "swept",
+         Arm("budget-64×3-h2-t0.25-e4-s1", PlannerConfig(2, 64, 3, 4, 16, temperature=0.25, max_std=1.0))),
     ],
 )  # fmt: skip
 def test_an_arm_is_made_by_its_name(name, scheme, arm):
@@ -43,13 +72,16 @@ def test_an_arm_is_made_by_its_name(name, scheme, arm):
 @pytest.mark.parametrize(
     ("name", "gate", "corrector", "refined"),
     [
-        ("gate-only-6", SensitivityGate, "", False),
+        ("gate-only-mismatch-6", DriftGate, "", False),
+        ("gate-only-sensitivity-6", SensitivityGate, "", False),
         ("gated-6", DriftGate, "two_tower", False),
         ("sensitive-6", SensitivityGate, "two_tower", False),
         ("value-only-6", ValueGate, "", False),
         ("value-checked-6", ValueGate, "two_tower", False),
         ("ladder-6", LadderGate, "two_tower", True),
         ("64x2+ladder-6", LadderGate, "two_tower", True),
+        ("adarep-6", AdaptiveToleranceGate, "", False),
+        ("adarep-local-6", LocalToleranceGate, "", False),
     ],
 )
 def test_a_gated_arm_has_the_numbers_of_its_calibration(name, gate, corrector, refined):
@@ -66,9 +98,9 @@ def test_a_gated_arm_has_the_numbers_of_its_calibration(name, gate, corrector, r
     }
     assert recorded(json.loads(json.dumps(arm.settings)) | {"key": "a", "decisions": 5}) == arm
     for number in gate.numbers:
-        with pytest.raises(ConfigError, match=f"has a gate but no {number}; calibrate"):
+        with pytest.raises(ConfigError, match=f"has no {number} yet; calibrate"):
             make_controller(dataclasses.replace(arm, **{number: None}), wm, correctors)
-    with pytest.raises(ConfigError, match="has a gate but no threshold; calibrate"):
+    with pytest.raises(ConfigError, match="has no threshold yet; calibrate"):
         make_controller(make_arm(name, BUDGET), wm, correctors)
 
 
@@ -86,10 +118,11 @@ def test_columns_say_what_an_arm_is_made_of():
 def test_schemes_have_pieces_and_gates_names_of_their_own():
     """The one line of a scheme is all that a new gate needs."""
     arms = [make_arm(f"{scheme}-6", BUDGET) for scheme in SCHEMES]
-    assert len({tuple(arm.columns.items())[1:] for arm in arms}) == len(SCHEMES)
+    labels = {"name": "", "scheme": "", "standard_planner": True}
+    assert len({json.dumps(arm.settings | labels) for arm in arms}) == len(SCHEMES)
     gates = {arm.gate for arm in arms if arm.gate}
     assert "" not in (kinds := {gate.kind for gate in gates}) and len(kinds) == len(gates)
-    assert correctors_of(["teacher", "gated-6", "gate-only-6", "temporal-3", "64x2+ladder-3"]) == [
+    assert correctors_of(["teacher", "gated-6", "gate-only-mismatch-6", "temporal-3", "64x2+ladder-3"]) == [
         "two_tower",
         "temporal",
     ]
@@ -113,10 +146,19 @@ def test_schemes_have_pieces_and_gates_names_of_their_own():
         "10000x1+open-loop-3",
         "best-of-99999",
         "open-loop-" + "9" * 5000,
+        "plan-ahead+temporal-3",
+        "64x2+budget-64x2",
+        "budget-64x2-t1-h5",
+        "budget-64x2-t1.0",
+        "budget-64x2-t.5",
+        "budget-64x2-h0",
+        "64x2-h5+open-loop-3",
     ],
 )
 def test_an_unknown_arm_is_an_error_that_lists_the_forms(name):
-    with pytest.raises(ConfigError, match="is not known; write teacher, .*budget-NxI.*open-loop-E.*ladder-E"):
+    with pytest.raises(
+        ConfigError, match="is not known; write teacher, .*budget-NxI-hH-tT-eE-sS.*open-loop-E.*ladder-E"
+    ):
         make_arm(name, BUDGET)
     with pytest.raises(ConfigError, match="iterations=9999 must be at most 1,000"):
         make_arm("64x9999+open-loop-12", BUDGET)
@@ -129,3 +171,156 @@ def test_an_arm_becomes_its_controller():
     assert made.corrector is corrector and made.execution_horizon == 4 and made.gate is None
     made = make_controller(make_arm("hold-last-4", BUDGET), wm, {"two_tower": corrector})
     assert made.corrector is None and made.tail == "hold" and made.planner.config == BUDGET
+
+
+def test_settings_that_cannot_be_are_refused_where_a_planner_is_made():
+    for name, sentence in {
+        "budget-16x1-e32": "elites=32 exceeds samples=16",
+        "budget-16x1-t0": "temperature=0.0 must be positive",
+        "budget-16x1-s0.01": "0 < min_std ≤ max_std, not 0.05 and 0.01",
+        "budget-16x1-h501": "horizon=501 must be at most 500",
+    }.items():
+        with pytest.raises(ConfigError, match=sentence):
+            make_arm(name, BUDGET)
+
+
+# ---------------------------------------------------------------------------------------- keys, and what is committed
+
+
+def test_arms_that_were_played_are_made_as_they_were():
+    """Their settings are in their keys: a field more would make every episode of every arm anew."""
+    kept = read_sidecar(paths.results("paper") / "horizon" / "walker-walk-1m-1.csv")["arms"]
+    paper, compared = PROFILES["paper"], 0
+    for name in (*paper.arms, *paper.side_arms):
+        then = kept.get(make_arm(name, BUDGET).name)
+        if then:  # else it has not been played under this name
+            now = json.loads(json.dumps(make_arm(name, PlannerConfig.standard(6), then).settings))
+            assert now == {k: v for k, v in then.items() if k not in ("key", "decisions")} | {k: now[k] for k in LABELS}
+            compared += 1
+    assert compared > 30
+
+
+def test_only_a_trusted_arm_has_depths_in_its_settings_and_they_come_back():
+    arm = make_arm("trusted-gated-6", BUDGET, {"threshold": 0.3, "depths": [1, 4], "plan_mse": [0.1]})
+    assert (arm.threshold, arm.depths, arm.gate) == (0.3, (1, 4), DriftGate)
+    settings = json.loads(json.dumps(arm.settings | {"key": "a", "decisions": 5}))
+    assert settings["depths"] == [1, 4] and recorded(settings) == arm
+    for name in set(SCHEMES) - {"trusted", "trusted-gated"}:
+        assert "depths" not in make_arm(f"{name}-6", BUDGET).settings
+    for scheme, number in {"trusted": "depths", "trusted-gated": "threshold"}.items():
+        with pytest.raises(ConfigError, match=f"arm {scheme}-6 has no {number} yet; calibrate"):
+            make_controller(make_arm(f"{scheme}-6", BUDGET), tiny_model(), {"two_tower": random_corrector()})
+
+
+def test_the_isolating_arms_are_known_and_played_by_no_profile():
+    arms = [make_arm(name, BUDGET) for name in ISOLATING_ARMS]
+    assert len({arm.name for arm in arms}) == len(arms) == 16
+    assert {arm.scheme for arm in arms} == {
+        "gate-only-mismatch", "plan-ahead", "plan-ahead+two-tower", "trusted", "trusted-gated", "adarep", "published",
+    }  # fmt: skip
+    paper = PROFILES["paper"]
+    assert {*ISOLATING_ARMS} & {*paper.arms, *paper.side_arms} == {"plan-ahead-6"}  # one of those that were played
+
+
+# ---------------------------------------------------------------------------------------------- what they do, by hand
+
+
+def steps_of(name, obs, wm, calibration=None, correctors=None):
+    """Actions (T, B, A), records, and the controller of an arm of this name."""
+    controller = make_controller(make_arm(name, BUDGET, calibration), wm, correctors or {})
+    return *play(controller, obs), controller
+
+
+def test_gate_only_mismatch_executes_the_plan_until_the_mismatch_passes_the_threshold():
+    obs, wm = observations(9, 3), tiny_model()
+    actions, info, _ = steps_of("gate-only-mismatch-5", obs, wm, {"threshold": 0.4})
+    for row in range(3):
+        twin = Twin(MPPI(wm, BUDGET), None, 0.4, 5, "policy", seed=row)
+        steps = [twin.act(o) for o in obs[:, row]]
+        torch.testing.assert_close(actions[:, row], torch.stack([s[0] for s in steps]), rtol=0, atol=1e-4)
+        for number, record in enumerate(("planner_called", "fallback", "depth"), start=1):
+            assert info[record][:, row].tolist() == [s[number] for s in steps]
+    assert info["fallback"].any() and (info["depth"] > 0).any() and not info["delta_abs"].any()
+
+
+def seen(name, obs, wm, corrector, calibration=None):
+    """(proposal, the plans (B, H, A) then) of every decision of an arm with this corrector."""
+    arm = make_arm(name, BUDGET, calibration)
+    controller = make_controller(arm, wm, {arm.corrector: corrector})
+    controller.reset(obs.shape[1], [torch.Generator().manual_seed(row) for row in range(obs.shape[1])])
+    steps = []
+    for o in obs:
+        steps.append((controller.propose(o), controller.plan.clone()))
+        controller.commit(steps[-1][0].action)
+    return steps
+
+
+def corrected(corrector, step):
+    return corrector(step.z, step.z_pred, step.a_plan, step.a_policy, step.depth)
+
+
+def test_plan_ahead_with_a_corrector_corrects_what_was_planned_that_far():
+    wm, corrector = tiny_model(), random_corrector()
+    steps = seen("plan-ahead+two-tower-5", observations(6, 2), wm, corrector)
+    for number, (step, plans) in enumerate(steps):
+        assert plans.shape[1] == 5 and step.depth.tolist() == [number % 5] * 2
+        assert step.planner_called.tolist() == [number % 5 == 0] * 2
+        assert torch.equal(step.a_plan, plans[:, number % 5])
+        wanted = step.a_plan if number % 5 == 0 else corrected(corrector, step)
+        torch.testing.assert_close(step.action, wanted)
+    assert steps[4][0].delta_abs.min() > 1e-3  # it does correct, also beyond depth 3
+
+
+@pytest.mark.parametrize("depths", [(), (1, 3), (1, 2, 3, 4)])
+def test_trusted_executes_the_plan_at_untrusted_depths_and_the_correction_elsewhere(depths):
+    wm, corrector = tiny_model(), random_corrector()
+    steps = seen("trusted-5", observations(6, 2), wm, corrector, {"depths": list(depths)})
+    for number, (step, _) in enumerate(steps):
+        wanted = corrected(corrector, step) if number % 5 in depths else step.a_plan
+        torch.testing.assert_close(step.action, wanted)
+        assert (step.delta_abs > 1e-3).all() == (number % 5 in depths)
+    assert torch.equal(steps[4][0].a_plan, wm.policy(steps[4][0].z_pred)[0])  # beyond the plan's end, the prior's
+
+
+def test_trusted_gated_also_asks_the_planner_where_the_drift_is_large():
+    wm, corrector = tiny_model(), random_corrector()
+    numbers = {"depths": [2], "threshold": 0.4}
+    steps = seen("trusted-gated-5", observations(9, 3), wm, corrector, numbers)
+    kinds = set()
+    for step, _ in steps:
+        for row, depth in enumerate(step.depth.tolist()):
+            assert depth == 0 or step.mismatch[row] <= 0.4
+            wanted = corrected(corrector, step)[row] if depth == 2 else step.a_plan[row]
+            torch.testing.assert_close(step.action[row], wanted)
+            kinds.add((depth == 0, depth == 2, bool(step.fallback[row])))
+    assert {(True, False, True), (False, True, False), (False, False, False)} <= kinds
+
+
+def test_the_axes_of_the_budget_are_those_of_its_plans():
+    obs, wm = observations(3, 2), tiny_model()
+    plain, _, _ = steps_of("budget-16x2", obs, wm)
+    for name, horizon in {"budget-16x2-h5": 5, "budget-16x2-h1": 1, "budget-16x2-t8": 3, "budget-16x2-s0.5": 3}.items():
+        actions, info, controller = steps_of(name, obs, wm)
+        assert controller.plan.shape[1] == horizon and info["planner_called"].all()
+        assert (actions - plain).abs().max() > 1e-3
+    assert controller.planner.config == PlannerConfig.budget(16, 2, max_std=0.5)
+
+
+def test_published_executes_drawn_elites_and_replans_where_latents_are_half_a_unit_apart():
+    torch.manual_seed(0)
+    wm, corrector = tiny_model(), CORRECTORS["published"](LATENT, ACTIONS, width=8).eval().requires_grad_(False)
+    obs = 0.3 * observations(9, 3)
+    steps, ungated = seen("published-4", obs, wm, corrector), set()
+    for step, _ in steps:
+        for row, depth in enumerate(step.depth.tolist()):
+            apart = torch.dist(step.z[row], step.z_pred[row]).item()
+            assert depth == 0 or apart <= 0.5
+            wanted = corrected(corrector, step)[row] if depth else step.a_plan[row]
+            torch.testing.assert_close(step.action[row], wanted)
+            ungated.add(depth > 0)
+    assert ungated == {True, False} and torch.stack([step.fallback for step, _ in steps]).any()
+    sampled, mean = (MPPI(wm, make_arm(name, BUDGET).planner) for name in ("published-4", "published-tuned-4"))
+    z, first = steps[0][0].z, steps[0][0].action
+    streams = [[torch.Generator().manual_seed(row) for row in range(3)] for _ in range(2)]
+    torch.testing.assert_close(first, sampled(z, None, streams[0]).actions[:, 0])
+    assert (first - mean(z, None, streams[1]).actions[:, 0]).abs().max() > 1e-3

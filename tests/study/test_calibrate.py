@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from lib.config import PlannerConfig
+from lib.distil.thresholds import trusted_depths
 from lib.study import calibrate as calibration
-from lib.study.calibrate import calibrate_ladder, ensure_calibration
+from lib.study.calibrate import calibrate_ladder, ensure_calibration, gate_numbers
+from lib.study.cells import resolve
 from lib.study.evaluate import Stage, Tables
 from tests.distil.test_thresholds import states
-from tests.study.test_evaluate import CELL, corrector_file, env, home  # noqa: F401  (fixtures)
+from tests.study.test_evaluate import CELL, corrector_file, env, home, new_corrector  # noqa: F401  (fixtures)
 from tests.tiny import BUDGET
 
 
@@ -20,6 +22,7 @@ def stage(home):  # noqa: F811
     return Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file()}, decisions=12)
 
 
+GATED = ("gated", "gate-only-mismatch", "trusted-gated")
 NAMES = ["gated-4", "8x2+ladder-4", "teacher", "8x2+open-loop-3", "value-only-4"]
 
 
@@ -75,3 +78,49 @@ def test_thresholds_come_from_states_of_the_arms_own_kind_of_planner(stage, tmp_
     for name, mine in zip(("gated-4", "8×2+gated-4"), states().mismatch.chunk(2), strict=True):
         assert made[name]["states"] == len(mine) and made[name]["threshold"] in mine.tolist()
     assert PlannerConfig.budget(8, 2) != BUDGET
+
+
+def test_without_the_corrector_a_gate_has_the_same_threshold(stage, tmp_path):
+    """It scores what the corrector cannot change, so that the arms differ in the corrector alone."""
+    made = calibrated(stage, tmp_path, [f"{size}{name}-4" for size in ("", "8x2+") for name in GATED])
+    for size in ("", "8×2+"):
+        gated, alone, trusted = (made[f"{size}{name}-4"] for name in GATED)
+        assert gated["threshold"] == alone["threshold"] == trusted["threshold"]
+        assert gated["call_rate"] == alone["call_rate"] and gated["action_error"] != alone["action_error"]
+    assert made["gated-4"]["threshold"] != made["8×2+gated-4"]["threshold"]
+
+
+def test_trusted_depths_are_kept_and_made_anew_with_the_corrector(stage, tmp_path):
+    names = ["trusted-4", "8x2+trusted-4", "trusted-gated-4", "adarep-4", "published-4", "open-loop-4"]
+    made = calibrated(stage, tmp_path, names)
+    assert list(made) == ["trusted-4", "8×2+trusted-4", "trusted-gated-4", "adarep-4"]  # a fixed threshold is no number
+    for name, source in {"trusted-4": 0, "8×2+trusted-4": 1, "trusted-gated-4": 0}.items():
+        mine = states().rows(states().source == source)
+        wanted = trusted_depths(mine, stage.correctors["two_tower"], 4)
+        assert {k: made[name][k] for k in wanted} == wanted and len(wanted["plan_mse"]) == 3
+    assert "threshold" not in made["trusted-4"] and made["adarep-4"]["threshold"] > 0
+    keys = [made[name]["key"] for name in ("trusted-4", "trusted-gated-4")]
+    assert calibrated(stage, tmp_path, names) == made
+    new_corrector(7)
+    again = calibrated(Stage.of(CELL, "smoke", corrector_files=stage.corrector_files, decisions=12), tmp_path, names)
+    assert [again[name]["key"] for name in ("trusted-4", "trusted-gated-4")] != keys
+    assert again["trusted-4"]["corrector_mse"] != made["trusted-4"]["corrector_mse"]
+    assert again["adarep-4"] == made["adarep-4"]  # it has no corrector
+
+
+def test_a_threshold_that_is_given_leaves_the_depths_to_calibration(stage, monkeypatch):
+    asked = []
+    monkeypatch.setattr(calibration, "distillation_key", lambda settings, cell: "code-states")
+    monkeypatch.setattr(calibration, "read_sidecar", lambda file: {"distillation_key": "code-states"})
+
+    def made(stage, names, *rest):
+        asked.append(names)
+        return {name: {"depths": [1], "threshold": 0.9} for name in names}
+
+    monkeypatch.setattr(calibration, "ensure_calibration", made)
+    settings = resolve("smoke", "walker-walk", "1m", 1, "", "cpu")
+    numbers = gate_numbers(settings, stage, ["teacher", "gated-4", "trusted-4", "trusted-gated-4"], BUDGET, 0.3)
+    assert asked == [["trusted-4", "trusted-gated-4"]]
+    assert numbers["gated-4"] == {"threshold": 0.3, "levels": (0.0, 0.0)}
+    assert numbers["trusted-gated-4"]["threshold"] == 0.3 and numbers["trusted-4"]["depths"] == [1]
+    assert gate_numbers(settings, stage, ["gated-4"], BUDGET, 0.3).keys() == {"gated-4"} and len(asked) == 1

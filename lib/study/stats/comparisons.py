@@ -31,7 +31,14 @@ from lib.study.stats.intervals import (
 )
 
 EVERY_STEP = ("budget", "best-of", "policy")  # schemes of arms that look at every state anew
-TWINS = {"no-plan": ("with the plan", "two-tower"), "sensitive": ("no corrector", "gate-only")}
+TWINS = {  # scheme → what it is compared with: a role, and the scheme that has it
+    "no-plan": ("with the plan", "two-tower"),
+    "sensitive": ("no corrector", "gate-only-sensitivity"),
+    "gated": ("no corrector", "gate-only-mismatch"),
+    "plan-ahead+two-tower": ("no corrector", "plan-ahead"),
+    "trusted": ("at every depth", "two-tower"),
+    "trusted-gated": ("at every depth", "gated"),
+}
 MARGIN = 0.02  # of the mean return of the arm compared with
 COSTS = ("planner_calls", "model_evaluations")  # of an episode
 
@@ -187,7 +194,8 @@ def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] |
 def twins(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
     """What an ablation takes away, by comparison with the arm that differs in nothing else: role → name of that arm.
 
-    `with the plan`, for an arm whose corrector is blind to the plan; `no corrector`, for a gate by sensitivity.
+    `with the plan`, for an arm whose corrector is blind to the plan; `no corrector`, for one with the gate, or with the
+    planned tail, that another has without one; `at every depth`, for a corrector that is trusted at some.
     """
     scheme, execution_horizon = arms[name].iloc[0][["scheme", "execution_horizon"]]
     role, other = TWINS.get(scheme, (None, None))
