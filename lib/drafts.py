@@ -131,6 +131,8 @@ class DraftGate(nn.Module):
       a world that is not the training's. A plan that is being executed holds as long as this one does.
     """
 
+    kind = "draft"  # what results call it
+
     def __init__(self, doubt: float = torch.inf, value: float = torch.inf, mismatch: float = torch.inf):
         super().__init__()
         self.register_buffer("thresholds", torch.tensor([float(doubt), float(value), float(mismatch)]))

@@ -20,6 +20,10 @@ gate-only-sensitivity-E     no corrector, and replan early as sensitive-E
 value-only-E                the better of {plan, prior} by the model's Q, replan where neither holds up
 value-checked-E             the best of {plan, corrected, prior}, replan where none holds up
 ladder-E                    plan, corrected, value check, refine, replan: the cheapest that passes its check
+distilled, cloned, prior+   a draft that never plans, see `lib.study.drafting`
+draft+gated-E-rP            the draft acts, and the planner where a gate asks for it, by default at 10 % of decisions
+                            (P); its plan is executed for E steps while it holds; draft+doubt-E, draft+value-E and
+                            draft+mismatch-E have a gate by one score alone
 adarep-E, adarep-local-E    rivals as published, and in a second reading of what their texts leave open:
 published-E, …-tuned-E      see `lib.study.rivals`
 
@@ -29,6 +33,7 @@ Any of those with an E may stand on a smaller planner: `64x2+two-tower-3`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 
@@ -43,6 +48,7 @@ from lib.correctors import (
     Trusted,
     TwoTowerCorrector,
 )
+from lib.drafts import SCORES, DraftController, DraftGate
 from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
@@ -107,8 +113,24 @@ class TrustedArm(Arm):
     depths: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class DraftArm(Arm):
+    """An arm whose `corrector` is a draft; with a planner its gate asks by `scores`, at a share `rate` of decisions.
+    `thresholds` are those of `DraftGate`, None for a score that is left out; missing until they are calibrated."""
+
+    scores: tuple[str, ...] = ()
+    rate: float = 0.0
+    thresholds: tuple[float | None, ...] | None = None
+
+
+DRAFTED = ("distilled", "cloned", "prior+")  # drafts, which are also arms that never plan
+DOUBTS = {"gated": SCORES} | {score: (score,) for score in SCORES}  # of draft+…-E
+
+
 def numbers_of(arm: Arm) -> tuple[str, ...]:
     """The fields of an arm that calibration has to find before it can act."""
+    if isinstance(arm, DraftArm):
+        return ("thresholds",) if arm.gate else ()
     return (arm.gate.numbers if arm.gate else ()) + (("depths",) if isinstance(arm, TrustedArm) else ())
 
 
@@ -145,11 +167,11 @@ ARM_COLUMNS = tuple(Arm("", None).columns)
 
 def recorded(settings: dict) -> Arm:
     """The arm of a result's sidecar; what else the sidecar says is left out, and labels that it lacks are empty."""
-    kind = TrustedArm if "depths" in settings else Arm
+    kind = TrustedArm if "depths" in settings else DraftArm if "thresholds" in settings else Arm
     fields = {f.name: settings[f.name] for f in dataclasses.fields(kind) if f.name in settings}
     for name in ("planner", "refiner"):
         fields[name] = fields[name] and PlannerConfig(**fields[name])
-    gates = {gate.kind: gate for scheme in SCHEMES.values() if (gate := scheme.get("gate"))}
+    gates = {gate.kind: gate for scheme in SCHEMES.values() if (gate := scheme.get("gate"))} | {"draft": DraftGate}
     gate = gates[one_of("gate", fields["gate"], gates)] if fields["gate"] else None
     numbers = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     return kind(**fields | numbers | {"gate": gate})
@@ -181,6 +203,18 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         # A scheme of its own: such a planner must not be taken for the one that the arms of 64x2+… stand on.
         scheme = "swept" if settings else "budget"
         return Arm(name, PlannerConfig.budget(int(samples), int(iterations), **settings), scheme=scheme)
+    if name in DRAFTED:
+        return DraftArm(name, None, corrector=name, scheme=name)
+    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?draft\+({'|'.join(DOUBTS)})-{STEPS}(?:-r([1-9][0-9]?))?", name):
+        samples, iterations, doubt, steps, percent = match.groups()
+        planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
+        planner = dataclasses.replace(planner, horizon=max(planner.horizon, int(steps)))
+        about = {"scheme": f"draft+{doubt}", "standard_planner": not samples, "scores": DOUBTS[doubt]}
+        arm = DraftArm(
+            name, planner, int(steps), "distilled", "plan", DraftGate, **about, rate=int(percent or 10) / 100
+        )
+        found = (calibration or {}).get("thresholds")
+        return dataclasses.replace(arm, thresholds=found and tuple(found))
     if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(map(re.escape, SCHEMES))})-{STEPS}", name):
         samples, iterations, scheme, steps = match.groups()
         planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
@@ -193,25 +227,32 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         found = {number: calibration.get(number) for number in numbers_of(arm)} if calibration else {}
         return dataclasses.replace(arm, **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
     raise ConfigError(
-        f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, budget-NxI or "
-        f"budget-NxI-hH-tT-eE-sS, or one of {', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at "
-        f"most {MAX_DEPTH}), N and I (at most 9999); NxI+ before one of the last puts it on a smaller planner."
+        f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, {', '.join(DRAFTED)}, "
+        f"budget-NxI or budget-NxI-hH-tT-eE-sS, {', '.join(f'draft+{doubt}-E-rP' for doubt in DOUBTS)}, or one of "
+        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), P (at most 99), N "
+        "and I (at most 9999); NxI+ before one with an E puts it on a smaller planner."
     )
 
 
 def correctors_of(names: list[str]) -> list[str]:
-    """The architectures that arms of these names need."""
+    """The architectures of correctors, and the drafts, that arms of these names need."""
     arms = (make_arm(name, PlannerConfig()) for name in names)
     return list(dict.fromkeys(arm.corrector for arm in arms if arm.corrector))
 
 
 def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
     """The controller that acts as the arm says. Raises `ConfigError` where one of its numbers is missing."""
-    if arm.planner is None:
+    if arm.planner is None and not isinstance(arm, DraftArm):
         return PolicyController(wm, arm.samples)
     for number in (number for number in numbers_of(arm) if getattr(arm, number) is None):
         raise ConfigError(f"arm {arm.name} has no {number} yet; calibrate it with lib.study.calibrate first.")
     corrector = correctors[arm.corrector] if arm.corrector else None
+    if isinstance(arm, DraftArm):
+        if arm.planner is None:
+            return DraftController(wm, corrector)
+        thresholds = (math.inf if number is None else number for number in arm.thresholds)
+        gate = DraftGate(*thresholds).to(wm.device)
+        return DraftController(wm, corrector, MPPI(wm, arm.planner), gate, arm.execution_horizon)
     if isinstance(arm, TrustedArm):
         corrector = Trusted(corrector, arm.depths).to(wm.device)
     gate = arm.gate(**{number: getattr(arm, number) for number in arm.gate.numbers}).to(wm.device) if arm.gate else None

@@ -13,23 +13,28 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import Trusted
+from lib.correctors import CORRECTORS, Trusted
 from lib.distil.states import DistillationSet
 from lib.distil.thresholds import calibrate, trusted_depths
 from lib.distil.train import split_by_episode
+from lib.drafts import SCORES, DraftController, DraftGate
+from lib.environments import make_env
 from lib.gates import LadderGate
+from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of, rest_of, shown
 from lib.records.ledger import same
 from lib.records.seeds import episode_seeds
 from lib.records.store import intact, read_sidecar, write_artefact
-from lib.study.arms import Arm, TrustedArm, arm_name, make_arm, numbers_of
+from lib.rollout import rollout
+from lib.study.arms import Arm, DraftArm, TrustedArm, arm_name, make_arm, numbers_of
 from lib.study.cells import Settings
 from lib.study.distillation import COLLECTED_BY, distillation_key, distillation_set
 from lib.study.evaluate import Stage, arm_key, arm_roots
@@ -40,7 +45,7 @@ CALLS_PER_PLAN = 1.5  # planner calls wanted of a gated arm for every E decision
 LADDER_LEVELS = ((0.05, 0.25), (0.15, 0.75))
 LADDER_CALLS = (1.25, 2.0)
 NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
-UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS, "depths": ()}
+UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS, "depths": (), "thresholds": (None,) * len(SCORES)}
 WANTED = 0.98  # of the teacher's return, for the ladder
 
 
@@ -78,6 +83,30 @@ def calibrate_ladder(
     return chosen | {"wanted": wanted, "tried": tried, "episode_seeds": seeds}
 
 
+# ------------------------------------------------------------------------------------------------------- drafts
+
+
+def draft_thresholds(stage: Stage, arm: DraftArm, episodes: int) -> dict:
+    """The thresholds of a draft's gate at which it would ask at `arm.rate` of the decisions, from episodes of the draft
+    alone on calibration start states; None for scores that the arm's gate leaves out.
+
+    With several scores each has the same share of decisions above its threshold.
+    """
+    seeds = episode_seeds("calibrate", episodes, stage.cell.seed)
+    unasked = DraftController(
+        stage.wm, stage.correctors[arm.corrector], MPPI(stage.wm, arm.planner), DraftGate().to(stage.wm.device)
+    )
+    what, envs = f"{stage.cell} scores of {arm.corrector}", partial(make_env, stage.cell.task)
+    steps = [step.info for step in rollout(unasked, envs, seeds, stage.decisions, what)]
+    scores = np.array([np.concatenate([info[name] for info in steps]) for name in arm.scores])  # (scores, n)
+    below = scores.argsort(1).argsort(1) / scores.shape[1]  # the share of decisions with a lower score
+    level = np.quantile(below.max(0), 1 - arm.rate)
+    found = dict(zip(arm.scores, np.quantile(scores, level, axis=1).tolist(), strict=True))
+    asked = (scores > np.array(list(found.values()))[:, None]).any(0).mean()
+    thresholds = [found.get(name) for name in SCORES]
+    return {"thresholds": thresholds, "asked": float(asked), "decisions": scores.shape[1], "episode_seeds": seeds}
+
+
 # ------------------------------------------------------------------------------------------- kept beside the corrector
 
 
@@ -93,8 +122,8 @@ def gate_numbers(
         return found
     path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
     key = distillation_key(settings, stage.cell)
-    for file in stage.corrector_files.values():
-        if not same(read_sidecar(file).get("distillation_key"), key):
+    for arch, file in stage.corrector_files.items():
+        if arch in CORRECTORS and not same(read_sidecar(file).get("distillation_key"), key):
             raise ConfigError(
                 f"{shown(file)} was trained on another distillation set, so that it is not known which episodes it has "
                 "not seen; train it again with 03_train_corrector, or give a threshold."
@@ -137,6 +166,10 @@ def ensure_calibration(
         key = calibration_key(stage, arm, held_out_key, episodes)
         if same(kept.get(name, {}).get("key"), key):
             continue
+        if isinstance(arm, DraftArm):
+            kept[name] = draft_thresholds(stage, arm, episodes) | {"key": key}
+            save()
+            continue
         data = held_out() if data is None else data
         part = _of_its_planner(data, arm.planner != standard)
         if arm.gate is LadderGate:
@@ -158,6 +191,8 @@ def ensure_calibration(
 def calibration_key(stage: Stage, arm: Arm, held_out_key: str, episodes: int) -> str:
     """All that an arm's numbers depend on; `arm` has none yet."""
     played = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
+    if isinstance(arm, DraftArm):  # learns nothing from the held-out states of correctors
+        return key_of((*arm_roots(arm), draft_thresholds), rest_of(played), episodes)
     wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
     roots = (*arm_roots(arm), *COLLECTED_BY, calibrate_ladder, calibrate)
     roots += (trusted_depths,) if isinstance(arm, TrustedArm) else ()

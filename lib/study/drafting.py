@@ -35,14 +35,15 @@ from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_sidecar, write_artefact
 from lib.rollout import rollout
+from lib.study.arms import DRAFTED
 from lib.study.cells import Cell, Settings
+from lib.study.distillation import ensure_corrector
 from lib.study.profiles import DraftStudy
 from lib.teachers.config import TeacherConfig
 from lib.teachers.learner import Learner
 from lib.weights.native import load_world_model, teacher_key
 from lib.world_model import WorldModel
 
-KINDS = ("distilled", "cloned", "prior+")
 FIRST_SEED, ROUND_SEEDS = 500_000, 10_000  # of the block of collection: those before are the corrector's
 COLLECTED_BY = (collect_labels, MPPI, WorldModel)
 TAUGHT_BY = (train_draft, Draft)
@@ -144,7 +145,7 @@ def draft_path(settings: Settings, cell: Cell, kind: str) -> Path:
 
 def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
     """The profile's draft of a cell; made where it is lacking, or of another teacher, other labels or other code."""
-    one_of("draft", kind, KINDS)
+    one_of("draft", kind, DRAFTED)
     path, teacher = draft_path(settings, cell, kind), teacher_key(settings.teacher_name(cell))
     rounds = rounds_of(settings, cell, kind)
     key = key_of((trained, *TAUGHT_BY, PriorDraft), kind, [rest_of(r.key) for r in rounds], as_dict(training_of(
@@ -158,6 +159,11 @@ def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
     files, _ = labelled_states(settings, cell, kind)
     draft = trained(settings, cell, kind, LabelledStates.load(*files)).draft
     return write_artefact(path, lambda temporary: save_draft(draft, temporary, teacher), draft_key=key)
+
+
+def ensure_network(settings: Settings, cell: Cell, name: str) -> Path:
+    """The profile's draft of this name, or its corrector of this architecture."""
+    return (ensure_draft if name in DRAFTED else ensure_corrector)(settings, cell, name)
 
 
 def trained(settings: Settings, cell: Cell, kind: str, states: LabelledStates, seed: int = 0) -> TrainedDraft:

@@ -22,6 +22,7 @@ from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CORRECTORS, Trusted, load_corrector
+from lib.drafts import Draft, DraftController, DraftGate, PriorDraft, load_draft
 from lib.environments import identity, make_env
 from lib.files import files
 from lib.planner import MPPI
@@ -33,7 +34,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
 from lib.rollout import rollout
 from lib.speculation import SpeculativeController
-from lib.study.arms import ARM_COLUMNS, LABELS, Arm, TrustedArm, arm_name, make_arm, make_controller
+from lib.study.arms import ARM_COLUMNS, LABELS, Arm, DraftArm, TrustedArm, arm_name, make_arm, make_controller
 from lib.study.cells import Cell
 from lib.weights.native import load_world_model, size_of, teacher_key
 from lib.world_model import WorldModel
@@ -140,6 +141,9 @@ def arm_key(arm: Arm, cell: Cell, teacher: str, corrector_file: Path | None, dec
 
 def arm_roots(arm: Arm) -> tuple:
     """What plays an arm's episodes: the pieces that it is made of, and nothing that other arms are made of."""
+    if isinstance(arm, DraftArm):
+        pieces = (MPPI, DraftGate) if arm.gate else ()
+        return (run_episodes, WorldModel, DraftController, PriorDraft if arm.corrector == "prior+" else Draft, *pieces)
     pieces = (SpeculativeController, MPPI) if arm.planner else (PolicyController,)
     pieces += (arm.gate,) if arm.gate else ()
     pieces += (Trusted,) if isinstance(arm, TrustedArm) else ()
@@ -148,7 +152,8 @@ def arm_roots(arm: Arm) -> tuple:
 
 @dataclass
 class Stage:
-    """Where arms are played: a teacher's cell, its world model and correctors (by architecture, with their files)."""
+    """Where arms are played: a teacher's cell, its world model, and the files of its correctors, by architecture, and
+    of its drafts, by name."""
 
     cell: Cell
     profile: str
@@ -166,8 +171,9 @@ class Stage:
 
     @cached_property
     def correctors(self) -> dict[str, nn.Module]:
-        key = teacher_key(self.teacher)
-        return {arch: load_corrector(f, key).to(self.wm.device) for arch, f in self.corrector_files.items()}
+        load = {True: load_corrector, False: load_draft}
+        key, found = teacher_key(self.teacher), self.corrector_files.items()
+        return {name: load[name in CORRECTORS](file, key).to(self.wm.device) for name, file in found}
 
     def key(self, arm: Arm) -> str:
         """What an arm's episodes here depend on."""
@@ -179,9 +185,8 @@ class Stage:
         Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
         """
         if arm.corrector and arm.corrector not in self.corrector_files:
-            raise ConfigError(
-                f"arm {arm.name} needs a {arm.corrector} corrector; train it with 03_train_corrector first."
-            )
+            kind = "corrector; train it with 03_train_corrector" if arm.corrector in CORRECTORS else "draft; train it"
+            raise ConfigError(f"arm {arm.name} needs a {arm.corrector} {kind} first.")
         key = self.key(arm)
         done = _recorded(self.cell, self.profile, arm.name, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]
