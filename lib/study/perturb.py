@@ -122,7 +122,7 @@ def refused(task: str, kind: str) -> str:
 
 def deviations(settings: Settings, cell: Cell) -> np.ndarray:
     """Standard deviations (obs_dim,) of the observations in the teacher's own episodes, kept beside the results."""
-    file = perturbed_file(settings.profile.name, cell).with_name(f"{cell}-std.csv")
+    file = std_file(settings.profile.name, cell)
     planner = settings.profile.planner and {k: v for k, v in as_dict(settings.profile.planner).items() if k != "mode"}
     about = {"planner": planner, "decisions": settings.decisions(cell.task), "episodes": OBSERVED}
     key = key_of((generate,), str(cell), teacher_key(settings.teacher_name(cell)), identity(cell.task), about)
@@ -141,6 +141,10 @@ def read_deviations(file: Path) -> np.ndarray:
 
 def perturbed_file(profile: str, cell: Cell | str) -> Path:
     return paths.results(profile) / "perturbed" / f"{cell}.csv"
+
+
+def std_file(profile: str, cell: Cell | str) -> Path:
+    return perturbed_file(profile, f"{cell}-std")
 
 
 def write_perturbed(
