@@ -43,7 +43,7 @@ from lib.records.keys import TIMING, ResultError, shown
 from lib.records.pipeline import jobs
 from lib.records.run import components, guarded, kept_run, key_of_parts
 
-AUDITED = ("distillation", "corrector", "horizon", "sequence", "action_error", "model_error", "offline")
+AUDITED = ("distillation", "corrector", "horizon", "sequence", "action_error", "perturbed", "model_error", "offline")
 # Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
 SIZE = {
     "planner": None,
@@ -63,6 +63,9 @@ SIZE = {
     "trials": [["*", 1]],
     "error_arms": ["teacher", "policy", "64x2+open-loop-6", "64x2+two-tower-6", "64x2+temporal-6"],
     "error_states": 10,
+    "perturb_arms": ["teacher", "budget-64x2", "64x2+gated-6", "policy"],
+    "perturb_episodes": 2,
+    "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],
 }  # fmt: skip
 MINUTES = {"horizon": 4.0}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
 REPLAY = Path(__file__).with_name("replay.py")

@@ -72,6 +72,10 @@ def tables(scope: Scope, folder: str, end: str = "") -> list[str]:
     return [f"{folder}/{cell}{end}.csv" for cell in scope.cells]
 
 
+def noisy(scope: Scope) -> bool:
+    return any(name.startswith("noise-") for name in scope.profile.perturbations)
+
+
 def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
     """The stage of a figure; `more` is a second one, drawn of cells for which the first has no room."""
     names = [name, *([more] if more else [])]
@@ -217,6 +221,23 @@ STAGES = (
         lambda scope: scope.there(
             *tables(scope, "horizon", "-depth"), *(f"horizon/{cell}-action-error.csv" for cell in scope.study_cells)
         ),
+    ),
+    Stage(
+        "perturbed",
+        "paper/perturbed.py",
+        ("perturbed",),
+        lambda scope, cell: scope.result(f"perturbed/{cell}.csv"),
+        lambda scope, cell: [*corrector_files(scope, cell), *weights(cell)],
+        each=lambda scope: tuple(cell for cell in scope.cells if cell in scope.profile.perturb_cells),
+        settings=(*COLLECTED, "calibrate_episodes"),
+        roots=correctors,
+        keeps=lambda scope, cell: scope.result(f"perturbed/{cell}-std.csv") if noisy(scope) else [],
+        rows="lib.study.rows:perturbed",
+    ),
+    drawn(
+        "perturbed",
+        lambda scope: [file for file in scope.result(*tables(scope, "perturbed")) if file.is_file()],
+        wanted=lambda scope: any(file.is_file() for file in scope.result(*tables(scope, "perturbed"))),
     ),
     drawn("replans", lambda scope: scope.there(*tables(scope, "horizon", "-phase"), *tables(scope, "horizon"))),
     drawn("returns", lambda scope: scope.there(*tables(scope, "horizon"))),

@@ -188,19 +188,42 @@ class Stage:
             kind = "corrector; train it with 03_train_corrector" if arm.corrector in CORRECTORS else "draft; train it"
             raise ConfigError(f"arm {arm.name} needs a {arm.corrector} {kind} first.")
         key = self.key(arm)
-        done = _recorded(self.cell, self.profile, arm.name, key)
+        done = self._recorded(arm, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]
         controller = make_controller(arm, self.wm, self.correctors) if missing else None
         for start in range(0, len(missing), BLOCK):
             block = missing[start : start + BLOCK]
             what = f"{self.cell} {arm.name} {len(seeds) - len(missing) + start + len(block)}/{len(seeds)}"
-            new = run_episodes(arm, controller, self.cell.task, block, self.decisions, what)
+            new = self.run(arm, controller, block, what)
             # Read again: another process may have recorded other episodes meanwhile.
-            recorded = _recorded(self.cell, self.profile, arm.name, key)
+            recorded = self._recorded(arm, key)
             known = {r["episode_seed"] for r in recorded.episodes}
             done = recorded + new.of([s for s in block if s not in known])
             write_json(_store(key), {"key": key} | vars(done))
         return done.of(seeds), key
+
+    def run(self, arm: Arm, controller, seeds: list[int], what: str) -> Tables:
+        """Play one episode per seed as a batch."""
+        return run_episodes(arm, controller, self.cell.task, seeds, self.decisions, what)
+
+    def _recorded(self, arm: Arm, key: str) -> Tables:
+        """What is recorded under this key, in the cache, else in the profile's result files."""
+        if not _store(key).is_file():
+            return self.committed(arm, key)
+        stored = json.loads(_store(key).read_text(encoding="utf-8"))
+        return Tables(stored["episodes"], stored["depths"], stored["phases"])
+
+    def committed(self, arm: Arm, key: str) -> Tables:
+        """What the profile's result files have of an arm under this key."""
+        found = []
+        for file in _files(self.cell, self.profile):
+            arms = read_sidecar(file).get("arms", {}) if intact(file) else {}  # not when edited by hand
+            if not same(arms.get(arm.name, {}).get("key"), key):
+                return Tables()
+            table = read_table(file)
+            table = table[table["arm"] == arm.name].drop(columns=[*CELL_COLUMNS, *ARM_COLUMNS], errors="ignore")
+            found.append(records(table))
+        return Tables(*found)
 
 
 def evaluate(
@@ -232,20 +255,9 @@ def _store(key: str) -> Path:
     return paths.CACHE / "rollouts" / f"{name_of(key)}.json"
 
 
-def _recorded(cell: Cell, profile: str, arm: str, key: str) -> Tables:
-    """What is recorded under this key, in the cache, else in the profile's result files."""
-    if _store(key).is_file():
-        stored = json.loads(_store(key).read_text(encoding="utf-8"))
-        return Tables(stored["episodes"], stored["depths"], stored["phases"])
-    found = []
-    for file in _files(cell, profile):
-        arms = read_sidecar(file).get("arms", {}) if intact(file) else {}  # not when edited by hand
-        if not same(arms.get(arm, {}).get("key"), key):
-            return Tables()
-        table = read_table(file)
-        table = table[table["arm"] == arm].drop(columns=[*CELL_COLUMNS, *ARM_COLUMNS], errors="ignore")
-        found.append(table.astype(object).where(table.notna(), None).to_dict("records"))
-    return Tables(*found)
+def records(table: pd.DataFrame) -> list[dict]:
+    """The rows of a table that was read; what is missing is None."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _files(cell: Cell, profile: str) -> list[Path]:

@@ -177,6 +177,10 @@ class Profile:
     batch_decisions: int = 0  # of each of them
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
     error_states: int = 0  # of each of them
+    perturb_cells: tuple[str, ...] = ()  # of the cells, where arms are played in perturbed worlds too
+    perturb_arms: tuple[str, ...] = ()  # these
+    perturb_episodes: int = 0  # of each of them in each world
+    perturbations: tuple[str, ...] = ()  # the worlds, as `lib.perturbations` writes them
     decisions: int = 500  # per episode; 500 is a whole one
     planner: PlannerConfig | None = None  # None: the standard budget for the task
     offline: OfflineStudy = OfflineStudy()

@@ -3,8 +3,8 @@
     for row in rows("paper", "walker-walk-1m-1"):
         print(row.name, row.why or "fresh")
 
-`lib.records` asks here for the rows of notebook 04: an arm more, or a gate that one arm uses, is a reason to play that
-arm, and no other.
+`lib.records` asks here for the rows of notebook 04 and of perturbed worlds: an arm more, or a gate that one arm uses,
+is a reason to play that arm, and no other.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lib.study.calibrate import UNCALIBRATED, calibration_key
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import corrector_path, distillation_key
 from lib.study.evaluate import Stage, arm_key
+from lib.study.perturb import perturbed_file, read_deviations, std_file, worlds
 from lib.study.profiles import PROFILES
 
 
@@ -55,6 +56,27 @@ def rows(profile: str, cell: str) -> list[Row]:
     return [
         row if not row.why else Row(row.name, row.file, row.kept, row.now, f"{row.name} {row.why}") for row in found
     ]
+
+
+def perturbed(profile: str, cell: str) -> list[Row]:
+    """The profile's arms in each perturbed world of the cell."""
+    settings, files = _correctors(profile, cell)
+    stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
+    table, own = perturbed_file(profile, cell), settings.profile
+    numbers = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
+    calibrated = json.loads(numbers.read_text(encoding="utf-8")) if intact(numbers) else {}
+    kept = read_sidecar(table).get("keys", {}) if intact(table) else {}
+    std = read_deviations(std_file(profile, cell)) if intact(std_file(profile, cell)) else None
+    rows, found = read_table(table), []
+    severity = rows["severity"].map("-{:.12g}".format, na_action="ignore").fillna("")
+    played = (rows["perturbation"] + severity + " " + rows["arm"]).value_counts()
+    for world, place in worlds(stage, own.perturbations, std).items():
+        for name in map(arm_name, own.perturb_arms):
+            now = place.key(make_arm(name, settings.planner(stage.wm.action_dim), calibrated.get(name)))
+            then, count = kept.get(world, {}).get(name, ""), played.get(f"{world} {name}", 0)
+            why = _why(then, now, count, own.perturb_episodes)
+            found.append(Row(f"{world} arm {name}", table, then, now, why and f"{world} arm {name} {why}"))
+    return found
 
 
 def learnt(profile: str, cell: str) -> list[Row]:

@@ -58,6 +58,7 @@ def test_every_result_is_there(made):
         "planner/bfloat16.csv",
         "statistics/headline.csv",
         f"horizon/{CELL}-action-error.csv",
+        f"perturbed/{CELL}.csv",
         f"model_error/{CELL}.csv",
         "offline/cells.csv",
         f"decision_transformer/{CELL}-expert-summary.csv",

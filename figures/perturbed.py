@@ -1,0 +1,145 @@
+"""Return and planner calls against the severity of a change of the world: a column per kind of change, a row per cell.
+
+    python figures/perturbed.py --profile smoke
+
+reads data/results/smoke/perturbed/<cell>.csv and writes figures/smoke/perturbed.{svg,pdf,png}. The teacher's own world
+is the point of no effect of every kind: factor 1, or severity 0. Calls, below the returns, are per decision. Of more
+cells than fit a page, those with the most episodes are drawn.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from figures import charts, pages
+from lib.config import PlannerConfig
+from lib.files import files
+from lib.perturbations import KINDS
+from lib.records import paths
+from lib.records.keys import ResultError
+from lib.records.store import read_table
+from lib.study.arms import make_arm
+from lib.study.perturb import NONE
+from lib.study.stats.intervals import bootstrap_ci
+
+TITLES = {"mass": "Masses ×", "gain": "Actuator gain ×", "friction": "Friction ×"}
+TITLES |= {"push": "Push (weight × s)", "noise": "Noise (deviations)"}
+RETURN, CALLS = "Return per episode", "Calls"
+AXIS, GAP, WIDTH = 40, 10, 150  # units for the axis of the first panel of a row, between panels, and of a panel at most
+HEIGHT, CALLS_HEIGHT = 84, 34
+MOST = 3  # cells on a page
+WHAT = ["cell", "kind", "arm"]
+
+
+def read(profile: str) -> pd.DataFrame:
+    """One row (cell, kind, arm, severity, return, return_low, return_high, calls, episodes) per cell, kind of change,
+    arm and severity: means over episodes, with 95 % intervals, missing for a single episode; calls are per decision.
+    Raises `ResultError` where no cell was played in perturbed worlds."""
+    found = [file for file in files(paths.results(profile) / "perturbed", "*.csv") if not file.stem.endswith("-std")]
+    if not found:
+        raise ResultError(f"no cell of {profile} was played in perturbed worlds; add one to its perturb_cells.")
+    rows = []
+    for file in found:
+        table = read_table(file)
+        own = table["perturbation"] == NONE
+        for kind in (kind for kind in KINDS if (table["perturbation"] == kind).any()):
+            mine = pd.concat([table[own].assign(severity=KINDS[kind]), table[table["perturbation"] == kind]])
+            for (arm, severity), played in mine.groupby(["arm", "severity"], sort=False):
+                low, high = bootstrap_ci(played["return"])
+                calls = (played["planner_calls"] / played["length"]).mean()
+                about = {"cell": file.stem, "kind": kind, "arm": arm, "severity": severity, "episodes": len(played)}
+                rows.append(about | {"return": played["return"].mean(), "return_low": low, "return_high": high}
+                            | {"calls": calls})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
+    """The figure: kinds of change beside each other, cells below each other."""
+    marks = pages.fitting(marks, MOST, "perturbed")
+    kinds = [kind for kind in KINDS if kind in set(marks["kind"])]
+    arms, cells = list(marks["arm"].drop_duplicates()), list(marks["cell"].drop_duplicates())
+    width = min(WIDTH, (charts.FULL_WIDTH - AXIS - GAP * (len(kinds) - 1)) / len(kinds))
+    rows = []
+    for number, cell in enumerate(cells):
+        mine = marks[marks["cell"] == cell]
+        range_ = mine[["return", "return_low", "return_high"]]
+        room = 0.05 * max(range_.max(axis=None) - range_.min(axis=None), 1e-6)
+        domain = [range_.min(axis=None) - room, range_.max(axis=None) + room]
+        own = [kind for kind in kinds if (mine["kind"] == kind).any()]
+        pairs = [
+            panels(mine[mine["kind"] == kind], kind, arms, domain, width, kind == own[0], number == len(cells) - 1)
+            for kind in own
+        ]
+        grid = alt.concat(*(pair[0] for pair in pairs), *(pair[1] for pair in pairs), columns=len(own))
+        title = alt.Title(pages.cell_title(cell, cells), offset=3)
+        rows.append(grid.properties(title=title, spacing={"row": 4, "column": GAP}))
+    chart = alt.vconcat(*rows, spacing=10) if len(rows) > 1 else rows[0]
+    return chart.resolve_scale(color="shared", strokeDash="shared", shape="shared", fill="shared")
+
+
+def panels(rows, kind: str, arms: list[str], domain, width, left: bool, bottom: bool) -> list[alt.LayerChart]:
+    """One cell and kind of change: returns above, calls below. Only at the `left` and `bottom` do axes have titles."""
+    columns = {arm: make_arm(arm, PlannerConfig()).columns for arm in arms}
+    looks = [charts.family(columns[arm]["scheme"]) for arm in arms]
+    legend = alt.Legend(
+        title=None,
+        orient="bottom",
+        columns=5,
+        symbolSize=40,
+        symbolOpacity=1,
+        symbolStrokeWidth=1,
+        labelLimit=0,
+        offset=8,
+    )
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[look.colour for look in looks]), legend=legend)
+    shape = alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[look.shape for look in looks]), legend=legend)
+    inside = [
+        look.colour if not charts.small_planner(columns[arm]) else "white"
+        for look, arm in zip(looks, arms, strict=True)
+    ]
+    fill = alt.Fill("arm:N", scale=alt.Scale(domain=arms, range=inside), legend=legend)
+    dashes = [[4, 2] if charts.small_planner(columns[arm]) else [1, 0] for arm in arms]
+    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=dashes), legend=None)
+
+    def x(titled: bool) -> alt.X:
+        values = sorted(rows["severity"].unique())
+        axis = alt.Axis(grid=False, values=values, format=".3~g", labels=titled, labelOverlap="greedy")
+        scale = alt.Scale(domain=[values[0], values[-1]], nice=False, zero=False, padding=4)
+        return alt.X("severity:Q", scale=scale, axis=axis, title=TITLES[kind] if titled and bottom else None)
+
+    def y(field: str, ends: list[float], title: str, ticks: int) -> alt.Y:
+        extent = AXIS - 14 if left else 0
+        axis = alt.Axis(
+            tickCount=ticks, labels=left, ticks=left, domain=left, minExtent=extent, maxExtent=extent, format=".4~g"
+        )
+        scale = alt.Scale(domain=ends, nice=False, zero=False)
+        return alt.Y(field, type="quantitative", scale=scale, axis=axis, title=title if left else None)
+
+    base = alt.Chart(rows).encode(color=colour)
+    upper, lower = base.encode(x=x(False)), base.encode(x=x(True))
+    top = y("return", domain, RETURN, 4)
+    calls = y("calls", [-0.05, max(1.05, 1.05 * rows["calls"].max())], CALLS, 2)
+    returns = [
+        upper.transform_filter("datum.return_low < datum.return_high")
+        .mark_rule(strokeWidth=0.9, opacity=0.6)
+        .encode(y=y("return_low", domain, RETURN, 4), y2="return_high"),
+        upper.mark_line(strokeWidth=1.2).encode(y=top, strokeDash=dash),
+        upper.mark_point(size=16, opacity=1, strokeWidth=0.9).encode(y=top, shape=shape, fill=fill),
+    ]
+    asked = [
+        lower.mark_line(strokeWidth=1.2).encode(y=calls, strokeDash=dash),
+        lower.mark_point(size=12, opacity=1, strokeWidth=0.9).encode(y=calls, shape=shape, fill=fill),
+    ]
+    return [
+        alt.layer(*layers).properties(width=width, height=height)
+        for layers, height in ((returns, HEIGHT), (asked, CALLS_HEIGHT))
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    pages.command_line(__doc__, lambda profile: {"perturbed": draw(read(profile))}, arguments)
+
+
+if __name__ == "__main__":
+    main()

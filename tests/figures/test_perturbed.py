@@ -1,0 +1,81 @@
+"""The figure of perturbed worlds: what is drawn is what the tables say, the teacher's own world in every panel."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.records import paths
+from lib.records.keys import ResultError
+from lib.records.store import write_table
+from lib.study.perturb import ABOUT, PLAYED
+from lib.study.stats.intervals import bootstrap_ci
+from tests.figures.test_charts import load_figure, pdf_text
+
+perturbed = load_figure("perturbed")
+ARMS = {"teacher": 0.9, "budget-128×2": 0.95, "64×2+gated-6": 0.8, "policy": 0.4}
+WORLDS = {"mass": (1.25, 1.5, 2), "gain": (0.9, 0.8, 0.7, 0.6), "friction": (0.7, 0.4, 0.2), "push": (0.02, 0.05, 0.1)}
+WORLDS |= {"noise": (0.05, 0.1, 0.2)}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """cell(name) writes the table of a cell as the study does."""
+    for name in ("DATA", "FIGURES"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+
+    def cell(name="walker-walk-1m-1", worlds=WORLDS, episodes=6):
+        rng, rows = np.random.default_rng(len(name)), []
+        for kind, severity in [("none", None)] + [(k, s) for k, levels in worlds.items() for s in levels]:
+            for arm, share in ARMS.items():
+                off = abs((severity or 1) - perturbed.KINDS.get(kind, 1))
+                for seed in range(episodes):
+                    calls = {"policy": 0, "64×2+gated-6": 60 + round(90 * off)}.get(arm, 500)
+                    mine = {"arm": arm, "perturbation": kind, "severity": severity, "episode_seed": seed}
+                    value = 1000 * share * (1 - 0.6 * off * share) + rng.normal(0, 20)
+                    rows.append(mine | {"return": value, "planner_calls": calls, "length": 500})
+        about = {"task": "walker-walk", "size": "1m", "teacher_seed": 1}
+        table = pd.DataFrame([about | row for row in rows])[[*ABOUT, *PLAYED]]
+        write_table(paths.results("smoke") / "perturbed" / f"{name}.csv", table)
+        return table
+
+    return cell
+
+
+def test_means_and_intervals_are_those_of_the_episodes(home):
+    table = home(worlds={"mass": (1.5,), "push": (0.1,)})
+    write_table(paths.results("smoke") / "perturbed" / "walker-walk-1m-1-std.csv", [{"number": 0, "std": 1.0}])
+    marks = perturbed.read("smoke")
+    assert len(marks) == len(ARMS) * 4 and set(marks["cell"]) == {"walker-walk-1m-1"}
+    for (kind, severity), world in {("mass", 1.0): "none", ("mass", 1.5): "mass", ("push", 0.0): "none"}.items():
+        mine = table[(table["perturbation"] == world) & (table["arm"] == "64×2+gated-6")]
+        (mark,) = marks[
+            (marks["kind"] == kind) & (marks["severity"] == severity) & (marks["arm"] == "64×2+gated-6")
+        ].to_dict("records")
+        assert mark["return"] == mine["return"].mean()
+        assert (mark["return_low"], mark["return_high"]) == bootstrap_ci(mine["return"])
+        assert mark["calls"] == mine["planner_calls"].iloc[0] / 500 and mark["episodes"] == 6
+
+
+def test_all_that_is_drawn_can_be_read(home):
+    for name in ("walker-walk-1m-1", "cheetah-run-1m-1"):
+        home(name)
+    perturbed.main(["--profile", "smoke"])
+    words = pdf_text(paths.figures("smoke") / "perturbed.pdf")
+    for text in (*ARMS, *perturbed.TITLES.values(), perturbed.RETURN, perturbed.CALLS, "cheetah-run (1m)"):
+        assert text in words
+    drawn = json.dumps(perturbed.draw(perturbed.read("smoke")).to_dict())
+    assert drawn.count('"y2"') == 10  # an interval in each panel of returns
+
+
+def test_a_cell_without_contacts_has_a_panel_less(home):
+    home()
+    home("reacher-easy-1m-1", {kind: levels for kind, levels in WORLDS.items() if kind != "friction"})
+    rows = perturbed.draw(perturbed.read("smoke")).to_dict()["vconcat"]
+    assert sorted((len(row["concat"]), row["columns"]) for row in rows) == [(8, 4), (10, 5)]
+
+
+def test_without_results_the_sentence_says_what_to_do(home):
+    with pytest.raises(ResultError, match="no cell of smoke was played in perturbed worlds; add one to its perturb_c"):
+        perturbed.read("smoke")
