@@ -20,7 +20,7 @@ from lib.records import paths
 from lib.records.store import read_table
 from lib.study.stats.certification import KEEP
 
-X_TITLE = "Return kept (% of teacher)"
+X_TITLE = "Return kept (%)"
 CHAINS = {"planners": "smaller planners", "reuse": "plans reused", "drafts": "drafts", "all": "cheapest of all"}
 # Verdict → words, colour and shape; the teacher keeps its own return, which shows nothing.
 VERDICTS = {
@@ -29,7 +29,7 @@ VERDICTS = {
     "broken": ("promise broken", "#D55E00", "cross"),
     "fallback": ("only the teacher passed", MUTED, "square"),
 }
-NAMES, GAP, ROW, HEIGHT = 92, 8, 27, 580  # units: names of cells, between panels, of a row at most, of all rows
+NAMES, GAP, ROW, HEIGHT = 104, 8, 27, 580  # units: names of cells, between panels, of a row at most, of all rows
 LEAST, MOST = 90.0, 104.0  # percent on the axis, unless something lies beyond
 ROOM = 0.7  # percent beyond it
 
@@ -53,9 +53,9 @@ def read(profile: str) -> pd.DataFrame:
 
 
 def cheaper(ratio: float) -> str:
-    """How many times fewer evaluations, in words; "" where that is not known."""
+    """How many times fewer evaluations, as text; "" where that is not known."""
     return (
-        "" if math.isnan(ratio) else "none" if math.isinf(ratio) else f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
+        "" if math.isnan(ratio) else "∞×" if math.isinf(ratio) else f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
     )
 
 
@@ -91,14 +91,16 @@ def panel(mine: pd.DataFrame, rows: pd.DataFrame, title: str, width: float, firs
     promise = alt.Chart(pd.DataFrame({"at": [100 * KEEP]}))
     base = alt.Chart(mine).encode(y=y)
     height = min(ROW * len(cells), HEIGHT)
-    text = base.mark_text(align="center", baseline="bottom", dy=-5, fontSize=charts.FONT_SIZE - 2, color=INK)
+    text = dict(align="center", baseline="bottom", dy=-6, fontSize=charts.FONT_SIZE - 2)
+    label = dict(x=alt.value(width / 2), text="label:N")
     layers = [
         promise.mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8).encode(x=at("at")),
+        base.mark_text(**text, stroke="white", strokeWidth=3).encode(**label),  # keeps clear of the rule behind
         base.transform_filter("datum.low < datum.high").mark_rule(strokeWidth=1).encode(
             x=at("low"), x2="high", color=look["color"]
         ),
         base.mark_point(size=30, filled=True, opacity=1).encode(x=at("y"), **look),
-        text.encode(x=alt.value(width / 2), text="label:N"),
+        base.mark_text(**text, color=INK).encode(**label),
     ]  # fmt: skip
     return alt.layer(*layers).properties(width=width, height=height, title=alt.Title(title, frame="group", offset=3))
 

@@ -173,10 +173,10 @@ STAGES = (
         "paper/certified.py",
         (),
         lambda scope, _: scope.result("certified/summary.csv"),
-        lambda scope, _: [
-            *scope.there(*(f"certified/{cell}{end}.csv" for cell in scope.certified_cells for end in ("", "-episodes"))),
-            *scope.timed(scope.certified_cells),
-        ],
+        lambda scope, _: scope.there(
+            *(f"certified/{cell}{end}.csv" for cell in scope.certified_cells for end in ("", "-episodes"))
+        )
+        + scope.timed(scope.certified_cells),
         keeps=lambda scope, _: scope.result(*["certified/validity.csv"] * (scope.profile.name == "paper")),
         wanted=lambda scope: bool(scope.certified_cells),
     ),
