@@ -115,12 +115,15 @@ def certify(
                 }
             rows.append(row)
     columns = ["chain", "position", "candidate", "tried", "episodes", "kept", "p", "admitted", "evaluations"]
-    table = pd.DataFrame(rows, columns=[*columns, "falls", "falls_high"])
+    table = pd.DataFrame(rows, columns=[*columns, "falls", "falls_high"]).astype(
+        {"episodes": "Int64", "falls": "Int64"}
+    )
     picked = picks(table)
     for name in dict.fromkeys([TEACHER, *picked.values()]):
         play(name, fresh)
     episodes = pd.concat([rows.assign(block=block, arm=name) for (block, name), rows in played.items()])
-    return table, episodes[["block", *COLUMNS]], {"floor": floor, "picks": picked, "arms": configurations}
+    episodes = episodes[["block", *COLUMNS]].astype(dict.fromkeys(COLUMNS[-3:], "Int64"))  # a random policy has none
+    return table, episodes, {"floor": floor, "picks": picked, "arms": configurations}
 
 
 def picks(table: pd.DataFrame) -> dict[str, str]:
