@@ -11,7 +11,7 @@ import argparse
 from lib.study.action_error import write_action_errors
 from lib.study.arms import correctors_of
 from lib.study.cells import Cell, resolve
-from lib.study.distillation import ensure_corrector
+from lib.study.drafting import ensure_network
 from lib.study.evaluate import Stage
 from lib.study.profiles import PROFILES
 
@@ -23,7 +23,7 @@ def main() -> None:
     given = parser.parse_args()
     cell, settings = given.cell, resolve(given.profile, given.cell.task, given.cell.size, given.cell.seed, "", "cpu")
     arms = settings.profile.error_arms
-    correctors = {arch: ensure_corrector(settings, cell, arch) for arch in correctors_of(arms)}
+    correctors = {arch: ensure_network(settings, cell, arch) for arch in correctors_of(arms)}
     stage = Stage.of(cell, given.profile, corrector_files=correctors, decisions=settings.decisions(cell.task))
     planner = settings.planner(stage.wm.action_dim)
     print(write_action_errors(stage, arms, planner, {}, settings.profile.error_states))

@@ -11,7 +11,7 @@ import argparse
 from lib.study.arms import correctors_of
 from lib.study.calibrate import gate_numbers
 from lib.study.cells import Cell, resolve
-from lib.study.distillation import ensure_corrector
+from lib.study.drafting import ensure_network
 from lib.study.evaluate import Stage
 from lib.study.perturb import deviations, write_perturbed
 from lib.study.profiles import PROFILES
@@ -24,7 +24,7 @@ def main() -> None:
     given = parser.parse_args()
     cell, settings = given.cell, resolve(given.profile, given.cell.task, given.cell.size, given.cell.seed, "", "cpu")
     profile = settings.profile
-    correctors = {arch: ensure_corrector(settings, cell, arch) for arch in correctors_of(profile.perturb_arms)}
+    correctors = {arch: ensure_network(settings, cell, arch) for arch in correctors_of(profile.perturb_arms)}
     stage = Stage.of(cell, given.profile, corrector_files=correctors, decisions=settings.decisions(cell.task))
     planner = settings.planner(stage.wm.action_dim)
     numbers = gate_numbers(settings, stage, profile.perturb_arms, planner)

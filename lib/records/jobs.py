@@ -43,6 +43,11 @@ class Scope:
         return tuple(cell for cell in self.cells if cell in self.profile.study_cells) or self.cells
 
     @property
+    def certified_cells(self) -> tuple[str, ...]:
+        """Of the cells that are asked for, those that the profile certifies."""
+        return tuple(cell for cell in self.cells if cell in self.profile.certified_cells)
+
+    @property
     def teacher_cells(self) -> tuple[str, ...]:
         shipped = (
             {file.stem for file in files(paths.TEACHERS, "*.safetensors")} if self.profile.every_teacher else set()
@@ -60,6 +65,10 @@ class Scope:
         """Of these results the ones that are there, or all of them if none is."""
         wanted = self.result(*names)
         return [path for path in wanted if path.is_file()] or wanted
+
+    def timed(self, cells: tuple[str, ...]) -> list[Path]:
+        """Of timings the sidecars: that a column of times has changed is otherwise no reason to do anything again."""
+        return [p for p in self.result(*(f"latency/{cell}.csv.meta.json" for cell in cells)) if p.is_file()]
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,34 @@ STAGES = (
         settings=("many_tasks", "decisions"),
         wanted=lambda scope: scope.profile.many_tasks is not None,
     ),
+    Stage(
+        "certified",
+        "paper/certify.py",
+        ("certified",),
+        lambda scope, cell: scope.result(f"certified/{cell}.csv", f"certified/{cell}-episodes.csv"),
+        lambda scope, cell: corrector_files(scope, cell)
+        + [*scope.result(f"corrector/{cell}-calibration.json"), *weights(cell)],
+        each=lambda scope: scope.certified_cells,
+        settings=("certification", *COLLECTED, "calibrate_episodes"),
+        rows="lib.study.rows:certified",
+    ),
+    Stage(
+        "certified-summary",
+        "paper/certified.py",
+        (),
+        lambda scope, _: scope.result("certified/summary.csv"),
+        lambda scope, _: scope.there(
+            *(f"certified/{cell}{end}.csv" for cell in scope.certified_cells for end in ("", "-episodes"))
+        )
+        + scope.timed(scope.certified_cells),
+        keeps=lambda scope, _: scope.result(*["certified/validity.csv"] * (scope.profile.name == "paper")),
+        wanted=lambda scope: bool(scope.certified_cells),
+    ),
+    drawn(
+        "certified",
+        lambda scope: scope.result("certified/summary.csv"),
+        wanted=lambda scope: bool(scope.certified_cells),
+    ),
     drawn(
         "teachers",
         lambda scope: [
@@ -177,11 +205,8 @@ STAGES = (
             "horizon/arms.json",
             *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables if table != KEYED),
         ),
-        # Of the timings the sidecars: that a column of times has changed is otherwise no reason to do anything again.
-        lambda scope, _: [
-            *scope.there(*tables(scope, "horizon"), *tables(scope, "corrector", "-candidates")),
-            *(p for p in scope.result(*(f"{name}.meta.json" for name in tables(scope, "latency"))) if p.is_file()),
-        ],
+        lambda scope, _: scope.there(*tables(scope, "horizon"), *tables(scope, "corrector", "-candidates"))
+        + scope.timed(scope.cells),
         settings=("headline", "earlier"),
         keeps=lambda scope, _: scope.result(
             *(f"statistics/{table}.csv" for table in scope.profile.statistics_tables if table == KEYED)

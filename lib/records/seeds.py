@@ -15,6 +15,7 @@ SEED_BLOCKS = {
     "trial": 700_000_000,  # the quick and smoke profiles' evaluation
     "buffer": 600_000_000,
     "latency": 800_000_000,
+    "certify": 900_000_000,  # the tests of `lib.study.certify`, and nothing else
 }
 SEED_BLOCK_SIZE = 1_000_000
 

@@ -239,6 +239,24 @@ def commit_of(path: str | Path) -> str:
     return known(path).get("commit") or (ledger.adopted(Path(path)) or {}).get("commit", "")
 
 
+def committed(path: str | Path) -> str:
+    """The commit that has a file as it is now: the last one that changed it; "" where git has no such file, or differs.
+
+    A file that git ignores, or that is outside of any repository, is not committed.
+    """
+    import subprocess
+
+    def git(*words: str) -> str:
+        place = ["git", "-C", str(Path(path).resolve().parent), "-c", "core.quotePath=false"]
+        return subprocess.run([*place, *words, "--", Path(path).name], capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--ignored", "--untracked-files=all")
+        return "" if changed else git("log", "-1", "--format=%H")
+    except OSError:  # there is no git, or no such folder
+        return ""
+
+
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on; a package that is not installed is left out."""
     from importlib import metadata

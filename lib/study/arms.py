@@ -229,8 +229,8 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
     raise ConfigError(
         f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, {', '.join(DRAFTED)}, "
         f"budget-NxI or budget-NxI-hH-tT-eE-sS, {', '.join(f'draft+{doubt}-E-rP' for doubt in DOUBTS)}, or one of "
-        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), P (at most 99), N "
-        "and I (at most 9999); NxI+ before one with an E puts it on a smaller planner."
+        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), P (at most 99), "
+        "N and I (at most 9999); NxI+ before one with an E puts it on a smaller planner."
     )
 
 

@@ -31,7 +31,7 @@ from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
-from lib.records.ledger import name_of
+from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, read_sidecar, write_artefact
 from lib.rollout import rollout
@@ -152,7 +152,7 @@ def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
         settings.profile.drafts)))  # fmt: skip
     try:
         load_draft(path, teacher)
-        if read_sidecar(path).get("draft_key") == key:
+        if same(read_sidecar(path).get("draft_key"), key):
             return path
     except DraftError:
         pass

@@ -137,6 +137,24 @@ class ManyTasks:
     episodes: int = 3
 
 
+@dataclass(frozen=True)
+class Certification:
+    """What `lib.study.certify` may pick in every cell: three chains of arms, each from the safest to the cheapest.
+
+    The teacher is the first of each, whether or not it is named. `episodes` are (pattern of cells, how many are played
+    of each arm, on start states of their own and again to check the picks); the first pattern that matches counts.
+    """
+
+    episodes: tuple[tuple[str, int], ...]
+    planners: tuple[str, ...] = ()  # at every step
+    reuse: tuple[str, ...] = ()  # plans that are executed over several steps
+    drafts: tuple[str, ...] = ()  # what was distilled from the teacher
+
+    @property
+    def chains(self) -> dict[str, tuple[str, ...]]:
+        return {"planners": self.planners, "reuse": self.reuse, "drafts": self.drafts}
+
+
 class CellEpisodes(NamedTuple):
     """Numbers of episodes in cells whose names match the pattern `cells`."""
 
@@ -189,6 +207,8 @@ class Profile:
     speed: SpeedStudy = SpeedStudy()
     drafts: DraftStudy = DraftStudy()
     many_tasks: ManyTasks | None = None  # None: none are played
+    certified_cells: tuple[str, ...] = ()  # of the cells, those for which the cheapest way to control is certified
+    certification: Certification | None = None  # None: there is nothing to pick from
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 
     @property
@@ -217,6 +237,7 @@ _MAKERS = {
     "drafts": DraftStudy,
     "many_tasks": lambda planner, **fields: ManyTasks(planner=PlannerConfig.budget(**planner), **fields),
     "cell_episodes": CellEpisodes,
+    "certification": lambda episodes, **fields: Certification(tuple(episodes.items()), **fields),
 }
 
 

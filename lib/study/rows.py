@@ -3,8 +3,8 @@
     for row in rows("paper", "walker-walk-1m-1"):
         print(row.name, row.why or "fresh")
 
-`lib.records` asks here for the rows of notebook 04 and of perturbed worlds: an arm more, or a gate that one arm uses,
-is a reason to play that arm, and no other.
+`lib.records` asks here for the rows of notebook 04, of perturbed worlds and of certified choices: an arm more, or a
+gate that one arm uses, is a reason to play that arm, and no other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lib.records import paths
 from lib.records.jobs import Row
 from lib.records.ledger import same
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import arm_name, make_arm, numbers_of
+from lib.study.arms import arm_name, make_arm, numbers_of, recorded
 from lib.study.calibrate import UNCALIBRATED, calibration_key
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import corrector_path, distillation_key
@@ -87,6 +87,20 @@ def learnt(profile: str, cell: str) -> list[Row]:
         then = read_sidecar(file).get("distillation_key", "") if intact(file) else ""
         why = "" if same(then, now) else f"{arch} learnt states that other code, settings or weights would collect"
         found.append(Row(f"the states that {arch} learnt", file, then, now, why))
+    return found
+
+
+def certified(profile: str, cell: str) -> list[Row]:
+    """The arms that the cell's certification played, as they were then."""
+    settings, files = _correctors(profile, cell)
+    table, found = paths.results(profile) / "certified" / f"{cell}.csv", []
+    kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
+    teacher, decisions = settings.teacher_name(settings.cell), settings.decisions(settings.cell.task)
+    for name, about in kept.items():
+        arm, then = recorded(about), about["key"]
+        now = arm_key(arm, settings.cell, teacher, files.get(arm.corrector), decisions)
+        why = _why(then, now, 1, 1)
+        found.append(Row(f"arm {name}", table, then, now, why and f"arm {name} {why}"))
     return found
 
 

@@ -45,6 +45,7 @@ from lib.study.speed.timing import summary, synchronise, timed
 from lib.world_model import total_variation
 
 WARM_UP = 12  # decisions: two plans of six steps, so that all of an arm's functions are compiled
+TAIL = 1_000  # steps without which there is no 99.9th percentile
 TURN = 24  # decisions of an arm before it is the next one's turn: four plans of six steps
 PARTS = {"plan": True, "between": False}  # steps that asked a planner or refiner, and steps that did not
 
@@ -133,9 +134,9 @@ def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1)
     refiner), `between` (the others), `env` (the environments' own), and what is in `between`, each by itself: `encode`,
     `predict`, `correct` and `gate` (see `alone`).
 
-    Milliseconds p50_ms, p95_ms, mean_ms, and mean_error_ms, the standard error over so many turns (not for parts by
-    themselves); share of the steps; steps_per_s, of the mean; planner calls per decision of an episode; the batch, the
-    device, and threads of the CPU. A part that an arm does not have has no row.
+    Milliseconds p50_ms, p95_ms, p999_ms (of `TAIL` steps or more), mean_ms, and mean_error_ms, the standard error over
+    so many turns (not for parts by themselves); share of the steps; steps_per_s, of the mean; planner calls per
+    decision of an episode; the batch, the device, and threads of the CPU. A part that an arm does not have has no row.
     """
     seeds, device = episode_seeds("latency", batch), stage.wm.device
     playing = []
@@ -200,6 +201,7 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
                 "part": part,
                 "batch": len(one.seeds),
                 **summary(values),
+                "p999_ms": float(np.quantile(values, 0.999)) if len(values) >= TAIL else math.nan,
                 "mean_ms": float(values.mean()),
                 "mean_error_ms": turn_error(values, of[part]) if part in of else math.nan,
                 "turns": len(np.unique(of[part])) if part in of else math.nan,

@@ -80,6 +80,19 @@ def test_new_timings_are_a_reason_to_summarise_again(monkeypatch, tmp_path):
     assert [need for need in needs if need.is_relative_to(sidecar.parent)] == [sidecar]
 
 
+def test_only_cells_that_the_profile_names_are_certified(monkeypatch, tmp_path):
+    stages = ("certified", "certified-summary", "certified-figure")
+    smoke = list(jobs(Scope.of(profile("smoke")), stages))
+    assert [job.name for job in smoke] == ["certified-walker-walk-1m-1", *stages[1:]]
+    assert set(smoke[1].needs) >= set(smoke[0].outs) and smoke[2].needs == smoke[1].outs and not smoke[1].keeps
+    assert not list(jobs(Scope.of(profile("smoke"), ("a-1m-1",)), stages))
+    for name in PROFILES:
+        assert set(profile(name).certified_cells) <= set(profile(name).cells)  # which have correctors and thresholds
+    one = dataclasses.replace(profile("paper"), certified_cells=("walker-walk-1m-1",))
+    (_, summary, _) = jobs(Scope.of(one), stages)
+    assert [path.name for path in summary.keeps] == ["validity.csv"]
+
+
 @pytest.mark.parametrize("stage", ["action_error", "sequence"])
 def test_cells_that_only_confirm_have_no_errors_of_actions_and_no_sequence_model(stage):
     study = profile("paper").study_cells
@@ -112,6 +125,7 @@ def test_who_makes_a_folder():
     }
     makers |= {"model_error": "05", "decision_transformer": "07", "planner": "08"}
     assert {folder: made_by(f"{folder}/a.csv")[10:12] for folder in makers} == makers
+    assert made_by("certified/a.csv") == "paper/certify.py"
     assert made_by("statistics/a.csv") == "paper/summary.py" and made_by("elsewhere/a.csv") == ""
 
 

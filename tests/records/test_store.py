@@ -119,6 +119,33 @@ def test_the_sidecar_names_the_commit_and_whether_the_code_is_that(tmp_path, mon
     assert found == [head, f"{head}+"] and results.read_sidecar(path)["commit"] == head
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_file_is_committed_as_it_is_or_not_at_all(tmp_path):
+    def git(*words):
+        options = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", *options, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    (tmp_path / "é folder").mkdir()
+    file, other = tmp_path / "é folder" / "a.csv", tmp_path / "b.csv"
+    file.write_text("1")
+    assert results.committed(file) == results.committed(tmp_path / "none" / "a") == ""  # no repository, no folder
+    git("init", "-q")
+    assert results.committed(file) == ""
+    git("add", ".")
+    assert results.committed(file) == ""
+    git("commit", "-qm", "one")
+    first = git("rev-parse", "HEAD")
+    other.write_text("2")
+    assert results.committed(file) == first and results.committed(other) == ""
+    (tmp_path / ".gitignore").write_text("b.csv")
+    git("add", ".")
+    git("commit", "-qm", "two")
+    assert results.committed(file) == first and results.committed(other) == ""  # ignored: nobody else has it
+    file.write_text("3")
+    assert results.committed(file) == ""
+
+
 def test_the_record_of_a_run_is_in_the_sidecars_of_its_results_alone(tmp_path, monkeypatch):
     wanted, other = tmp_path / "a.csv", tmp_path / "b.csv"
     record = {"outs": [keys.shown(wanted)], "record": {"stage": "one", "key": "a-1"}, "started": 0}

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib.config import PlannerConfig
 from lib.records.paths import NOTEBOOKS
-from lib.study.arms import arm_name
+from lib.study.arms import arm_name, make_arm
 from lib.study.cells import Cell
 from lib.study.profiles import PROFILES
 
 PAPER_ARMS, PAPER_SIDE_ARMS = PROFILES["paper"].arms, PROFILES["paper"].side_arms
+PAPER_CELLS = PROFILES["paper"].cells
 NAMES = {"fnmatchcase": fnmatchcase, "arm_name": arm_name}
 
 
@@ -59,3 +61,12 @@ def test_arms_that_are_asked_for_play_as_many_as_the_teacher_unless_the_profile_
     assert counts(cell, execution_horizon=4) == each(("teacher", "policy", "open-loop-4", "two-tower-4"), 50)
     assert counts(cell, arms="open-loop-3", episodes=7) == each(("teacher", "open-loop-3"), 7)
     assert counts(Cell.parse("reacher-easy-1m-1"), arms="hold-last-6") == each(("teacher", "hold-last-6"), 20)
+
+
+def test_candidates_of_certification_are_arms_and_a_5m_cell_plays_fewer_episodes():
+    study = PROFILES["paper"].certification
+    assert list(study.chains) == ["planners", "reuse", "drafts"]
+    for arm in (name for chain in study.chains.values() for name in chain):
+        assert make_arm(arm, PlannerConfig()).name == arm_name(arm) != "teacher"
+    counts = [next(n for pattern, n in study.episodes if fnmatchcase(cell, pattern)) for cell in PAPER_CELLS]
+    assert counts == [30 if "-5m-" in cell else 100 for cell in PAPER_CELLS]

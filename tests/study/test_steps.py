@@ -64,6 +64,14 @@ def clock(monkeypatch):
     return made
 
 
+def test_there_is_a_last_percentile_of_many_steps_alone(stage, clock, monkeypatch):
+    monkeypatch.setattr(latency, "TAIL", 9)
+    rows = measure(stage, named("8x2+two-tower-3"), decisions=9)
+    found = {r["part"]: r["p999_ms"] for r in rows}
+    assert found["step"] == pytest.approx(np.quantile([10] * 3 + [1] * 6, 0.999))
+    assert math.isnan(found["plan"]) and math.isnan(found["between"])  # three and six
+
+
 def test_steps_with_and_without_a_plan_are_told_apart(stage, clock):
     rows = measure(stage, named("teacher", "policy", "8x2+two-tower-3", "teacher"), decisions=9)
     found = {(r["arm"], r["part"]): r for r in rows}
