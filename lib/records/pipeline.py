@@ -36,6 +36,10 @@ def corrector_files(scope: Scope, cell: str) -> list[Path]:
     return scope.result(*(f"corrector/{cell}-{arch}.safetensors" for arch in scope.profile.correctors))
 
 
+def draft_files(scope: Scope, cell: str) -> list[Path]:
+    return scope.result(*(f"drafts/{cell}-{draft}.safetensors" for draft in ("distilled", "cloned", "prior+")))
+
+
 def offline_weights(scope: Scope) -> list[Path]:
     patterns = scope.profile.offline_weights
     return [file for pattern in patterns for file in files(paths.TEACHERS, f"{pattern}.safetensors")]
@@ -141,6 +145,15 @@ STAGES = (
         },
     ),
     Stage(
+        "drafts",
+        "notebooks/11_drafts.ipynb",
+        ("distilled", "drafts"),
+        lambda scope, cell: [*scope.result(f"distilled/{cell}.csv"), *draft_files(scope, cell)],
+        lambda scope, cell: weights(cell),
+        each=lambda scope: scope.cells,
+        settings=("drafts", "study_cells", "decisions", "planner"),
+    ),
+    Stage(
         "horizon",
         "notebooks/04_horizon_evaluation.ipynb",
         ("horizon", "latency"),
@@ -158,7 +171,7 @@ STAGES = (
         "lib/study/many_tasks.py",
         ("many_tasks",),
         lambda scope, _: scope.result("many_tasks/returns.csv"),
-        settings=("many_tasks", "decisions"),
+        settings=("many_tasks", "decisions", "planner"),
         wanted=lambda scope: scope.profile.many_tasks is not None,
     ),
     Stage(

@@ -59,9 +59,9 @@ class Round:
     facts: dict
 
 
-def training_of(study: DraftStudy, seed: int = 0) -> DraftTraining:
-    """How the profile's drafts are trained."""
-    return DraftTraining(epochs=study.epochs, members=study.members, modes=study.modes, seed=seed)
+def training_of(study: DraftStudy, seed: int = 0, modes: int = 0) -> DraftTraining:
+    """How the profile's drafts are trained; `modes` 0 are the profile's."""
+    return DraftTraining(epochs=study.epochs, members=study.members, modes=modes or study.modes, seed=seed)
 
 
 def rounds_of(settings: Settings, cell: Cell, kind: str, extended: bool = False) -> list[Round]:
@@ -166,9 +166,11 @@ def ensure_network(settings: Settings, cell: Cell, name: str) -> Path:
     return (ensure_draft if name in DRAFTED else ensure_corrector)(settings, cell, name)
 
 
-def trained(settings: Settings, cell: Cell, kind: str, states: LabelledStates, seed: int = 0) -> TrainedDraft:
+def trained(
+    settings: Settings, cell: Cell, kind: str, states: LabelledStates, seed: int = 0, modes: int = 0
+) -> TrainedDraft:
     """A draft of a kind from labelled states."""
-    training = training_of(settings.profile.drafts, seed)
+    training = training_of(settings.profile.drafts, seed, modes)
     if kind != "prior+":
         return train_draft(states, training)
     learnt, held_out = split_states(states)
@@ -195,25 +197,33 @@ def learnt_on(wm: WorldModel, states: LabelledStates, updates: int, batch_size: 
 # ----------------------------------------------------------------------------------------------- the learning curve
 
 CURVE = (
-    "draft", "modes", "seed", "round", "labels", "label_minutes", "draft_mse", "policy_mse", "floor", "to_standard",
+    "draft", "modes", "seed", "round", "labels", "label_minutes", "held_out_mse", "policy_mse", "floor", "to_standard",
     "episode_seed", "return",
 )  # fmt: skip
 
 
-def learning_curve(settings: Settings, cell: Cell, kind: str, episodes: int, extended: bool = False, seed: int = 0):
-    """Rows of `CURVE`, one per round and calibration episode: what a draft of all labels up to that round errs and
-    returns."""
+def learning_curve(
+    settings: Settings, cell: Cell, kind: str, episodes: int, seed: int = 0, modes: int = 0, last: bool = False,
+    extended: bool = False,
+) -> list[dict]:  # fmt: skip
+    """Rows of `CURVE`, one per round and calibration episode: what a draft of all labels up to that round errs on its
+    held-out episodes, and returns.
+
+    `modes` are other ones than the profile's, `last` is for the last round alone, `extended` for more rounds.
+    """
     files, _ = labelled_states(settings, cell, kind, extended)
     wm = load_world_model(settings.teacher_name(cell), task=cell.task, device=settings.device)
     seeds, rows, minutes = episode_seeds("calibrate", episodes, cell.seed), [], 0.0
     for number, file in enumerate(files, 1):
-        states = LabelledStates.load(*files[:number])
         minutes += LabelledStates.load(file).about["label_minutes"]
-        made = trained(settings, cell, kind, states, seed)
+        if last and number < len(files):
+            continue
+        states = LabelledStates.load(*files[:number])
+        made = trained(settings, cell, kind, states, seed, modes)
         errors = draft_errors(made.held_out, made.draft)
         returns = played(wm, made.draft.to(settings.device), cell, seeds, settings.decisions(cell.task))
-        about = (kind, getattr(made.draft, "modes", 1), seed, number, len(states), minutes, *errors.values())
-        rows += [(*about, *episode) for episode in zip(seeds, returns, strict=True)]
+        about = (kind, getattr(made.draft, "modes", None), seed, number, len(states), minutes, *errors.values())
+        rows += [dict(zip(CURVE, (*about, *one), strict=True)) for one in zip(seeds, returns, strict=True)]
     return rows
 
 

@@ -114,7 +114,8 @@ class SpeedStudy:
 @dataclass(frozen=True)
 class DraftStudy:
     """How drafts are distilled: labels of each round, of whole episodes, and `more_labels` of the longer curve;
-    `betas`, the shares of labels that the first rounds execute; samples and iterations of the `labeller`."""
+    `betas`, the shares of labels that the first rounds execute; samples and iterations of the `labeller`. On study
+    cells there are drafts of so many `seeds`, the longer curve, and on all cells drafts of `tried_modes`."""
 
     labels: tuple[int, ...] = (1_000, 2_000, 3_000, 4_000)
     more_labels: tuple[int, ...] = (10_000, 10_000)
@@ -123,6 +124,9 @@ class DraftStudy:
     epochs: int = 100
     members: int = 3
     modes: int = 1
+    tried_modes: tuple[int, ...] = (4,)
+    seeds: int = 3
+    episodes: int = 20  # of calibration, that each draft plays
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CORRECTORS, TwoTowerCorrector
+from lib.drafts import Draft, DraftController
 from lib.gates import DriftGate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
@@ -22,6 +24,7 @@ from lib.study.arms import (
     correctors_of,
     make_arm,
     make_controller,
+    numbers_of,
     recorded,
 )
 from lib.study.profiles import ISOLATING_ARMS, PROFILES
@@ -324,3 +327,38 @@ def test_published_executes_drawn_elites_and_replans_where_latents_are_half_a_un
     streams = [[torch.Generator().manual_seed(row) for row in range(3)] for _ in range(2)]
     torch.testing.assert_close(first, sampled(z, None, streams[0]).actions[:, 0])
     assert (first - mean(z, None, streams[1]).actions[:, 0]).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------------ drafts
+
+
+def test_a_draft_alone_is_an_arm_that_never_plans():
+    for name in ("distilled", "cloned", "prior+"):
+        arm = make_arm(name, BUDGET)
+        assert (arm.planner, arm.corrector, arm.gate, arm.scheme) == (None, name, None, name)
+        assert correctors_of([name]) == [name] and numbers_of(arm) == ()
+
+
+def test_a_gated_draft_says_who_is_asked_by_what_and_how_often():
+    arm = make_arm("128x2+draft+gated-5-r20", BUDGET, {"thresholds": [0.1, 0.2, 0.3]})
+    assert (arm.name, arm.execution_horizon, arm.rate) == ("128×2+draft+gated-5-r20", 5, 0.2)
+    assert (arm.planner.samples, arm.planner.horizon, arm.thresholds) == (128, 5, (0.1, 0.2, 0.3))
+    assert arm.scores == ("doubt", "value", "mismatch") and not arm.standard_planner
+    alone = make_arm("draft+mismatch-3", BUDGET)
+    assert (alone.planner, alone.scores, alone.rate, alone.thresholds) == (BUDGET, ("mismatch",), 0.1, None)
+    assert numbers_of(alone) == ("thresholds",) and alone.standard_planner
+    assert recorded(arm.settings) == arm
+    for wrong in ("draft+gated", "draft+gated-3-r0", "draft+gated-3-r100", "draft+all-3", "draft-3"):
+        with pytest.raises(ConfigError, match="is not known"):
+            make_arm(wrong, BUDGET)
+
+
+def test_what_a_draft_arm_is_made_of():
+    wm, draft = tiny_model(), Draft(LATENT, ACTIONS, width=16).eval()
+    alone = make_controller(make_arm("cloned", BUDGET), wm, {"cloned": draft})
+    assert isinstance(alone, DraftController) and alone.planner is None and alone.draft is draft
+    arm = make_arm("draft+doubt-2", BUDGET, {"thresholds": [0.25, None, None]})
+    gated = make_controller(arm, wm, {"distilled": draft})
+    assert gated.gate.thresholds.tolist() == [0.25, math.inf, math.inf] and gated.execution_horizon == 2
+    with pytest.raises(ConfigError, match="draft.doubt-2 has no thresholds yet"):
+        make_controller(make_arm("draft+doubt-2", BUDGET), wm, {"distilled": draft})

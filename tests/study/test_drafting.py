@@ -115,11 +115,14 @@ def test_the_prior_that_learnt_on_is_worth_more_to_q_and_leaves_the_teacher_alon
 
 def test_the_curve_says_of_every_round_what_it_cost_and_returned(home):
     chosen = settings()
-    rows = learning_curve(chosen, chosen.cell, "distilled", episodes=2)
-    table = [dict(zip(CURVE, row, strict=True)) for row in rows]
+    table = learning_curve(chosen, chosen.cell, "distilled", episodes=2)
+    assert list(table[0]) == list(CURVE)
     assert [(r["round"], r["labels"], r["episode_seed"]) for r in table] == [
         (1, 24, 401_000_000), (1, 24, 401_000_001), (2, 48, 401_000_000), (2, 48, 401_000_001)]  # fmt: skip
     assert 0 < table[0]["label_minutes"] < table[2]["label_minutes"]
+    others = learning_curve(chosen, chosen.cell, "distilled", episodes=1, seed=1, modes=2, last=True)
+    assert [(r["round"], r["seed"], r["modes"], r["labels"]) for r in others] == [(2, 1, 2, 48)]
+    assert others[0]["label_minutes"] == table[2]["label_minutes"] and others[0]["return"] != table[2]["return"]
     made = load_draft(ensure_draft(chosen, chosen.cell, "distilled"))
     wm, env = tiny_model(), drafting.make_env("tiny-task")
     total, obs = 0.0, env.reset(seed=401_000_001)[0]
