@@ -15,10 +15,10 @@ import pandas as pd
 from figures import charts, pages
 from lib.config import PlannerConfig
 from lib.files import files
-from lib.perturbations import KINDS
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import read_table
+from lib.simulators.perturbations import KINDS
 from lib.study.arms import make_arm
 from lib.study.perturb import NONE
 from lib.study.stats.intervals import bootstrap_ci

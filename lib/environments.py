@@ -61,7 +61,7 @@ def make_env(
     if name:
         env = _gymnasium_env(name) if kind == "gym" else _own_env(kind, name)
         return _adapter()(env, task, seed, repeat or action_repeat(task), decisions)
-    from lib import suite
+    from lib.simulators import suite
 
     env, divergence = suite.load(task, 0 if seed is None else seed)
     return _adapter()(env, task, seed, repeat or ACTION_REPEAT, decisions or EPISODE_DECISIONS, divergence)
@@ -74,7 +74,7 @@ def action_repeat(task: str) -> int:
 
 def task_names() -> list[str]:
     """Official names of the DMControl tasks that can be made, such as "walker-walk" and "cup-catch"."""
-    from lib import suite
+    from lib.simulators import suite
 
     return suite.task_names()
 

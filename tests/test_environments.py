@@ -11,7 +11,7 @@ import pytest
 from lib.config import ConfigError
 from lib.environments import EPISODE_DECISIONS, TOLD, episode_decisions, failure, identity, make_env, task_names
 from lib.records.paths import ROOT
-from lib.suite import DOMAIN_ALIASES, _official
+from lib.simulators.suite import DOMAIN_ALIASES, _official
 
 
 def twin(task, seed):

@@ -3,7 +3,7 @@
     stage = Stage.of(Cell.parse("walker-walk-1m-1"), "paper")
     write_perturbed(stage, ["teacher", "policy"], ["mass-1.5", "push-0.05"], episodes=20, planner=planner)
 
-A world is a perturbation of `lib.perturbations`; the world "none" is the teacher's own, and its episodes are those of
+A world is a perturbation of `lib.simulators.perturbations`; the world "none" is the teacher's own, and its episodes are those of
 the evaluation. Kinds that a task's model does not have, friction where nothing touches, are left out there.
 """
 
@@ -19,12 +19,12 @@ import pandas as pd
 
 from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.environments import identity, make_env
-from lib.perturbations import Perturbation, perturbed
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
 from lib.records.ledger import same
 from lib.records.store import cached, intact, known, read_table, write_table
 from lib.rollout import rollout
+from lib.simulators.perturbations import Perturbation, perturbed
 from lib.study.arms import Arm
 from lib.study.cells import Cell, Settings
 from lib.study.evaluate import Stage, Tables, arm_roots, evaluate, records

@@ -202,13 +202,14 @@ class Profile:
     perturb_cells: tuple[str, ...] = ()  # of the cells, where arms are played in perturbed worlds too
     perturb_arms: tuple[str, ...] = ()  # these
     perturb_episodes: int = 0  # of each of them in each world
-    perturbations: tuple[str, ...] = ()  # the worlds, as `lib.perturbations` writes them
+    perturbations: tuple[str, ...] = ()  # the worlds, as `lib.simulators.perturbations` writes them
     decisions: int = 500  # per episode; 500 is a whole one
     planner: PlannerConfig | None = None  # None: the standard budget for the task
     offline: OfflineStudy = OfflineStudy()
     sequence: SequenceStudy = SequenceStudy()
     errors: ErrorStudy = ErrorStudy()
     speed: SpeedStudy = SpeedStudy()
+    draft_cells: tuple[str, ...] = ()  # of the cells, those with drafts
     drafts: DraftStudy = DraftStudy()
     many_tasks: ManyTasks | None = None  # None: none are played
     certified_cells: tuple[str, ...] = ()  # of the cells, those for which the cheapest way to control is certified

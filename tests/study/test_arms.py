@@ -76,7 +76,7 @@ def test_an_arm_is_made_by_its_name(name, scheme, arm):
     ("name", "gate", "corrector", "refined"),
     [
         ("gate-only-mismatch-6", DriftGate, "", False),
-        ("gate-only-sensitivity-6", SensitivityGate, "", False),
+        ("gate-only-6", SensitivityGate, "", False),
         ("gated-6", DriftGate, "two_tower", False),
         ("sensitive-6", SensitivityGate, "two_tower", False),
         ("value-only-6", ValueGate, "", False),

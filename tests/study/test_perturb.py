@@ -9,10 +9,10 @@ import torch
 
 from lib.config import ConfigError, PlannerConfig, WorldModelConfig
 from lib.environments import make_env
-from lib.perturbations import Perturbation, perturbed
 from lib.records import paths
 from lib.records.store import read_sidecar, read_table
 from lib.rollout import rollout
+from lib.simulators.perturbations import Perturbation, perturbed
 from lib.study import evaluate as evaluation
 from lib.study import perturb, rows
 from lib.study.arms import make_arm, make_controller

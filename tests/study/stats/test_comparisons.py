@@ -169,12 +169,12 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
     "ablation, twin, role",
     [
         ("no-plan-3", "two-tower-3", "with the plan"),
-        ("sensitive-6", "gate-only-sensitivity-6", "no corrector"),
+        ("sensitive-6", "gate-only-6", "no corrector"),
         ("gated-6", "gate-only-mismatch-6", "no corrector"),
         ("plan-ahead+two-tower-6", "plan-ahead-6", "no corrector"),
         ("trusted-6", "two-tower-6", "at every depth"),
         ("trusted-gated-6", "gated-6", "at every depth"),
-        ("64×2+sensitive-6", "64×2+gate-only-sensitivity-6", "no corrector"),
+        ("64×2+sensitive-6", "64×2+gate-only-6", "no corrector"),
     ],
 )
 def test_an_ablation_is_compared_with_what_differs_in_nothing_else(ablation, twin, role):

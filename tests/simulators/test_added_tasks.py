@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from lib.suite import dm_suite
+from lib.simulators.suite import dm_suite
 from lib.weights.official import MT30, task_dimensions
 
 dm_suite()  # chooses the rendering backend before dm_control is imported
-from lib.added_tasks import ADDED_TASKS  # noqa: E402
+from lib.simulators.added_tasks import ADDED_TASKS  # noqa: E402
 
 
 def placed(name, **qpos_or_qvel):

@@ -74,7 +74,7 @@ def task_names() -> list[str]:
 
 def _added() -> dict:
     dm_suite()  # before anything else imports dm_control
-    from lib.added_tasks import ADDED_TASKS
+    from lib.simulators.added_tasks import ADDED_TASKS
 
     return ADDED_TASKS
 

@@ -7,7 +7,7 @@ import pytest
 
 from lib.config import ConfigError
 from lib.environments import make_env
-from lib.perturbations import KINDS, PUSH_EVERY, Perturbation, perturbed
+from lib.simulators.perturbations import KINDS, PUSH_EVERY, Perturbation, perturbed
 
 PLAIN = "tests.own_envs:Limited"  # no MuJoCo, and constant observations
 
@@ -190,7 +190,7 @@ APART = dict(flag='contact="enable"', floor='contype="0" conaffinity="0"', a="",
 )  # fmt: skip
 def test_what_can_touch_is_what_does_at_the_same_place(change, touch):
     """All three lie in each other: a contact with friction is there if one can be."""
-    from lib.perturbations import _can_touch, _changed
+    from lib.simulators.perturbations import _can_touch, _changed
 
     made = mujoco.MjModel.from_xml_string(BALLS.format(**APART | change))
     state = mujoco.MjData(made)
@@ -201,7 +201,7 @@ def test_what_can_touch_is_what_does_at_the_same_place(change, touch):
 
 
 def test_muscles_are_refused():
-    from lib.perturbations import _changed
+    from lib.simulators.perturbations import _changed
 
     muscle = '<actuator><muscle joint="j" ctrlrange="0 1" lengthrange="0 1"/></actuator>'
     text = f'<mujoco><worldbody><body><joint name="j"/><geom size=".1"/></body></worldbody>{muscle}</mujoco>'

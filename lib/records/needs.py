@@ -1,0 +1,67 @@
+"""What the stages of the pipeline read and write, as far as that depends on a profile and its cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib.files import files
+from lib.records import paths
+from lib.records.jobs import Scope
+
+ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
+CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
+ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
+COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
+
+
+def weights(*names: str) -> list[Path]:
+    """The weights of shipped teachers."""
+    return [paths.TEACHERS / f"{name}.safetensors" for name in names]
+
+
+def corrector_files(scope: Scope, cell: str) -> list[Path]:
+    return scope.result(*(f"corrector/{cell}-{arch}.safetensors" for arch in scope.profile.correctors))
+
+
+def draft_files(scope: Scope, cell: str) -> list[Path]:
+    return scope.result(*(f"drafts/{cell}-{draft}.safetensors" for draft in ("distilled", "cloned", "prior+")))
+
+
+def offline_weights(scope: Scope) -> list[Path]:
+    patterns = scope.profile.offline_weights
+    return [file for pattern in patterns for file in files(paths.TEACHERS, f"{pattern}.safetensors")]
+
+
+def correctors(scope: Scope) -> tuple[str, ...]:
+    return tuple({ACTING: None} | dict.fromkeys(CORRECTORS[arch] for arch in scope.profile.correctors))
+
+
+def learnt(scope: Scope, cell: str, *parts: str) -> list[Path]:
+    """The results of the sequence models of a cell."""
+    return scope.result(*(f"decision_transformer/{cell}-expert-{part}.csv" for part in parts))
+
+
+def concluded_from(scope: Scope) -> list[Path]:
+    """Every table that conclusions are drawn from, there or not."""
+    names = ["horizon/summary.csv", "statistics/comparisons.csv", "statistics/headline.csv"]
+    names += [f"corrector/{cell}-{arch}-depth.csv" for cell in scope.cells for arch in CORRECTORS]
+    names += [f"model_error/{cell}.csv" for cell in scope.teacher_cells]
+    names += [f"offline/{table}.csv" for table in ("cells", "gaps", "correlations", "differences")]
+    names += [f"planner/{table}.csv" for table in scope.profile.planner_tables]
+    return scope.result(*names) + [p for c in scope.study_cells for p in learnt(scope, c, *seeds(scope), "summary")]
+
+
+def seeds(scope: Scope) -> list[str]:
+    return [str(seed) for seed in range(1, scope.profile.sequence.seeds + 1)]
+
+
+def sizes(scope: Scope) -> set[str]:
+    return {cell.rsplit("-", 2)[1] for cell in scope.cells if cell.count("-") > 1}
+
+
+def tables(scope: Scope, folder: str, end: str = "") -> list[str]:
+    return [f"{folder}/{cell}{end}.csv" for cell in scope.cells]
+
+
+def noisy(scope: Scope) -> bool:
+    return any(name.startswith("noise-") for name in scope.profile.perturbations)
