@@ -3,8 +3,8 @@
     stage = Stage.of(Cell.parse("walker-walk-1m-1"), "paper")
     write_perturbed(stage, ["teacher", "policy"], ["mass-1.5", "push-0.05"], episodes=20, planner=planner)
 
-A world is a perturbation of `lib.simulators.perturbations`; the world "none" is the teacher's own, and its episodes are those of
-the evaluation. Kinds that a task's model does not have, friction where nothing touches, are left out there.
+A world is a perturbation of `lib.simulators.perturbations`; the world "none" is the teacher's own, whose episodes are
+those of the evaluation. Kinds that a task's model does not have, friction where nothing touches, are left out there.
 """
 
 from __future__ import annotations

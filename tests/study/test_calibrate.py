@@ -5,16 +5,19 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from lib.config import PlannerConfig
 from lib.distil.thresholds import trusted_depths
+from lib.drafts import SCORES, Draft, DraftGate
 from lib.study import calibrate as calibration
+from lib.study.arms import make_arm
 from lib.study.calibrate import calibrate_ladder, ensure_calibration, gate_numbers
-from lib.study.cells import resolve
+from lib.study.cells import Cell, resolve
 from lib.study.evaluate import Stage, Tables
 from tests.distil.test_thresholds import states
 from tests.study.test_evaluate import CELL, corrector_file, env, home, new_corrector  # noqa: F401  (fixtures)
-from tests.tiny import BUDGET
+from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 
 
 @pytest.fixture
@@ -124,3 +127,36 @@ def test_a_threshold_that_is_given_leaves_the_depths_to_calibration(stage, monke
     assert numbers["gated-4"] == {"threshold": 0.3, "levels": (0.0, 0.0)}
     assert numbers["trusted-gated-4"]["threshold"] == 0.3 and numbers["trusted-4"]["depths"] == [1]
     assert gate_numbers(settings, stage, ["gated-4"], BUDGET, 0.3).keys() == {"gated-4"} and len(asked) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ drafts
+
+
+@pytest.mark.parametrize(("scores", "rate"), [("doubt", 0.25), ("mismatch", 0.1), ("gated", 0.2)])
+def test_a_drafts_gate_asks_as_often_as_it_says_on_the_drafts_own_episodes(monkeypatch, scores, rate):
+    env = fresh_env()
+    monkeypatch.setattr(calibration, "make_env", env)
+    torch.manual_seed(0)
+    draft = Draft(LATENT, ACTIONS, width=16)
+    torch.nn.init.normal_(draft.head.weight, std=0.5)
+    wm, cell = tiny_model(), Cell("tiny-task", "1m", 1)
+    stage = Stage(cell, "smoke", "nobody", wm, {}, decisions=40)
+    stage.correctors = {"distilled": draft.eval()}  # in place of what would be read
+    arm = make_arm(f"draft+{scores}-2-r{round(100 * rate)}", BUDGET)
+    found = calibration.draft_thresholds(stage, arm, episodes=3)
+    assert found["episode_seeds"] == [401_000_000, 401_000_001, 401_000_002] == [seed for seed, _ in env.starts]
+    assert found["decisions"] == 120 and found["asked"] == pytest.approx(rate, abs=0.03)
+    assert [t is not None for t in found["thresholds"]] == [name in arm.scores for name in SCORES]
+    steps, seen = [s for s in env.steps if s[0] == 401_000_000], []
+    z_pred, world = None, env("tiny")
+    obs = world.reset(seed=401_000_000)[0]
+    with torch.no_grad():
+        for _, _, action in list(steps):
+            z = wm.encode(torch.from_numpy(obs)[None])
+            prior = wm.policy(z)[0]
+            drafted, doubt = draft(z, prior)
+            seen.append(DraftGate().scores(wm, z, z if z_pred is None else z_pred, prior, drafted, doubt)[0])
+            torch.testing.assert_close(drafted[0], torch.from_numpy(action), rtol=0, atol=1e-5)
+            z_pred, obs = wm.next(z, drafted), world.step(action)[0]
+    levels = torch.tensor([t if t is not None else torch.inf for t in found["thresholds"]])
+    assert (torch.stack(seen) > levels).any(1).float().mean() == pytest.approx(rate, abs=0.15)

@@ -20,7 +20,7 @@ from lib.study.parameters import OWN, RULES, check, check_notebook
 from lib.study.profiles import PROFILES
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
-TEACHER, COLLECT, TRAIN, EVALUATE, ERROR, OFFLINE, LEARN, SPEED = NAMES
+TEACHER, COLLECT, TRAIN, EVALUATE, ERROR, OFFLINE, LEARN, SPEED, *_ = NAMES
 
 
 def code(notebook):
