@@ -10,8 +10,9 @@ definitions, the type annotations of functions (which nothing here reads at run 
 never count. What is called through an object (`controller.act`) cannot be seen: its class has to be a root.
 
 `NEUTRAL` and `REGISTRIES` are replaced by their bare names. The first only find, read and write files, and what these
-say is among the checksums of a stage's inputs; or they only refuse parameters. A registry maps names to pieces, of
-which a stage names those that it uses.
+say is among the checksums of a stage's inputs; or they only refuse parameters; or they are the shape of a profile,
+whose values a stage names in its settings. A registry maps names to pieces, of which a stage names those that it uses,
+or that have made files which are its inputs.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from lib.records.syntax import (
 
 # Modules, whole packages included, and names of registries.
 NEUTRAL = tuple(f"lib.records.{m}" for m in ("paths", "keys", "store", "fingerprint", "ledger"))
-NEUTRAL += ("lib.files", "lib.weights.names", "lib.study.parameters", "figures.charts")
-REGISTRIES = ("CORRECTORS", "SCHEMES", "PROFILES", "ADDED_TASKS", "REFUSED_TASKS")
+NEUTRAL += ("lib.files", "lib.weights.names", "lib.study.parameters", "lib.study.profiles")
+NEUTRAL += ("figures.charts",)
+REGISTRIES = ("CORRECTORS", "MAKERS", "SCHEMES", "PROFILES", "ADDED_TASKS", "REFUSED_TASKS")
 
 PROJECT = ("lib", "figures", "paper")  # packages, at the root of the tree, whose definitions are followed
 

@@ -36,6 +36,11 @@ def correctors(scope: Scope) -> tuple[str, ...]:
     return tuple({ACTING: None} | dict.fromkeys(CORRECTORS[arch] for arch in scope.profile.correctors))
 
 
+def making_correctors(scope: Scope) -> tuple[str, ...]:
+    """What makes correctors that are lacking, and what acts in that."""
+    return (*correctors(scope), "lib.study.distillation:ensure_corrector")
+
+
 def learnt(scope: Scope, cell: str, *parts: str) -> list[Path]:
     """The results of the sequence models of a cell."""
     return scope.result(*(f"decision_transformer/{cell}-expert-{part}.csv" for part in parts))

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from lib.config import PlannerConfig, as_dict, one_of
+from lib.correctors import CORRECTORS
 from lib.distil.draft_training import DraftTraining, TrainedDraft, draft_errors, split_states, train_draft
 from lib.distil.labels import FORMAT, LabelledStates, collect_labels
 from lib.drafts import Draft, DraftController, DraftError, PriorDraft, load_draft, save_draft
@@ -163,7 +164,10 @@ def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
 
 def ensure_network(settings: Settings, cell: Cell, name: str) -> Path:
     """The profile's draft of this name, or its corrector of this architecture."""
-    return (ensure_draft if name in DRAFTED else ensure_corrector)(settings, cell, name)
+    return MAKERS[name](settings, cell, name)
+
+
+MAKERS = dict.fromkeys(DRAFTED, ensure_draft) | dict.fromkeys(CORRECTORS, ensure_corrector)
 
 
 def trained(
