@@ -127,7 +127,7 @@ STAGES = (
         "many_tasks",
         "lib/study/many_tasks.py",
         ("many_tasks",),
-        lambda scope, _: scope.result("many_tasks/returns.csv"),
+        lambda scope, _: scope.result("many_tasks/returns.csv", "many_tasks/summary.csv"),
         settings=("many_tasks", "decisions", "planner"),
         wanted=lambda scope: scope.profile.many_tasks is not None,
     ),

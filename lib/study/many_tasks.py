@@ -2,9 +2,9 @@
 
     python lib/study/many_tasks.py --profile paper
 
-Writes `data/results/<profile>/many_tasks/returns.csv`, a row per episode, for the profile's `many_tasks`. A task whose
-episodes were played before is not played again. The weights are fetched by name, and have to be those of the profile's
-checksum.
+Writes to `data/results/<profile>/many_tasks/`, for the profile's `many_tasks`, `returns.csv`, a row per episode, and
+`summary.csv`, a row per task and one for all. A task whose episodes were played before is not played again. The weights
+are fetched by name, and have to be those of the profile's checksum.
 """
 
 from __future__ import annotations
@@ -46,12 +46,23 @@ def returns(profile: Profile, study: ManyTasks) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def summary(returns: pd.DataFrame) -> pd.DataFrame:
+    """Mean, lowest and highest return of each task, and of all: the mean of the tasks' means, and their extremes."""
+    tasks = returns.groupby("task", sort=False)["return"].agg(["count", "mean", "min", "max"]).reset_index()
+    whole = {"task": "all", "count": len(returns), "mean": tasks["mean"].mean()}
+    whole |= {"min": tasks["mean"].min(), "max": tasks["mean"].max()}
+    table = pd.concat([tasks, pd.DataFrame([whole])], ignore_index=True)
+    return table.rename(columns={"count": "episodes"} | {name: f"return_{name}" for name in ("mean", "min", "max")})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Play every task of weights from elsewhere.")
     parser.add_argument("--profile", default="paper", choices=[name for name, p in PROFILES.items() if p.many_tasks])
     profile = PROFILES[parser.parse_args().profile]
-    table, file = returns(profile, profile.many_tasks), paths.results(profile.name) / "many_tasks" / "returns.csv"
-    print(write_table(file, table, teacher=profile.many_tasks.teacher, sha256=profile.many_tasks.sha256))
+    study, folder = profile.many_tasks, paths.results(profile.name) / "many_tasks"
+    table, about = returns(profile, study), {"teacher": study.teacher, "sha256": study.sha256}
+    print(write_table(folder / "summary.csv", summary(table), **about))
+    print(write_table(folder / "returns.csv", table, **about))
 
 
 if __name__ == "__main__":

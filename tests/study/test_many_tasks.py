@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import pandas as pd
 import pytest
 
 from lib.config import ConfigError, PlannerConfig
@@ -12,7 +13,7 @@ from lib.records import paths
 from lib.records.keys import file_hash
 from lib.records.seeds import episode_seeds
 from lib.study import cards
-from lib.study.many_tasks import COLUMNS, returns
+from lib.study.many_tasks import COLUMNS, returns, summary
 from lib.study.profiles import PROFILES, ManyTasks
 from lib.teachers.controllers import ReplanningController
 from lib.teachers.replay import record
@@ -61,3 +62,10 @@ def test_a_task_that_they_do_not_know_is_refused(cache):
 def test_the_paper_plays_all_tasks_of_the_listed_weights():
     study = PROFILES["paper"].many_tasks
     assert find(study.teacher).sha256 == study.sha256 and (study.tasks, study.count) == ((), 30)
+
+
+def test_the_summary_counts_each_task_alike():
+    rows = [("a", 1.0), ("a", 3.0), ("b", 10.0), ("b", 30.0), ("b", 50.0)]
+    table = summary(pd.DataFrame(rows, columns=["task", "return"])).set_index("task")
+    assert table.loc["a"].tolist() == [2, 2.0, 1.0, 3.0] and table.loc["b"].tolist() == [3, 30.0, 10.0, 50.0]
+    assert table.loc["all"].tolist() == [5, 16.0, 2.0, 30.0]
