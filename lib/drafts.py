@@ -122,30 +122,46 @@ DRAFTS = {kind.kind: kind for kind in (Draft, PriorDraft)}
 
 
 class DraftGate(nn.Module):
-    """Asks the planner where any of three scores passes its threshold; infinity leaves a score out.
+    """Asks the planner where any of three scores passes its threshold; infinity asks for nothing. Scores are computed
+    as far as they are in `looks`, by default those with a threshold; the others are NaN.
 
     - `doubt`: how far the ensemble's actions lie apart;
     - `value`: what the draft's action loses against the policy prior's by the model's own value, the larger of Q and of
-      a look-ahead of one step, r + γ Q(z', π(z'));
+      a look-ahead of one step, r + γ (1 − p) Q(z', π(z')), p the probability that the episode has ended at z';
     - `mismatch`: the total variation between the latent that came and the one that the model had predicted, which sees
       a world that is not the training's. A plan that is being executed holds as long as this one does.
     """
 
     kind = "draft"  # what results call it
 
-    def __init__(self, doubt: float = torch.inf, value: float = torch.inf, mismatch: float = torch.inf):
+    def __init__(
+        self,
+        doubt: float = torch.inf,
+        value: float = torch.inf,
+        mismatch: float = torch.inf,
+        looks: tuple[str, ...] | None = None,
+    ):
         super().__init__()
-        self.register_buffer("thresholds", torch.tensor([float(doubt), float(value), float(mismatch)]))
+        thresholds = torch.tensor([float(doubt), float(value), float(mismatch)])
+        self.register_buffer("thresholds", thresholds)
+        given = tuple(name for name, t in zip(SCORES, thresholds.tolist(), strict=True) if t < torch.inf)
+        self.looks = given if looks is None else looks
 
     def scores(self, wm: WorldModel, z: Tensor, z_pred: Tensor, a_policy: Tensor, action: Tensor, doubt: Tensor):
-        """The three scores (B, 3) in the order of `SCORES`. z, z_pred (B, L); a_policy, action (B, A); doubt (B,)."""
-        both = torch.stack([a_policy, action])  # (2, B, A)
-        now = z.expand(2, *z.shape)
-        value = wm.q(now, both).mean(0)  # (2, B)
-        after = wm.next(now, both)
-        ahead = wm.reward(now, both) + wm.config.discount * wm.q(after, wm.policy(after)[0]).mean(0)
-        loss = torch.maximum(value[0] - value[1], ahead[0] - ahead[1])
-        return torch.stack([doubt, loss, total_variation(z, z_pred, wm.config.simnorm_dim)], -1)
+        """The scores (B, 3) in the order of `SCORES`. z, z_pred (B, L); a_policy, action (B, A); doubt (B,)."""
+        found = dict.fromkeys(SCORES, torch.full_like(doubt, torch.nan)) | {"doubt": doubt}
+        if "value" in self.looks:
+            both, now = torch.stack([a_policy, action]), z.expand(2, *z.shape)  # (2, B, ·)
+            after, goes_on = wm.next(now, both), 1.0
+            if wm.config.episodic:
+                goes_on = 1 - wm.termination(after)
+            ahead = wm.q(after, wm.policy(after)[0]).mean(0)
+            ahead = wm.reward(now, both) + wm.config.discount * goes_on * ahead
+            value = wm.q(now, both).mean(0)
+            found["value"] = torch.maximum(value[0] - value[1], ahead[0] - ahead[1])
+        if "mismatch" in self.looks:
+            found["mismatch"] = total_variation(z, z_pred, wm.config.simnorm_dim)
+        return torch.stack(list(found.values()), -1)
 
     def forward(self, scores: Tensor) -> Tensor:
         """Where the planner is asked (B,), by scores (B, 3)."""
@@ -208,13 +224,13 @@ class DraftController:
     def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
         """Actions (B, A) for observations (B, obs_dim); `ValueError` when one of either is not finite."""
         obs, alone = rows_of(obs, self._batch, self.wm.device)
-        z, z_pred, drafted, scores, sound = self._look(obs, self._from, self._executed, self._predicted)
+        z, drafted, scores, sound = self._look(obs, self._from, self._executed, self._predicted)
         if not sound:
             raise ValueError(unsound(obs))
         called, action, depth = torch.zeros_like(self._predicted), drafted, torch.zeros_like(self._depth)
         if self.gate is not None:
             last = self.execution_horizon
-            holds = (self._depth < last) & (scores[:, 2] <= self.gate.thresholds[2])
+            holds = (self._depth < last) & ~(scores[:, 2] > self.gate.thresholds[2])
             called = ~holds & self.gate(scores)
             depth = self._depth.masked_fill(~holds, 0)
             index = depth.view(-1, 1, 1).expand(-1, 1, self.wm.action_dim)
@@ -223,8 +239,7 @@ class DraftController:
             if called.any():
                 action[called] = self._planned(z, called)
             self._depth = (self._depth + 1).clamp(max=last)
-            self._from = torch.where((holds & ~called).unsqueeze(-1), z_pred, z)
-            self._executed, self._predicted = action.clone(), torch.ones_like(called)
+            self._from, self._executed, self._predicted = z, action.clone(), torch.ones_like(called)
         self._decision += 1
         flags = {"planner_called": called, "fallback": called, "refined": torch.zeros_like(called)}
         numbers = {"depth": depth, "delta_abs": (action - drafted).abs().mean(-1)}
@@ -248,7 +263,7 @@ def _look(wm: WorldModel, draft: Draft, gate: DraftGate | None, obs, before, exe
     """What a decision without planning takes: obs (B, obs_dim), the latent (B, L) that the prediction of this one
     starts from, the action executed there (B, A), and whether there is such a one (B,).
 
-    Gives latents z and ẑ, the draft's action, its scores (B, 3), and whether all that acts is finite.
+    Gives the latents, the draft's action, its scores (B, 3), and whether all that acts is finite.
     """
     z = wm.encode(obs)
     a_policy = wm.policy(z)[0]
@@ -256,9 +271,9 @@ def _look(wm: WorldModel, draft: Draft, gate: DraftGate | None, obs, before, exe
     sound = torch.isfinite(obs).all() & torch.isfinite(action).all()
     if gate is None:
         nothing = torch.full_like(doubt, torch.nan)
-        return z, z, action, torch.stack([doubt, nothing, nothing], -1), sound
+        return z, action, torch.stack([doubt, nothing, nothing], -1), sound
     z_pred = torch.where(predicted.unsqueeze(-1), wm.next(before, executed), z)
-    return z, z_pred, action, gate.scores(wm, z, z_pred, a_policy, action, doubt), sound
+    return z, action, gate.scores(wm, z, z_pred, a_policy, action, doubt), sound
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from lib.config import ConfigError, PlannerConfig
+from lib.config import ConfigError, PlannerConfig, WorldModelConfig
 from lib.drafts import SCORES, Draft, DraftController, DraftError, DraftGate, PriorDraft, load_draft, save_draft
 from lib.planner import MPPI
-from lib.world_model import total_variation
+from lib.world_model import WorldModel, total_variation
 from tests.tiny import ACTIONS, BUDGET, LATENT, OBS, latents, streams, tiny_model
 
 
@@ -83,7 +83,7 @@ def test_a_prior_that_learnt_on_is_its_own_action():
 
 
 def test_the_scores_are_what_they_say():
-    wm, draft, gate = tiny_model(), random_draft(), DraftGate()
+    wm, draft, gate = tiny_model(), random_draft(), DraftGate(looks=SCORES)
     z, a_policy = inputs()
     z_pred = latents(7, seed=9)
     action, doubt = draft(z, a_policy)
@@ -100,6 +100,27 @@ def test_the_scores_are_what_they_say():
     torch.testing.assert_close(scores[:, 1], loss)
     torch.testing.assert_close(scores[:, 2], total_variation(z, z_pred, 8))
     assert SCORES == ("doubt", "value", "mismatch")
+    part = DraftGate(mismatch=0.3).scores(wm, z, z_pred, a_policy, action, doubt)
+    assert torch.equal(part[:, 2], scores[:, 2]) and part[:, 1].isnan().all()
+
+
+def test_the_look_ahead_stops_where_the_episode_ends():
+    torch.manual_seed(0)
+    wm = WorldModel(WorldModelConfig(OBS, ACTIONS, 16, 16, LATENT, 2, 2, episodic=True)).eval()
+    with torch.no_grad():
+        for p in wm.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    draft, (z, a_policy) = random_draft(), inputs()
+    action, doubt = draft(z, a_policy)
+    with torch.no_grad():
+        loss = DraftGate(looks=("value",)).scores(wm, z, z, a_policy, action, doubt)[:, 1]
+
+        def ahead(a):
+            after = wm.next(z, a)
+            return wm.reward(z, a) + 0.99 * (1 - wm.termination(after)) * wm.q(after, wm.policy(after)[0]).mean(0)
+
+        now = wm.q(z, a_policy).mean(0) - wm.q(z, action).mean(0)
+        torch.testing.assert_close(loss, torch.maximum(now, ahead(a_policy) - ahead(action)))
 
 
 def test_any_score_above_its_threshold_asks_the_planner():
@@ -138,12 +159,12 @@ def slow_episode(wm, draft, gate, config, horizon, seen, seed):
         a_policy = wm.policy(z)[0]
         drafted, doubt = draft(z, a_policy)
         predicted = z if z_pred is None else z_pred
-        scores = gate.scores(wm, z, predicted, a_policy, drafted, doubt)[0].tolist()
+        scores = DraftGate(looks=SCORES).scores(wm, z, predicted, a_policy, drafted, doubt)[0].tolist()
         drifted, called, depth = scores[2] > drift_at, False, 0
         if plan and not drifted:
-            depth, action, basis = horizon - len(plan), plan.pop(0), predicted
+            depth, action = horizon - len(plan), plan.pop(0)
         else:
-            plan, basis, action = [], z, drafted
+            plan, action = [], drafted
             if scores[0] > doubt_at or scores[1] > value_at or drifted:
                 start, ahead = [], z
                 for _ in range(config.horizon):
@@ -153,7 +174,7 @@ def slow_episode(wm, draft, gate, config, horizon, seen, seed):
                 solved = planner(z, torch.stack(start, 1), stream).actions
                 called, action = True, solved[:, 0]
                 plan = [solved[:, k] for k in range(1, horizon)]
-        z_pred = wm.next(basis, action)
+        z_pred = wm.next(z, action)
         found.append((action[0], called, depth))
     return found
 
@@ -164,7 +185,7 @@ def slow_episode(wm, draft, gate, config, horizon, seen, seed):
 def test_the_planner_is_asked_where_the_gate_says_and_its_plan_executed_while_it_holds(horizon, parts):
     wm, draft, config, seeds = tiny_model(num_q=4), random_draft(), PlannerConfig.budget(16, 2, mode="eager"), [3, 4, 5]
     seen = observations(12, 3)
-    free = DraftController(wm, draft, MPPI(wm, config), DraftGate(), horizon)
+    free = DraftController(wm, draft, MPPI(wm, config), DraftGate(looks=SCORES), horizon)
     free.reset(3)
     scores = torch.stack([torch.stack([free.act(obs)[1][name] for name in SCORES], -1) for obs in seen]).flatten(0, 1)
     levels = [scores[:, i].quantile(q).item() if q < 1 else q for i, q in enumerate(parts)]
@@ -192,7 +213,10 @@ def test_a_gate_that_asks_for_nothing_leaves_the_draft_alone():
 
 
 def test_rows_that_are_kept_go_on_as_before():
-    wm, draft, seen, gate = tiny_model(num_q=4), random_draft(), observations(8, 3), DraftGate(doubt=0.0)
+    wm, draft, seen = tiny_model(num_q=4), random_draft(), observations(8, 3)
+    free = DraftController(wm, draft, mode="eager")
+    free.reset(3)
+    gate = DraftGate(doubt=torch.stack([free.act(obs)[1]["doubt"] for obs in seen]).median())  # rows differ in phase
     whole, part = (DraftController(wm, draft, MPPI(wm, BUDGET), gate) for _ in range(2))
     for controller in (whole, part):
         controller.reset(3, streams(1, 2, 3))

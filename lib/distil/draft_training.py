@@ -80,19 +80,15 @@ def draft_loss(draft: Draft, z: Tensor, a_policy: Tensor, label: Tensor, spread:
     return -(weights - error.sum(-1) / (2 * spread**2)).logsumexp(-1)
 
 
-def train_draft(
-    states: LabelledStates, training: DraftTraining, progress: bool = True, start: Draft | None = None
-) -> TrainedDraft:
+def train_draft(states: LabelledStates, training: DraftTraining, progress: bool = True) -> TrainedDraft:
     """Minimise the loss; keep the weights of the best epoch on held-out episodes: by the error of the draft's action,
     with several modes by the loss, as the mean of two good actions has the least error and may be a bad one.
 
-    `start` is a draft to go on from. Raises `DistillationError` when no held-out error is finite.
+    So the held-out error is a little optimistic. Raises `DistillationError` when none is finite.
     """
     torch.manual_seed(training.seed)
     shape = {"width": training.width, "members": training.members, "modes": training.modes}
     draft = Draft(states.z.shape[1], states.a_label.shape[1], **shape)
-    if start is not None:
-        draft.load_state_dict(start.state_dict())
     learnt, held = (mask.nonzero().flatten() for mask in split_states(states, seed=0))
     held_out = states.rows(torch.zeros(len(states), dtype=torch.bool).index_fill(0, held, True))
     optimiser = torch.optim.AdamW(draft.parameters(), lr=training.lr, weight_decay=1e-2)

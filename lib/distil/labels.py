@@ -12,6 +12,7 @@ whether the cheap labels are as good.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -62,18 +63,6 @@ class LabelledStates:
         index = (keep.cumsum(0) - 1)[self.again_index[again]]
         return LabelledStates(**chosen, again_index=index, about=self.about)
 
-    def first(self, count: int) -> LabelledStates:
-        """The first `count` states of all rounds together, every round's in their share, whole decisions of all its
-        episodes; `DistillationError` where there are not as many."""
-        if not 1 <= count <= len(self):
-            raise DistillationError(f"{count} labels were asked for, and {len(self)} were collected; collect more.")
-        keep = torch.zeros(len(self), dtype=torch.bool)
-        for number in self.round.unique():
-            mine = (self.round == number).nonzero().flatten()
-            order = mine[torch.argsort(self.decision[mine], stable=True)]
-            keep[order[: round(count * len(mine) / len(self))]] = True
-        return self.rows(keep)
-
     def disagreement(self) -> dict[str, float]:
         """Mean squared errors on the rows that were labelled again: `floor`, half the difference of two labels of the
         same planner; `to_standard`, that of a label and the standard planner's. NaN where there are none."""
@@ -96,6 +85,8 @@ class LabelledStates:
             part = cls._read(file)
             if parts and part.about.get("teacher_key") != parts[0].about.get("teacher_key"):
                 raise DistillationError(f"{file} is labelled by another teacher than {files[0]}.")
+            if any(set(part.episode.tolist()) & set(other.episode.tolist()) for other in parts):
+                raise DistillationError(f"{file} holds an episode that the files before it hold too; leave it out.")
             part.again_index += start
             start += len(part)
             parts.append(part)
@@ -125,10 +116,11 @@ def collect_labels(
     draft: nn.Module | None = None,
     beta: float = 1.0,
     decisions: int = 500,
-    round: int = 1,
+    number: int = 1,
     what: str = "",
 ) -> LabelledStates:
-    """One episode per seed; the label of `labeller` at every decision. `envs` and `what` are `lib.rollout.rollout`'s.
+    """One episode per seed, of the round `number`; the label of `labeller` at every decision. `envs` and `what` are
+    `lib.rollout.rollout`'s. `about` has `label_minutes`, which the labels alone have taken.
 
     Without a draft the labels are executed. Raises `DistillationError` when the planners do not fit together.
     """
@@ -141,9 +133,8 @@ def collect_labels(
         pass
     again = torch.cat([r.pop("again") for r in taught.records])
     columns = {k: torch.cat([r[k] for r in taught.records]) for k in taught.records[0]}
-    return LabelledStates(
-        **columns, round=torch.full_like(columns["decision"], round), again_index=again.nonzero().flatten()
-    )
+    columns |= {"round": torch.full_like(columns["decision"], number), "again_index": again.nonzero().flatten()}
+    return LabelledStates(**columns, about={"label_minutes": taught.seconds / 60})
 
 
 class Labelled:
@@ -157,13 +148,15 @@ class Labelled:
     def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
         """Start the episodes of `seeds` with the rows' own random streams."""
         self._seeds, self._streams, self._warm = self.seeds, generators, None
-        self._decision, self._coin = 0, np.random.default_rng(self.seeds[0])
+        self._decision, self._twice, self.seconds = 0, np.random.default_rng(self.seeds[0]), 0.0
+        self._coins = [np.random.default_rng([seed, 1]) for seed in self.seeds]  # the rows' own: episodes end early
         for planner in (self.labeller, self.standard):
             planner.reset_streams(self.seeds[0])
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
-        self._seeds, self._streams = ([x[row] for row in rows] for x in (self._seeds, self._streams))
+        lists = self._seeds, self._streams, self._coins
+        self._seeds, self._streams, self._coins = ([x[row] for row in rows] for x in lists)
         self._warm = self._warm[rows]
 
     @torch.no_grad()
@@ -173,9 +166,11 @@ class Labelled:
         obs, alone = rows_of(obs, len(self._seeds), wm.device)
         z = wm.encode(obs)
         a_policy = wm.policy(z)[0]
+        started = time.perf_counter()
         plan = self.labeller(z, self._warm, self._streams)
         label, nothing = plan.actions[:, 0], plan.actions[:0, 0]
-        twice = bool(self._coin.random() < AGAIN_SHARE)
+        self.seconds += time.perf_counter() - started if self._decision else 0  # the first may wait for the compiler
+        twice = bool(self._twice.random() < AGAIN_SHARE)
         again = {
             "a_again": self.labeller(z, self._warm, self._streams).actions[:, 0] if twice else nothing,
             "a_standard": self.standard(z, self._warm, self._streams).actions[:, 0] if twice else nothing,
@@ -184,7 +179,7 @@ class Labelled:
         about = {"episode": torch.tensor(self._seeds), "decision": torch.full((len(obs),), self._decision)}
         about |= {"again": torch.full((len(obs),), twice)}
         self.records.append({k: v.cpu().clone() for k, v in record.items()} | about)
-        teach = torch.from_numpy(self._coin.random(len(obs)) < self.beta).to(label.device)
+        teach = torch.tensor([coin.random() < self.beta for coin in self._coins], device=label.device)
         action = label if self.draft is None else self.draft(z, a_policy)[0]
         self._warm, self._decision = plan.shifted(1), self._decision + 1
         return answered(torch.where(teach.unsqueeze(-1), label, action), {}, alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from lib.files import files
@@ -10,6 +11,7 @@ from lib.records.jobs import Scope
 
 ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
+DRAFTS = ("distilled", "cloned", "prior+")
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
@@ -23,8 +25,25 @@ def corrector_files(scope: Scope, cell: str) -> list[Path]:
     return scope.result(*(f"corrector/{cell}-{arch}.safetensors" for arch in scope.profile.correctors))
 
 
-def draft_files(scope: Scope, cell: str) -> list[Path]:
-    return scope.result(*(f"drafts/{cell}-{draft}.safetensors" for draft in ("distilled", "cloned", "prior+")))
+def draft_files(scope: Scope, cell: str, arms: Iterable[str] | None = None) -> list[Path]:
+    """The drafts of a cell, or those of them that arms of these names act with."""
+    acting = DRAFTS if arms is None else {"distilled" if "draft+" in arm else arm for arm in arms}
+    return scope.result(*(f"drafts/{cell}-{draft}.safetensors" for draft in DRAFTS if draft in acting))
+
+
+def network_files(scope: Scope, cell: str, arms: Iterable[str]) -> list[Path]:
+    """The correctors of a cell, and the drafts that arms of these names act with."""
+    return [*corrector_files(scope, cell), *draft_files(scope, cell, arms)]
+
+
+def played(scope: Scope) -> tuple[str, ...]:
+    """The arms that the evaluation plays."""
+    return (*scope.profile.arms, *scope.profile.side_arms, *scope.profile.candidates)
+
+
+def certifiable(scope: Scope) -> list[str]:
+    """The candidates of all chains."""
+    return [arm for chain in scope.profile.certification.chains.values() for arm in chain]
 
 
 def offline_weights(scope: Scope) -> list[Path]:

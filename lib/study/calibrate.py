@@ -93,12 +93,15 @@ def draft_thresholds(stage: Stage, arm: DraftArm, episodes: int) -> dict:
     With several scores each has the same share of decisions above its threshold.
     """
     seeds = episode_seeds("calibrate", episodes, stage.cell.seed)
-    unasked = DraftController(
-        stage.wm, stage.correctors[arm.corrector], MPPI(stage.wm, arm.planner), DraftGate().to(stage.wm.device)
-    )
+    draft, gate = stage.correctors[arm.corrector], DraftGate(looks=arm.scores).to(stage.wm.device)
+    unasked = DraftController(stage.wm, draft, MPPI(stage.wm, arm.planner), gate)
     what, envs = f"{stage.cell} scores of {arm.corrector}", partial(make_env, stage.cell.task)
     steps = [step.info for step in rollout(unasked, envs, seeds, stage.decisions, what)]
     scores = np.array([np.concatenate([info[name] for info in steps]) for name in arm.scores])  # (scores, n)
+    if not np.isfinite(scores).all():
+        raise ConfigError(
+            f"the scores of {arm.name} are not finite; check the weights of the teacher and of the draft."
+        )
     below = scores.argsort(1).argsort(1) / scores.shape[1]  # the share of decisions with a lower score
     level = np.quantile(below.max(0), 1 - arm.rate)
     found = dict(zip(arm.scores, np.quantile(scores, level, axis=1).tolist(), strict=True))

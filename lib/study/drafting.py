@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +22,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.config import PlannerConfig, as_dict, one_of
+from lib.config import ConfigError, PlannerConfig, as_dict, one_of
 from lib.correctors import CORRECTORS
 from lib.distil.draft_training import DraftTraining, TrainedDraft, draft_errors, split_states, train_draft
 from lib.distil.labels import FORMAT, LabelledStates, collect_labels
-from lib.drafts import Draft, DraftController, DraftError, PriorDraft, load_draft, save_draft
+from lib.drafts import Draft, DraftController, PriorDraft, save_draft
 from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
 from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, read_sidecar, write_artefact
+from lib.records.store import cached, intact, known, write_artefact
 from lib.rollout import rollout
 from lib.study.arms import DRAFTED
 from lib.study.cells import Cell, Settings
@@ -46,7 +45,7 @@ from lib.weights.native import load_world_model, teacher_key
 from lib.world_model import WorldModel
 
 FIRST_SEED, ROUND_SEEDS = 500_000, 10_000  # of the block of collection: those before are the corrector's
-COLLECTED_BY = (collect_labels, MPPI, WorldModel)
+COLLECTED_BY = (collect_labels, make_env, MPPI, WorldModel)
 TAUGHT_BY = (train_draft, Draft)
 
 
@@ -69,6 +68,8 @@ def rounds_of(settings: Settings, cell: Cell, kind: str, extended: bool = False)
     """The files of a kind's labels, round after round; nothing is collected. `extended`: those of the longer curve
     too. Later rounds of `distilled` depend on all before."""
     study, teacher = settings.profile.drafts, settings.teacher_name(cell)
+    if study.betas[:1] != (1.0,):
+        raise ConfigError(f"betas={study.betas} must begin with 1: before the first round there is no draft.")
     wm = load_world_model(teacher, task=cell.task)
     labeller, standard = (_budget(config) for config in _planners(settings, wm))
     decisions, found = settings.decisions(cell.task), []
@@ -87,8 +88,8 @@ def rounds_of(settings: Settings, cell: Cell, kind: str, extended: bool = False)
     return found
 
 
-def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = False) -> tuple[list[Path], str]:
-    """The files of labels, of which those lacking are collected, and the key of all."""
+def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = False) -> list[Path]:
+    """The files of labels, of which those lacking are collected."""
     study, teacher = settings.profile.drafts, settings.teacher_name(cell)
     rounds = rounds_of(settings, cell, kind, extended)
 
@@ -103,20 +104,18 @@ def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = 
         if facts["beta"] < 1:
             states = LabelledStates.load(*(r.path for r in rounds[:number]))
             draft = train_draft(states, training_of(study)).draft.to(settings.device)
-        started, what = time.monotonic(), f"{cell} {kind}, round {number + 1}/{len(rounds)}"
+        what = f"{cell} {kind}, round {number + 1}/{len(rounds)}"
         envs = functools.partial(make_env, cell.task)
         states = collect_labels(
             *planners(), envs, rounds[number].seeds, draft, facts["beta"], facts["decisions"], facts["round"], what
         )
-        minutes = (time.monotonic() - started) / 60
-        states.about = facts | {"teacher": teacher, "label_minutes": minutes}
+        states.about |= facts | {"teacher": teacher}
         states.save(temporary)
 
     for number, one in enumerate(rounds):
         what = f"round {number + 1}/{len(rounds)} of the labels of {cell}"
         cached(one.path, one.key, functools.partial(make, number=number), what, **one.facts, teacher=teacher)
-    roots = (*COLLECTED_BY, *TAUGHT_BY)
-    return [r.path for r in rounds], key_of(roots, [rest_of(r.key) for r in rounds], as_dict(training_of(study)))
+    return [r.path for r in rounds]
 
 
 def _planners(settings: Settings, wm: WorldModel) -> tuple[PlannerConfig, PlannerConfig]:
@@ -148,17 +147,12 @@ def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
     """The profile's draft of a cell; made where it is lacking, or of another teacher, other labels or other code."""
     one_of("draft", kind, DRAFTED)
     path, teacher = draft_path(settings, cell, kind), teacher_key(settings.teacher_name(cell))
-    rounds = rounds_of(settings, cell, kind)
-    key = key_of((trained, *TAUGHT_BY, PriorDraft), kind, [rest_of(r.key) for r in rounds], as_dict(training_of(
-        settings.profile.drafts)))  # fmt: skip
-    try:
-        load_draft(path, teacher)
-        if same(read_sidecar(path).get("draft_key"), key):
-            return path
-    except DraftError:
-        pass
-    files, _ = labelled_states(settings, cell, kind)
-    draft = trained(settings, cell, kind, LabelledStates.load(*files)).draft
+    rounds, training = rounds_of(settings, cell, kind), as_dict(training_of(settings.profile.drafts))
+    roots = (*COLLECTED_BY, *((learnt_on, PriorDraft) if kind == "prior+" else TAUGHT_BY))
+    key = key_of(roots, kind, [rest_of(r.key) for r in rounds], training)
+    if intact(path) and same(known(path).get("draft_key"), key):
+        return path
+    draft = trained(settings, cell, kind, LabelledStates.load(*labelled_states(settings, cell, kind))).draft
     return write_artefact(path, lambda temporary: save_draft(draft, temporary, teacher), draft_key=key)
 
 
@@ -215,7 +209,7 @@ def learning_curve(
 
     `modes` are other ones than the profile's, `last` is for the last round alone, `extended` for more rounds.
     """
-    files, _ = labelled_states(settings, cell, kind, extended)
+    files = labelled_states(settings, cell, kind, extended)
     wm = load_world_model(settings.teacher_name(cell), task=cell.task, device=settings.device)
     seeds, rows, minutes = episode_seeds("calibrate", episodes, cell.seed), [], 0.0
     for number, file in enumerate(files, 1):

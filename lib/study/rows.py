@@ -18,10 +18,11 @@ from lib.records import paths
 from lib.records.jobs import Row
 from lib.records.ledger import same
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import arm_name, make_arm, numbers_of, recorded
+from lib.study.arms import DRAFTED, arm_name, make_arm, numbers_of, recorded
 from lib.study.calibrate import UNCALIBRATED, calibration_key
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import corrector_path, distillation_key
+from lib.study.drafting import draft_path
 from lib.study.evaluate import Stage, arm_key
 from lib.study.perturb import perturbed_file, read_deviations, std_file, worlds
 from lib.study.profiles import PROFILES
@@ -105,9 +106,10 @@ def certified(profile: str, cell: str) -> list[Row]:
 
 
 def _correctors(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
-    """The cell's settings, and the files of its correctors: the profile's, and others that are there."""
+    """The cell's settings, and the files of its correctors: the profile's, and others and drafts that are there."""
     settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
     every = {arch: corrector_path(settings, settings.cell, arch) for arch in CORRECTORS}
+    every |= {kind: draft_path(settings, settings.cell, kind) for kind in DRAFTED}
     return settings, {a: file for a, file in every.items() if a in settings.profile.correctors or file.is_file()}
 
 

@@ -39,7 +39,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_sidecar, read_table
 from lib.rollout import start
 from lib.speculation import SpeculativeController
-from lib.study.arms import Arm, arm_name, make_arm, make_controller
+from lib.study.arms import Arm, DraftArm, arm_name, make_arm, make_controller
 from lib.study.evaluate import Stage, arm_key
 from lib.study.speed.timing import summary, synchronise, timed
 from lib.world_model import total_variation
@@ -145,7 +145,9 @@ def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1)
         playing.append(_Playing(arm, make_controller(arm, stage.wm, stage.correctors), envs, seeds))
     for one in playing:
         one.start()
-        for planner in filter(None, (one.controller.planner, one.controller.refiner) if one.arm.gate else ()):
+        for planner in filter(
+            None, (one.controller.planner, getattr(one.controller, "refiner", None)) if one.arm.gate else ()
+        ):
             for rows in range(1, batch + 1):  # as many as a gate may first let through after the warm-up
                 planner(torch.zeros(rows, stage.wm.latent_dim, device=device))
     starts = range(0, WARM_UP + decisions, TURN)
@@ -219,7 +221,7 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
 
 def _made_of(arm: Arm) -> dict[str, object]:
     """Part of a step without a plan -> which one: arms with the same corrector or kind of gate share it."""
-    if arm.planner is None:
+    if arm.planner is None or isinstance(arm, DraftArm):  # a draft and its gate are one function
         return {}
     beyond = arm.tail == "policy" and arm.execution_horizon > arm.planner.horizon
     found = {"encode": "whole", "predict": "beyond" if beyond else "within", "correct": arm.corrector, "gate": arm.gate}

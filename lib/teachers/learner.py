@@ -149,15 +149,18 @@ class Learner:
         self.optimiser.step()
         increment_version(self._model_parameters)  # fused Adam does not, and a planner looks at it
 
-        policy_loss = self.update_policy(latents)
+        policy_loss = self.update_policy(latents, [batch.played for batch in batches] if c.episodic else None)
         wm.update_target(c.tau)
         means = {name: value.item() / count for name, value in sums.items()}
         return means | {"policy_loss": policy_loss, "grad_norm": norm.item()}
 
-    def update_policy(self, latents: list[Tensor]) -> float:
-        """One step of the policy alone, at the latents (T, B, L) of every micro-batch; returns its loss."""
+    def update_policy(self, latents: list[Tensor], played: list[Tensor] | None = None) -> float:
+        """One step of the policy alone, at the latents (T, B, L) of every micro-batch; returns its loss.
+
+        Latents that follow decisions which were not `played` (T−1, B) count as zero: nothing was learnt there.
+        """
         self.wm.q_heads.requires_grad_(False)  # it sees Q as a fixed function: its gradient may not move the heads
-        loss = self._policy_loss(latents)
+        loss = self._policy_loss(latents, played)
         self.policy_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._policy_parameters, self.config.grad_clip)
@@ -170,7 +173,7 @@ class Learner:
         """Standard normal noise for the policy's actions at `like` (T, B, …) -> (T, B, A)."""
         return torch.randn(*like.shape[:2], self.wm.action_dim, device=self.wm.device)
 
-    def _policy_loss(self, latents: list[Tensor]) -> Tensor:
+    def _policy_loss(self, latents: list[Tensor], played: list[Tensor] | None = None) -> Tensor:
         """Policy loss at the latents (H+1, B, L) of every micro-batch; moves the running scale once.
 
         The scale is that of all micro-batches of all ranks, and needed for each of them: so all graphs are held, and
@@ -183,6 +186,7 @@ class Learner:
         self.scale.update(self.ranks.concatenated(torch.cat([q[0].detach() for _, q in terms])))
         c, z = self.config, latents[0]
         weight = c.rho ** torch.arange(len(z), device=z.device, dtype=z.dtype)
-        return sum(
-            (weight * (c.entropy_coef * log_prob - q / self.scale.value).mean(1)).mean() for log_prob, q in terms
-        ) / len(terms)
+        losses = [c.entropy_coef * log_prob - q / self.scale.value for log_prob, q in terms]  # (T, B) each
+        if played is not None:
+            losses = [x * torch.cat([torch.ones_like(p[:1]), p]) for x, p in zip(losses, played, strict=True)]
+        return sum((weight * loss.mean(1)).mean() for loss in losses) / len(losses)

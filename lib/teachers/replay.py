@@ -129,7 +129,8 @@ class ReplayBuffer:
         """`batch_size` sequences of `horizon` decisions, uniform over all start positions that fit in an episode.
 
         Where early ends are learned, every decision of an episode that ended early is a start: an end has to be seen at
-        every place of a sequence, or a model learns that nothing ends before its last (the official code samples so).
+        every place of a sequence, or a model learns that nothing ends before its last. (The official code draws from
+        inside episodes.)
         """
         ended = self.episodic & (self._terminated[self._starts + self._lengths - 1] > 0)
         room = np.where(ended, self._lengths, np.maximum(self._lengths - horizon + 1, 0))

@@ -9,6 +9,7 @@ import torch
 from lib.config import ConfigError
 from lib.distil.labels import LabelledStates
 from lib.drafts import Draft, PriorDraft, load_draft
+from lib.policy import PolicyController
 from lib.records import paths
 from lib.study import drafting
 from lib.study.cells import resolve
@@ -92,10 +93,10 @@ def test_what_has_changed_is_made_anew(home):
 
 def test_more_labels_go_on_from_those_that_are_there(home):
     chosen = settings()
-    files, key = labelled_states(chosen, chosen.cell, "distilled")
+    files = labelled_states(chosen, chosen.cell, "distilled")
     home.clear()
-    more, longer = labelled_states(chosen, chosen.cell, "distilled", extended=True)
-    assert more[:2] == files and home == [48, (3, True, 0.0)] and longer != key
+    more = labelled_states(chosen, chosen.cell, "distilled", extended=True)
+    assert more[:2] == files and home == [48, (3, True, 0.0)]
     states = LabelledStates.load(*more)
     assert states.round.unique().tolist() == [1, 2, 3] and len(states) == 24 + 24 + 36
 
@@ -104,7 +105,7 @@ def test_the_prior_that_learnt_on_is_worth_more_to_q_and_leaves_the_teacher_alon
     wm, chosen = tiny_model(num_q=4), settings()
     path = ensure_draft(chosen, chosen.cell, "prior+")
     assert isinstance(load_draft(path), PriorDraft)
-    states = LabelledStates.load(*labelled_states(chosen, chosen.cell, "distilled")[0])
+    states = LabelledStates.load(*labelled_states(chosen, chosen.cell, "distilled"))
     before = {k: v.clone() for k, v in wm.state_dict().items()}
     draft = learnt_on(wm, states, updates=150, batch_size=64)
     assert all(torch.equal(v, before[k]) for k, v in wm.state_dict().items())
@@ -133,7 +134,24 @@ def test_the_curve_says_of_every_round_what_it_cost_and_returned(home):
     assert table[3]["return"] == pytest.approx(total, abs=1e-3)
 
 
-def test_an_unknown_kind_is_refused(home):
+def test_a_draft_of_other_labels_than_todays_is_made_anew(home, monkeypatch):
+    chosen = settings()
+    path = ensure_draft(chosen, chosen.cell, "cloned")
+    home.clear()
+
+    monkeypatch.setattr(drafting, "COLLECTED_BY", (*drafting.COLLECTED_BY, PolicyController))  # as if it labelled, too
+    ensure_draft(chosen, chosen.cell, "cloned")
+    assert home == [(2, False, 1.0), (2, False, 1.0), 48] and path.is_file()
+    home.clear()
+    path.write_bytes(path.read_bytes() + b"0")
+    ensure_draft(chosen, chosen.cell, "cloned")
+    assert home == [48]
+
+
+def test_what_cannot_be_is_refused(home):
+    chosen = settings(betas=(0.5,))
+    with pytest.raises(ConfigError, match="must begin with 1"):
+        ensure_draft(chosen, chosen.cell, "distilled")
     chosen = settings()
     with pytest.raises(ConfigError, match="draft='distiled' is not known"):
         ensure_draft(chosen, chosen.cell, "distiled")
