@@ -88,7 +88,13 @@ def test_depth_draws_three_quantities_for_each_planner(home):
     for words in (*depth.QUANTITIES.values(), depth.X_TITLE, "Plans of the standard planner", "Plans of 64×2"):
         assert words in text, words
     assert 'stroke-dasharray="3,2"' in (paths.figures("smoke") / "depth.svg").read_text()  # the floor
-    for name in ("open loop", "two-tower corrector", "gate, no corrector", "replans at every step", "policy prior"):
+    for name in (
+        "open loop",
+        "two-tower corrector",
+        "sensitivity, no corrector",
+        "replans at every step",
+        "policy prior",
+    ):
         assert name in text, name
     assert "temporal" not in text and "walker-walk" not in text and text.count(depth.X_TITLE) == 3
 

@@ -74,7 +74,7 @@ def test_only_the_store_writes_sidecars():
     assert named == {
         "lib/records/store.py",
         "lib/records/run.py",  # puts them back after a failed run
-        "lib/records/pipeline.py",  # an input
+        "lib/records/jobs.py",  # inputs
         "lib/records/audit.py",  # leaves them out
         "lib/weights/names.py",  # its records of downloads: no results
     }
