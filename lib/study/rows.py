@@ -30,7 +30,7 @@ from lib.study.profiles import PROFILES
 
 def rows(profile: str, cell: str) -> list[Row]:
     """The arms that the profile plays on the cell, and the numbers of their gates."""
-    settings, files = _correctors(profile, cell)
+    settings, files = _networks(profile, cell)
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
     standard = settings.planner(stage.wm.action_dim)
     table = paths.results(profile) / "horizon" / f"{cell}.csv"
@@ -61,7 +61,7 @@ def rows(profile: str, cell: str) -> list[Row]:
 
 def perturbed(profile: str, cell: str) -> list[Row]:
     """The profile's arms in each perturbed world of the cell."""
-    settings, files = _correctors(profile, cell)
+    settings, files = _networks(profile, cell)
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
     table, own = perturbed_file(profile, cell), settings.profile
     numbers = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
@@ -93,7 +93,7 @@ def learnt(profile: str, cell: str) -> list[Row]:
 
 def certified(profile: str, cell: str) -> list[Row]:
     """The arms that the cell's certification played, as they were then."""
-    settings, files = _correctors(profile, cell)
+    settings, files = _networks(profile, cell)
     table, found = paths.results(profile) / "certified" / f"{cell}.csv", []
     kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
     teacher, decisions = settings.teacher_name(settings.cell), settings.decisions(settings.cell.task)
@@ -106,11 +106,17 @@ def certified(profile: str, cell: str) -> list[Row]:
 
 
 def _correctors(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
-    """The cell's settings, and the files of its correctors: the profile's, and others and drafts that are there."""
+    """The cell's settings, and the files of its correctors: the profile's, and others that are there."""
     settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
     every = {arch: corrector_path(settings, settings.cell, arch) for arch in CORRECTORS}
-    every |= {kind: draft_path(settings, settings.cell, kind) for kind in DRAFTED}
     return settings, {a: file for a, file in every.items() if a in settings.profile.correctors or file.is_file()}
+
+
+def _networks(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
+    """The same, and the files of its drafts that are there."""
+    settings, files = _correctors(profile, cell)
+    drafts = {kind: draft_path(settings, settings.cell, kind) for kind in DRAFTED}
+    return settings, files | {kind: file for kind, file in drafts.items() if file.is_file()}
 
 
 def _why(kept: str, now: str, played: int, wanted: int) -> str:
