@@ -177,7 +177,7 @@ class DraftController:
     A plan's actions are executed for `execution_horizon` decisions, by default for all that it has, unless the mismatch
     passes the gate's threshold before. The planner starts from the draft's own actions inside the model. Records of a
     decision (B,): planner_called; fallback, the same; depth, the step of a plan that is executed, else 0; delta_abs,
-    the mean absolute difference of the action to the draft's; doubt; value and mismatch, NaN without a gate.
+    the mean absolute difference of the action to the draft's; doubt; value and mismatch, NaN where no gate looks.
     """
 
     def __init__(

@@ -228,6 +228,7 @@ def learning_curve(
 def played(wm: WorldModel, draft: nn.Module, cell: Cell, seeds: list[int], decisions: int) -> list[float]:
     """The return of each episode of a draft that never plans."""
     returns = np.zeros(len(seeds))
-    for step in rollout(DraftController(wm, draft), functools.partial(make_env, cell.task), seeds, decisions):
+    controller = DraftController(wm, draft, mode="eager")  # compiling each of many drafts takes longer than they play
+    for step in rollout(controller, functools.partial(make_env, cell.task), seeds, decisions):
         returns[step.rows] += step.rewards
     return returns.tolist()

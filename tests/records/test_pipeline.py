@@ -8,9 +8,11 @@ import pytest
 from lib.records import paths
 from lib.records.fingerprint import Code
 from lib.records.jobs import Scope, cell_parameters, files, profile
+from lib.records.needs import DRAFTS, draft_files
 from lib.records.notebook import read_parameters
 from lib.records.paths import ROOT
 from lib.records.pipeline import STAGES, jobs, made_by
+from lib.study.arms import DRAFTED
 from lib.study.profiles import PROFILES, Profile
 
 FIELDS = {field.name for field in dataclasses.fields(Profile)} - {"name"}
@@ -166,3 +168,10 @@ def test_unfinished_files_are_no_files_of_ours(tmp_path):
 def test_cells_are_parameters_of_notebooks_and_an_option_of_scripts():
     assert cell_parameters("a.py", "cup-catch-1m-1") == {"cell": "cup-catch-1m-1"}
     assert cell_parameters("a.ipynb", "cup-catch-1m-1") == {"task": "cup-catch", "model_size": "1m", "seed": "1"}
+
+
+def test_the_drafts_that_stages_need_are_the_studys():
+    assert DRAFTS == DRAFTED
+    scope = Scope.of(profile("smoke"))
+    named = [file.stem for file in draft_files(scope, scope.cells[0], ["teacher", "16x1+draft+doubt-2", "prior+"])]
+    assert named == [f"{scope.cells[0]}-{draft}" for draft in ("distilled", "prior+")]
