@@ -21,7 +21,7 @@ value-only-E                the better of {plan, prior} by the model's Q, replan
 value-checked-E             the best of {plan, corrected, prior}, replan where none holds up
 ladder-E                    plan, corrected, value check, refine, replan: the cheapest that passes its check
 distilled, cloned, prior+   a draft that never plans, see `lib.study.drafting`
-draft+gated-E-rP            the draft acts, and the planner where a gate asks for it, as it would at P % of the decisions
+draft+gated-E-rP            the draft acts, and the planner where a gate asks for it: it would at P % of the decisions
                             of the draft's own episodes (10 unless given); its plan is executed for E steps while it
                             holds; draft+doubt-E, draft+value-E and draft+mismatch-E have a gate by one score alone
 adarep-E, adarep-local-E    rivals as published, and in a second reading of what their texts leave open:
