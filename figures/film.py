@@ -21,15 +21,15 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from lib.config import ConfigError, one_of
-from lib.correctors import CorrectorError, load_corrector
 from lib.environments import ACTION_REPEAT, EPISODE_DECISIONS, make_env
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, write_artefact
 from lib.rollout import rollout
-from lib.study.arms import Arm, arm_name, make_controller, recorded
+from lib.study.arms import Arm, arm_name, make_controller, network_file, recorded
 from lib.study.profiles import PROFILES
+from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 ARMS = ("teacher", "64×2+open-loop-6", "64×2+temporal-6")
@@ -67,7 +67,7 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     """Play and draw the named arms of a cell's results, and write the film with its sidecar.
 
     Raises `ConfigError` for an arm that was not evaluated and for a film that no palette makes small enough,
-    `ResultError` for a cell that was not, `CheckpointError` or `CorrectorError` for weights that are lacking.
+    `ResultError` for a cell that was not, `CheckpointError` or `NetworkError` for weights that are lacking.
     """
     if not 1 <= decisions <= EPISODE_DECISIONS:
         raise ConfigError(f"decisions={decisions} must be between 1 and {EPISODE_DECISIONS}, a whole episode.")
@@ -78,8 +78,8 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}
     for arm in arms:
-        corrector = paths.results(profile) / "corrector" / f"{cell}-{arm.corrector}.safetensors"
-        correctors = {arm.corrector: load_corrector(corrector, teacher_key(teacher))} if arm.corrector else {}
+        file = network_file(profile, cell, arm.corrector)
+        correctors = {arm.corrector: load_network(file, teacher_key(teacher))} if arm.corrector else {}
         frames, seconds, counts = panel_of(arm, make_controller(arm, wm, correctors), task, seed, decisions)
         panels.append(frames)
         came_of_it[arm.name] = counts
@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         out = given.out or paths.figures(one_of("profile", given.profile, PROFILES)) / "film.gif"
         print(make_film(given.cell, given.profile, given.arms, given.decisions, out))
-    except (ConfigError, CheckpointError, CorrectorError, ResultError) as error:
+    except (ConfigError, CheckpointError, NetworkError, ResultError) as error:
         print(f"film: {error}", file=sys.stderr)
         return 2
     return 0

@@ -14,23 +14,15 @@ clamped is ours). The state corrector must not know the plan, so it starts from 
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lib.config import ConfigError
 from lib.world_model import NormedLinear
 
 MAX_DEPTH = 12  # depths are given to the networks as a fraction of this
 DROPOUT = 0.3
 DRIFT_SCALE = 10.0  # latents are simplices with entries around 1/8 and drifts of a few hundredths: bring them near 1
-
-
-class CorrectorError(RuntimeError):
-    """A corrector cannot be used; the message says which and why."""
 
 
 # --------------------------------------------------------------------------------------------------------- history
@@ -141,7 +133,7 @@ class TemporalCorrector(Corrector):
     def __init__(self, latent_dim: int, action_dim: int, width: int = 96, history_len: int = 4):
         super().__init__(latent_dim, action_dim, width)
         if width % self.heads or history_len < 1:
-            raise CorrectorError(
+            raise ConfigError(
                 f"a temporal corrector needs a width that {self.heads} divides and a history_len of at least 1, "
                 f"not {width} and {history_len}."
             )
@@ -255,35 +247,3 @@ class Trusted(nn.Module):
         """As the corrector's; depth (B,) int, at most `MAX_DEPTH`."""
         corrected = self.corrector(z_real, z_pred, a_plan, a_policy, depth, history)
         return torch.where(self.trusted[depth].unsqueeze(-1), corrected, a_plan)
-
-
-# ----------------------------------------------------------------------------------------------------------- files
-
-
-def save_corrector(corrector: Corrector, path: Path, teacher: str) -> None:
-    """Write weights, shape, and the sha256 of the teacher it was distilled from to a safetensors file."""
-    about = {"arch": corrector.arch, "shape": corrector.shape, "teacher": teacher}
-    # One entry: safetensors writes several in random order, and equal correctors must be equal files (keys hash them).
-    metadata = {"corrector": json.dumps(about, sort_keys=True)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in corrector.state_dict().items()}, path, metadata=metadata)
-
-
-def load_corrector(path: Path, teacher: str | None = None) -> Corrector:
-    """A corrector in eval mode. `CorrectorError` when the file is damaged, or was distilled from another teacher."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["corrector"])
-            tensors = {k: file.get_tensor(k).float() for k in file.keys()}
-        with torch.device("meta"):  # shapes without memory: the file may declare any
-            corrector = CORRECTORS[about["arch"]](**about["shape"])
-        corrector.load_state_dict(tensors, assign=True)
-    except (
-        SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, ZeroDivisionError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split()).rstrip(".")  # torch lists what does not fit over several lines
-        raise CorrectorError(f"{path} is not a corrector of this project: {reason}.") from None
-    if not all(torch.isfinite(v).all() for v in tensors.values()):
-        raise CorrectorError(f"{path} holds weights that are not finite; train it again with 03_train_corrector.")
-    if teacher is not None and about.get("teacher") != teacher:
-        raise CorrectorError(f"{path} was distilled from another teacher; train it again with 03_train_corrector.")
-    return corrector.eval().requires_grad_(False)

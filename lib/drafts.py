@@ -1,6 +1,6 @@
 """Drafts: networks distilled from the planner that act at once, a gate that doubts them, and who plans then.
 
-    draft = load_draft("walker-walk-1m-1-distilled.safetensors")
+    draft = load_network("walker-walk-1m-1-distilled.safetensors")          # lib.weights.distilled
     action, doubt = draft(z, a_policy)                        # (B, L), (B, A) -> (B, A) in [−1, 1], (B,)
 
     controller = DraftController(wm, draft)                   # never plans
@@ -13,12 +13,8 @@ It is speculative decoding's pattern: a cheap draft, a check, and the expensive 
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.compilation import prepared, resolve_mode
@@ -31,10 +27,6 @@ DROPOUT = 0.1  # on the first layer of each member
 SCORES = ("doubt", "value", "mismatch")
 
 
-class DraftError(RuntimeError):
-    """A draft cannot be used; the message says which and why."""
-
-
 class Draft(nn.Module):
     """An ensemble of small networks that read the latent and the policy prior's action, and repair the latter.
 
@@ -43,7 +35,7 @@ class Draft(nn.Module):
     how far the members' actions lie apart. What is added to the prior's action is zero before training.
     """
 
-    kind = "ensemble"
+    arch = "ensemble"
 
     def __init__(self, latent_dim: int, action_dim: int, width: int = 256, members: int = 3, modes: int = 1):
         super().__init__()
@@ -98,7 +90,7 @@ class Draft(nn.Module):
 class PriorDraft(nn.Module):
     """A policy prior that has learnt on, as a draft: its own action for the latent, without doubt."""
 
-    kind = "prior"
+    arch = "prior"
 
     def __init__(self, latent_dim: int, action_dim: int, width: int):
         super().__init__()
@@ -116,7 +108,7 @@ class PriorDraft(nn.Module):
         return action, torch.zeros_like(action[:, 0])
 
 
-DRAFTS = {kind.kind: kind for kind in (Draft, PriorDraft)}
+DRAFTS = {kind.arch: kind for kind in (Draft, PriorDraft)}
 
 # ------------------------------------------------------------------------------------------------------------- gate
 
@@ -175,9 +167,10 @@ class DraftController:
     """Acts as the draft says; with a planner and a gate, plans where the gate asks for it.
 
     A plan's actions are executed for `execution_horizon` decisions, by default for all that it has, unless the mismatch
-    passes the gate's threshold before. The planner starts from the draft's own actions inside the model. Records of a
-    decision (B,): planner_called; fallback, the same; depth, the step of a plan that is executed, else 0; delta_abs,
-    the mean absolute difference of the action to the draft's; doubt; value and mismatch, NaN where no gate looks.
+    passes the gate's threshold before. The planner starts from what is left of the latest plan, and behind that from
+    the draft's own actions inside the model. Records of a decision (B,): planner_called; fallback, the same; depth, the
+    step of a plan that is executed, else 0; delta_abs, the mean absolute difference of the action to the draft's;
+    doubt; value and mismatch, NaN where no gate looks.
     """
 
     def __init__(
@@ -209,15 +202,19 @@ class DraftController:
         """Start `batch_size` episodes: no plan, and the rows' own random streams."""
         self._generators, self._batch, self._decision = one_each(generators, batch_size), batch_size, 0
         z = torch.zeros(batch_size, self.wm.latent_dim, device=self.wm.device)
-        self._plan = z.new_zeros(batch_size, self.execution_horizon, self.wm.action_dim)
-        self._depth = torch.full((batch_size,), self.execution_horizon, device=z.device)  # no plan is executed
+        # The latest plan, how many decisions ago it was made (those of its length or more: nothing is left of it), and
+        # whether it is executed.
+        horizon = self.planner.config.horizon if self.planner else 1
+        self._plan = z.new_zeros(batch_size, horizon, self.wm.action_dim)
+        self._age = torch.full((batch_size,), horizon, device=z.device)
+        self._held = self._age < 0
         # What the next latent is predicted from, and whether it is: nothing precedes the first decision.
-        self._from, self._executed, self._predicted = z, self._plan[:, 0].clone(), self._depth < 0
+        self._from, self._executed, self._predicted = z, self._plan[:, 0].clone(), self._age < 0
 
     def keep(self, rows: list[int]) -> None:
         """Go on with only these rows of the batch (the others' episodes have ended)."""
         self._batch, self._generators = len(rows), self._generators and [self._generators[i] for i in rows]
-        for name in ("_plan", "_depth", "_from", "_executed", "_predicted"):
+        for name in ("_plan", "_age", "_held", "_from", "_executed", "_predicted"):
             setattr(self, name, getattr(self, name)[rows])
 
     @torch.no_grad()
@@ -227,18 +224,15 @@ class DraftController:
         z, drafted, scores, sound = self._look(obs, self._from, self._executed, self._predicted)
         if not sound:
             raise ValueError(unsound(obs))
-        called, action, depth = torch.zeros_like(self._predicted), drafted, torch.zeros_like(self._depth)
+        called, action, depth = torch.zeros_like(self._predicted), drafted, torch.zeros_like(self._age)
         if self.gate is not None:
-            last = self.execution_horizon
-            holds = (self._depth < last) & ~(scores[:, 2] > self.gate.thresholds[2])
+            holds = self._held & (self._age < self.execution_horizon) & ~(scores[:, 2] > self.gate.thresholds[2])
             called = ~holds & self.gate(scores)
-            depth = self._depth.masked_fill(~holds, 0)
-            index = depth.view(-1, 1, 1).expand(-1, 1, self.wm.action_dim)
-            action = torch.where(holds.unsqueeze(-1), self._plan.gather(1, index).squeeze(1), drafted)
-            self._depth = self._depth.masked_fill(~holds, last)
+            depth = self._age.masked_fill(~holds, 0)
+            action = torch.where(holds.unsqueeze(-1), _step(self._plan, depth), drafted)
             if called.any():
                 action[called] = self._planned(z, called)
-            self._depth = (self._depth + 1).clamp(max=last)
+            self._held, self._age = holds | called, (self._age + 1).clamp(max=self._plan.shape[1])
             self._from, self._executed, self._predicted = z, action.clone(), torch.ones_like(called)
         self._decision += 1
         flags = {"planner_called": called, "fallback": called, "refined": torch.zeros_like(called)}
@@ -246,17 +240,28 @@ class DraftController:
         return answered(action, flags | numbers | dict(zip(SCORES, scores.unbind(-1), strict=True)), alone)
 
     def _planned(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Plans for the rows (B,) that are true: queued, and their first actions."""
+        """Plans for the rows (B,) that are true: queued, and their first actions.
+
+        The planner starts from what is left of the latest plan, and from the draft's actions behind that."""
+        wm, latest, age, horizon = self.wm, self._plan[rows], self._age[rows], self._plan.shape[1]
         start, ahead = [], z[rows]
-        for _ in range(self.planner.config.horizon):
-            start.append(self.draft(ahead, self.wm.policy(ahead)[0])[0])
-            ahead = self.wm.next(ahead, start[-1])
+        for step in range(horizon):
+            there = (age + step < horizon).unsqueeze(-1)
+            left = _step(latest, (age + step).clamp(max=horizon - 1))
+            drafted = self.draft(ahead, wm.policy(ahead)[0])[0]
+            start.append(torch.where(there, left, drafted))
+            ahead = wm.next(ahead, start[-1])
         self.planner.reset_streams(self._decision)  # so that a row's Q heads do not depend on when others plan
         generators = self._generators and [self._generators[i] for i in rows.nonzero().flatten().tolist()]
         plan = self.planner(z[rows], torch.stack(start, 1), generators)
-        self._plan[rows] = plan.actions[:, : self.execution_horizon]
-        self._depth = self._depth.masked_fill(rows, 0)
+        self._plan[rows] = plan.actions
+        self._age = self._age.masked_fill(rows, 0)
         return plan.actions[:, 0]
+
+
+def _step(plan: Tensor, index: Tensor) -> Tensor:
+    """The actions (B, A) of plans (B, H, A) at each row's own step (B,)."""
+    return plan.gather(1, index.view(-1, 1, 1).expand(-1, 1, plan.shape[2])).squeeze(1)
 
 
 def _look(wm: WorldModel, draft: Draft, gate: DraftGate | None, obs, before, executed, predicted):
@@ -274,33 +279,3 @@ def _look(wm: WorldModel, draft: Draft, gate: DraftGate | None, obs, before, exe
         return z, action, torch.stack([doubt, nothing, nothing], -1), sound
     z_pred = torch.where(predicted.unsqueeze(-1), wm.next(before, executed), z)
     return z, action, gate.scores(wm, z, z_pred, a_policy, action, doubt), sound
-
-
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def save_draft(draft: Draft | PriorDraft, path: Path, teacher: str) -> None:
-    """Write weights, kind, shape, and the sha256 of the teacher it was distilled from to a safetensors file."""
-    # One entry: safetensors writes several in random order, and equal drafts must be equal files (keys hash them).
-    about = {"kind": draft.kind, "shape": draft.shape, "teacher": teacher}
-    metadata = {"draft": json.dumps(about, sort_keys=True)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in draft.state_dict().items()}, path, metadata=metadata)
-
-
-def load_draft(path: Path, teacher: str | None = None) -> Draft | PriorDraft:
-    """A draft in eval mode. `DraftError` when the file is damaged, or was distilled from another teacher."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["draft"])
-            tensors = {k: file.get_tensor(k).float() for k in file.keys()}
-        with torch.device("meta"):  # shapes without memory: the file may declare any
-            draft = DRAFTS[about["kind"]](**about["shape"])
-        draft.load_state_dict(tensors, assign=True)
-    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")  # torch lists what does not fit over several lines
-        raise DraftError(f"{path} is not a draft of this project: {reason}.") from None
-    if not all(torch.isfinite(v).all() for v in tensors.values()):
-        raise DraftError(f"{path} holds weights that are not finite; train it again.")
-    if teacher is not None and about.get("teacher") != teacher:
-        raise DraftError(f"{path} was distilled from another teacher; train one for this teacher.")
-    return draft.eval().requires_grad_(False)

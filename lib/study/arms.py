@@ -36,6 +36,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -52,6 +53,7 @@ from lib.drafts import SCORES, DraftController, DraftGate
 from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
+from lib.records import paths
 from lib.speculation import SpeculativeController
 from lib.study.rivals import AdaptiveToleranceGate, DistanceGate, LocalToleranceGate, PublishedGate
 from lib.world_model import WorldModel
@@ -232,6 +234,12 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), P (at most 99), "
         "N and I (at most 9999); NxI+ before one with an E puts it on a smaller planner."
     )
+
+
+def network_file(profile: str, cell, name: str) -> Path:
+    """Where a profile keeps the corrector of this architecture, or the draft of this name, of a cell."""
+    folder = "drafts" if name in DRAFTED else "corrector"
+    return paths.results(profile) / folder / f"{cell}-{name}.safetensors"
 
 
 def correctors_of(names: list[str]) -> list[str]:

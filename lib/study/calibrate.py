@@ -113,6 +113,11 @@ def draft_thresholds(stage: Stage, arm: DraftArm, episodes: int) -> dict:
 # ------------------------------------------------------------------------------------------- kept beside the corrector
 
 
+def calibration_file(profile: str, cell) -> Path:
+    """Where a profile keeps the numbers of a cell's gates."""
+    return paths.results(profile) / "corrector" / f"{cell}-calibration.json"
+
+
 def gate_numbers(
     settings: Settings, stage: Stage, names: list[str], standard: PlannerConfig, threshold: float | None = None
 ) -> dict[str, dict]:
@@ -123,7 +128,7 @@ def gate_numbers(
     lacking = [name for name in found if not set(numbers_of(make_arm(name, standard))) <= given.keys()]
     if given and not lacking:
         return found
-    path = paths.results(settings.profile.name) / "corrector" / f"{stage.cell}-calibration.json"
+    path = calibration_file(settings.profile.name, stage.cell)
     key = distillation_key(settings, stage.cell)
     for arch, file in stage.corrector_files.items():
         if arch in CORRECTORS and not same(read_sidecar(file).get("distillation_key"), key):

@@ -34,7 +34,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import cached, committed, how_to_make, intact, read_sidecar, read_table, write_json, write_table
 from lib.rollout import rollout
 from lib.study.arms import arm_name, correctors_of, make_arm
-from lib.study.calibrate import UNCALIBRATED, calibration_key, gate_numbers
+from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key, gate_numbers
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import distillation_key
 from lib.study.drafting import ensure_network
@@ -181,7 +181,7 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
     stage = Stage.of(cell, profile.name, teacher, correctors, decisions, settings.device)
     planner = settings.planner(stage.wm.action_dim)
     calibration = thresholds(settings, stage, candidates, planner)
-    numbers = [thresholds_file(profile.name, cell)] if calibration else []
+    numbers = [calibration_file(profile.name, cell)] if calibration else []
     used = fixed([LISTS, *correctors.values(), *numbers], teacher, cell, profile.name == "paper")
     count = next(count for pattern, count in study.episodes if fnmatchcase(str(cell), pattern))
     table, episodes, found = certify(stage, study.chains, planner, calibration, count)
@@ -192,15 +192,11 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
     return write_table(file, table, **about)  # last: it says that the cell is certified
 
 
-def thresholds_file(profile: str, cell: Cell) -> Path:
-    return paths.results(profile) / "corrector" / f"{cell}-calibration.json"
-
-
 def thresholds(settings: Settings, stage: Stage, candidates: list[str], planner: PlannerConfig) -> dict[str, dict]:
     """Arm → its gate's numbers, for those that have a gate: as they are kept, and made only where one is lacking, as a
     file that is written again would not be the committed one."""
     gated = {name: arm for name in candidates if (arm := make_arm(name, planner, UNCALIBRATED)).gate}
-    file = thresholds_file(settings.profile.name, stage.cell)
+    file = calibration_file(settings.profile.name, stage.cell)
     kept = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
     learnt = distillation_key(settings, stage.cell) if gated else ""
     for name, arm in gated.items():

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig, as_dict
-from lib.correctors import CORRECTORS, CorrectorError, load_corrector, save_corrector
+from lib.correctors import CORRECTORS
 from lib.distil.collect import collect
 from lib.distil.states import LAYOUT, SOURCES, DistillationError, DistillationSet
 from lib.distil.train import CorrectorTraining, TrainedCorrector, errors_by_depth, train_corrector
@@ -30,7 +30,9 @@ from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, write_artefact, write_table
 from lib.speculation import SpeculativeController
+from lib.study.arms import network_file
 from lib.study.cells import Cell, Settings
+from lib.weights.distilled import NetworkError, load_network, save_network
 from lib.weights.native import CheckpointError, load_world_model, shipped_teachers, teacher_key
 from lib.world_model import WorldModel
 
@@ -179,11 +181,6 @@ def _acting_corrector(files: tuple[Path, ...], epochs: int, wm: WorldModel) -> n
 # --------------------------------------------------------------------------------------------------------- correctors
 
 
-def corrector_path(settings: Settings, cell: Cell, arch: str) -> Path:
-    """Where a profile's corrector of a cell is kept."""
-    return paths.results(settings.profile.name) / "corrector" / f"{cell}-{arch}.safetensors"
-
-
 def make_corrector(
     settings: Settings, cell: Cell, data: DistillationSet, key: str, training: CorrectorTraining
 ) -> tuple[TrainedCorrector, list[dict]]:
@@ -201,20 +198,20 @@ def make_corrector(
     wm = load_world_model(name, task=cell.task, device=settings.device)
     trained = train_corrector(data, training, wm)
     errors = errors_by_depth(trained.validation, trained.corrector)
-    path = corrector_path(settings, cell, training.arch)
+    path = network_file(settings.profile.name, cell, training.arch)
     about = {"distillation_key": key, "samples": len(data), "training": as_dict(training)}
     write_table(path.with_suffix(".csv"), trained.curve, **about)
     write_table(path.with_name(f"{path.stem}-depth.csv"), errors, **about)
-    write_artefact(path, lambda temporary: save_corrector(trained.corrector, temporary, teacher), **about)
+    write_artefact(path, lambda temporary: save_network(trained.corrector, temporary, teacher), **about)
     return trained, errors
 
 
 def ensure_corrector(settings: Settings, cell: Cell, arch: str) -> Path:
     """The profile's corrector of a cell; made as the profile says when it is lacking or of another teacher."""
-    path = corrector_path(settings, cell, arch)
+    path = network_file(settings.profile.name, cell, arch)
     try:
-        load_corrector(path, teacher_key(settings.teacher_name(cell)))
-    except CorrectorError:
+        load_network(path, teacher_key(settings.teacher_name(cell)))
+    except NetworkError:
         data, key = distillation_set(settings, cell)
         make_corrector(settings, cell, data, key, CorrectorTraining(arch, settings.profile.epochs))
     return path

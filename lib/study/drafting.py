@@ -26,7 +26,7 @@ from lib.config import ConfigError, PlannerConfig, as_dict, one_of
 from lib.correctors import CORRECTORS
 from lib.distil.draft_training import DraftTraining, TrainedDraft, draft_errors, split_states, train_draft
 from lib.distil.labels import FORMAT, LabelledStates, collect_labels
-from lib.drafts import Draft, DraftController, PriorDraft, save_draft
+from lib.drafts import Draft, DraftController, PriorDraft
 from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
@@ -35,12 +35,13 @@ from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, known, write_artefact
 from lib.rollout import rollout
-from lib.study.arms import DRAFTED
+from lib.study.arms import DRAFTED, network_file
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import ensure_corrector
 from lib.study.profiles import DraftStudy
 from lib.teachers.config import TeacherConfig
 from lib.teachers.learner import Learner
+from lib.weights.distilled import save_network
 from lib.weights.native import load_world_model, teacher_key
 from lib.world_model import WorldModel
 
@@ -138,22 +139,18 @@ def _beta(study: DraftStudy, number: int) -> float:
 # ------------------------------------------------------------------------------------------------------------ drafts
 
 
-def draft_path(settings: Settings, cell: Cell, kind: str) -> Path:
-    """Where a profile's draft of a cell is kept."""
-    return paths.results(settings.profile.name) / "drafts" / f"{cell}-{kind}.safetensors"
-
-
 def ensure_draft(settings: Settings, cell: Cell, kind: str) -> Path:
     """The profile's draft of a cell; made where it is lacking, or of another teacher, other labels or other code."""
     one_of("draft", kind, DRAFTED)
-    path, teacher = draft_path(settings, cell, kind), teacher_key(settings.teacher_name(cell))
+    path = network_file(settings.profile.name, cell, kind)
+    teacher = teacher_key(settings.teacher_name(cell))
     rounds, training = rounds_of(settings, cell, kind), as_dict(training_of(settings.profile.drafts))
     roots = (*COLLECTED_BY, *((learnt_on, PriorDraft) if kind == "prior+" else TAUGHT_BY))
     key = key_of(roots, kind, [rest_of(r.key) for r in rounds], training)
     if intact(path) and same(known(path).get("draft_key"), key):
         return path
     draft = trained(settings, cell, kind, LabelledStates.load(*labelled_states(settings, cell, kind))).draft
-    return write_artefact(path, lambda temporary: save_draft(draft, temporary, teacher), draft_key=key)
+    return write_artefact(path, lambda temporary: save_network(draft, temporary, teacher), draft_key=key)
 
 
 def ensure_network(settings: Settings, cell: Cell, name: str) -> Path:

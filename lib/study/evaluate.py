@@ -21,8 +21,8 @@ import pandas as pd
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import CORRECTORS, Trusted, load_corrector
-from lib.drafts import Draft, DraftController, DraftGate, PriorDraft, load_draft
+from lib.correctors import CORRECTORS, Trusted
+from lib.drafts import Draft, DraftController, DraftGate, PriorDraft
 from lib.environments import identity, make_env
 from lib.files import files
 from lib.planner import MPPI
@@ -36,6 +36,7 @@ from lib.rollout import rollout
 from lib.speculation import SpeculativeController
 from lib.study.arms import ARM_COLUMNS, LABELS, Arm, DraftArm, TrustedArm, arm_name, make_arm, make_controller
 from lib.study.cells import Cell
+from lib.weights.distilled import load_network
 from lib.weights.native import load_world_model, size_of, teacher_key
 from lib.world_model import WorldModel
 
@@ -88,6 +89,8 @@ def _episode(arm: Arm, records: list[dict]) -> dict:
     tried = counts["refined"] + counts["fallback"] if arm.refiner else 0
     evaluations = counts["planner_called"] * arm.planner.model_evaluations if arm.planner else 0
     corrected = [r for r in records if arm.corrector and not (r["planner_called"] or r["refined"])]
+    if isinstance(arm, DraftArm):  # what the draft did by itself: it does not act along a plan
+        corrected = [r for r in corrected if not r["depth"]]
     return {
         "return": float(sum(r["reward"] for r in records)),
         "length": len(records),
@@ -171,9 +174,8 @@ class Stage:
 
     @cached_property
     def correctors(self) -> dict[str, nn.Module]:
-        load = {True: load_corrector, False: load_draft}
         key, found = teacher_key(self.teacher), self.corrector_files.items()
-        return {name: load[name in CORRECTORS](file, key).to(self.wm.device) for name, file in found}
+        return {name: load_network(file, key).to(self.wm.device) for name, file in found}
 
     def key(self, arm: Arm) -> str:
         """What an arm's episodes here depend on."""

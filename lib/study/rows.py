@@ -18,11 +18,10 @@ from lib.records import paths
 from lib.records.jobs import Row
 from lib.records.ledger import same
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import DRAFTED, arm_name, make_arm, numbers_of, recorded
-from lib.study.calibrate import UNCALIBRATED, calibration_key
+from lib.study.arms import DRAFTED, arm_name, make_arm, network_file, numbers_of, recorded
+from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key
 from lib.study.cells import Cell, Settings
-from lib.study.distillation import corrector_path, distillation_key
-from lib.study.drafting import draft_path
+from lib.study.distillation import distillation_key
 from lib.study.evaluate import Stage, arm_key
 from lib.study.perturb import perturbed_file, read_deviations, std_file, worlds
 from lib.study.profiles import PROFILES
@@ -34,7 +33,7 @@ def rows(profile: str, cell: str) -> list[Row]:
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
     standard = settings.planner(stage.wm.action_dim)
     table = paths.results(profile) / "horizon" / f"{cell}.csv"
-    file = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
+    file = calibration_file(profile, cell)
     calibrated = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
     kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
     played = read_table(table)["arm"].value_counts()
@@ -64,7 +63,7 @@ def perturbed(profile: str, cell: str) -> list[Row]:
     settings, files = _networks(profile, cell)
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=settings.decisions(settings.cell.task))
     table, own = perturbed_file(profile, cell), settings.profile
-    numbers = paths.results(profile) / "corrector" / f"{cell}-calibration.json"
+    numbers = calibration_file(profile, cell)
     calibrated = json.loads(numbers.read_text(encoding="utf-8")) if intact(numbers) else {}
     kept = read_sidecar(table).get("keys", {}) if intact(table) else {}
     std = read_deviations(std_file(profile, cell)) if intact(std_file(profile, cell)) else None
@@ -82,9 +81,9 @@ def perturbed(profile: str, cell: str) -> list[Row]:
 
 def learnt(profile: str, cell: str) -> list[Row]:
     """The distillation set that each corrector of the cell learnt."""
-    settings, files = _correctors(profile, cell)
+    settings, files = _networks(profile, cell)
     now, found = distillation_key(settings, settings.cell), []
-    for arch, file in files.items():
+    for arch, file in ((name, file) for name, file in files.items() if name in CORRECTORS):
         then = read_sidecar(file).get("distillation_key", "") if intact(file) else ""
         why = "" if same(then, now) else f"{arch} learnt states that other code, settings or weights would collect"
         found.append(Row(f"the states that {arch} learnt", file, then, now, why))
@@ -105,18 +104,11 @@ def certified(profile: str, cell: str) -> list[Row]:
     return found
 
 
-def _correctors(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
-    """The cell's settings, and the files of its correctors: the profile's, and others that are there."""
-    settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
-    every = {arch: corrector_path(settings, settings.cell, arch) for arch in CORRECTORS}
-    return settings, {a: file for a, file in every.items() if a in settings.profile.correctors or file.is_file()}
-
-
 def _networks(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
-    """The same, and the files of its drafts that are there."""
-    settings, files = _correctors(profile, cell)
-    drafts = {kind: draft_path(settings, settings.cell, kind) for kind in DRAFTED}
-    return settings, files | {kind: file for kind, file in drafts.items() if file.is_file()}
+    """The cell's settings, and the files of its networks: the profile's correctors, and whatever else is there."""
+    settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
+    files = {name: network_file(profile, settings.cell, name) for name in (*CORRECTORS, *DRAFTED)}
+    return settings, {n: file for n, file in files.items() if n in settings.profile.correctors or file.is_file()}
 
 
 def _why(kept: str, now: str, played: int, wanted: int) -> str:

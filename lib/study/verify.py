@@ -11,13 +11,13 @@ import numpy as np
 import tyro
 
 from lib.config import ConfigError, one_of
-from lib.correctors import CorrectorError, load_corrector
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import make_controller, recorded
+from lib.study.arms import make_controller, network_file, recorded
 from lib.study.evaluate import evaluated_cells, run_episodes
 from lib.study.profiles import PROFILES
+from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 
@@ -43,8 +43,8 @@ def verify(profile: str = "paper", sample: int = 1, seed: int = 0) -> list[str]:
             arm = recorded(settings)
             committed = table[table["arm"] == arm_name].set_index("episode_seed")["return"]
             seeds = random.choice(committed.index, size=min(sample, len(committed)), replace=False).tolist()
-            corrector = folder.parent / "corrector" / f"{name}-{arm.corrector}.safetensors"
-            correctors = {arm.corrector: load_corrector(corrector, teacher_key(teacher))} if arm.corrector else {}
+            file = network_file(profile, name, arm.corrector)
+            correctors = {arm.corrector: load_network(file, teacher_key(teacher))} if arm.corrector else {}
             controller, what = make_controller(arm, wm, correctors), f"verify {name} {arm_name}"
             rows = run_episodes(arm, controller, task, seeds, settings["decisions"], what).episodes
             for row in rows:
@@ -61,7 +61,7 @@ def verify(profile: str = "paper", sample: int = 1, seed: int = 0) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     try:
         wrong = tyro.cli(verify, prog="python -m lib.study.verify", args=arguments)
-    except (ConfigError, CheckpointError, CorrectorError, ResultError) as error:
+    except (ConfigError, CheckpointError, NetworkError, ResultError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2
     return 1 if wrong else 0

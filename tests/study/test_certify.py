@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lib.config import ConfigError
-from lib.correctors import TwoTowerCorrector, save_corrector
+from lib.correctors import TwoTowerCorrector
 from lib.records import paths
 from lib.records.keys import ResultError, file_hash
 from lib.records.seeds import SEED_BLOCKS, episode_seeds
@@ -29,6 +29,7 @@ from lib.study.certify import COLUMNS, FRESH, certified_cells, certify, picks, r
 from lib.study.evaluate import Stage, run_episodes
 from lib.study.profiles import PROFILES, Certification
 from lib.study.stats.certification import keeps_less
+from lib.weights.distilled import save_network
 from lib.weights.native import save_world_model, teacher_key
 from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 
@@ -187,7 +188,7 @@ def new_corrector(profile, seed=0):
     torch.manual_seed(seed)
     made, file = TwoTowerCorrector(LATENT, ACTIONS, width=8), corrector_file(profile)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_corrector(made, file, teacher_key(str(CELL)))
+    save_network(made, file, teacher_key(str(CELL)))
 
 
 def corrector_file(profile):
@@ -228,12 +229,12 @@ def test_a_cell_from_its_chains_to_its_summary(home):
 
 def keyed_rows():
     """The rows of the cell as the pipeline asks for them, whatever the tiny task is called."""
-    original = keyed._correctors
-    keyed._correctors = lambda profile, cell: (settings(), {"two_tower": corrector_file("smoke")})
+    original = keyed._networks
+    keyed._networks = lambda profile, cell: (settings(), {"two_tower": corrector_file("smoke")})
     try:
         return keyed.certified("smoke", str(CELL))
     finally:
-        keyed._correctors = original
+        keyed._networks = original
 
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(home, monkeypatch):
@@ -309,7 +310,7 @@ def test_thresholds_are_read_and_not_written_again(home, monkeypatch):
     stage = Stage.of(CELL, "smoke", corrector_files={"two_tower": corrector_file("smoke")}, decisions=8)
     key = calibration_key(stage, make_arm("gated-3", BUDGET, UNCALIBRATED), "code-states", 1)
     kept = {"gated-3": {"threshold": 0.25, "key": key}, "gated-5": {"threshold": 1.0, "key": "old"}}
-    file = certifying.thresholds_file("smoke", CELL)
+    file = certifying.calibration_file("smoke", CELL)
     write_artefact(file, lambda path: path.write_text(json.dumps(kept)))
     before = file.stat().st_mtime_ns
     names = ["two-tower-3", "gated-3"]

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lib.config import ConfigError, as_dict
-from lib.correctors import load_corrector
 from lib.distil.states import DistillationError, DistillationSet
 from lib.distil.train import CorrectorTraining
 from lib.records import paths
@@ -24,6 +23,7 @@ from lib.study.distillation import (
     make_corrector,
 )
 from lib.study.profiles import PROFILES, Profile
+from lib.weights.distilled import load_network
 from lib.weights.native import CheckpointError, save_world_model, teacher_key
 from tests.tiny import fresh_env, tiny_model
 
@@ -265,7 +265,7 @@ def test_a_corrector_is_written_with_its_tables(made):
     stem = paths.results("smoke") / "corrector" / "tiny-task-1m-1-two_tower"
     assert read_table(f"{stem}.csv").to_dict("records") == trained.curve
     assert list(read_table(f"{stem}-depth.csv")["depth"]) == [r["depth"] for r in errors] == [1, 2]
-    back = load_corrector(stem.with_suffix(".safetensors"), teacher_key("tiny-task-1m-1"))
+    back = load_network(stem.with_suffix(".safetensors"), teacher_key("tiny-task-1m-1"))
     assert all(torch.equal(v, trained.corrector.state_dict()[k]) for k, v in back.state_dict().items())
     about = read_sidecar(stem.with_suffix(".safetensors"))
     assert about["distillation_key"] == key and about["samples"] == len(data) and about["training"]["epochs"] == 2
@@ -300,7 +300,7 @@ def test_a_lacking_corrector_is_made_and_a_present_one_is_kept(home):
     ship(5)
     ensure_corrector(chosen, chosen.cell, "two_tower")
     assert len(home) == 5
-    load_corrector(path, teacher_key("tiny-task-1m-1"))
+    load_network(path, teacher_key("tiny-task-1m-1"))
 
 
 # ------------------------------------------------------------------------------------------------- cells and profiles

@@ -8,13 +8,14 @@ import torch
 
 from lib.config import ConfigError
 from lib.distil.labels import LabelledStates
-from lib.drafts import Draft, PriorDraft, load_draft
+from lib.drafts import Draft, PriorDraft
 from lib.policy import PolicyController
 from lib.records import paths
 from lib.study import drafting
 from lib.study.cells import resolve
 from lib.study.drafting import CURVE, ensure_draft, labelled_states, learning_curve, learnt_on, rounds_of
 from lib.study.profiles import PROFILES, DraftStudy
+from lib.weights.distilled import load_network
 from lib.weights.native import save_world_model, teacher_key
 from tests.tiny import fresh_env, tiny_model
 
@@ -61,7 +62,7 @@ def test_a_draft_learns_in_rounds_and_is_made_once(home):
     chosen = settings()
     path = ensure_draft(chosen, chosen.cell, "distilled")
     assert home == [(2, False, 1.0), 24, (2, True, 0.5), 48]  # two episodes of 12 decisions a round; then the draft
-    draft = load_draft(path, teacher_key("tiny-task-1m-1"))
+    draft = load_network(path, teacher_key("tiny-task-1m-1"))
     assert isinstance(draft, Draft) and draft.members == 2
     assert ensure_draft(chosen, chosen.cell, "distilled") == path and len(home) == 4
 
@@ -104,7 +105,7 @@ def test_more_labels_go_on_from_those_that_are_there(home):
 def test_the_prior_that_learnt_on_is_worth_more_to_q_and_leaves_the_teacher_alone(home):
     wm, chosen = tiny_model(num_q=4), settings()
     path = ensure_draft(chosen, chosen.cell, "prior+")
-    assert isinstance(load_draft(path), PriorDraft)
+    assert isinstance(load_network(path), PriorDraft)
     states = LabelledStates.load(*labelled_states(chosen, chosen.cell, "distilled"))
     before = {k: v.clone() for k, v in wm.state_dict().items()}
     draft = learnt_on(wm, states, updates=150, batch_size=64)
@@ -124,7 +125,7 @@ def test_the_curve_says_of_every_round_what_it_cost_and_returned(home):
     others = learning_curve(chosen, chosen.cell, "distilled", episodes=1, seed=1, modes=2, last=True)
     assert [(r["round"], r["seed"], r["modes"], r["labels"]) for r in others] == [(2, 1, 2, 48)]
     assert others[0]["label_minutes"] == table[2]["label_minutes"] and others[0]["return"] != table[2]["return"]
-    made = load_draft(ensure_draft(chosen, chosen.cell, "distilled"))
+    made = load_network(ensure_draft(chosen, chosen.cell, "distilled"))
     wm, env = tiny_model(), drafting.make_env("tiny-task")
     total, obs = 0.0, env.reset(seed=401_000_001)[0]
     for _ in range(12):

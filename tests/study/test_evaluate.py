@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import CorrectorError, TwoTowerCorrector, save_corrector
+from lib.correctors import TwoTowerCorrector
 from lib.records import paths
 from lib.records.store import describe, read_table
 from lib.study import evaluate as evaluation
 from lib.study.arms import ARM_COLUMNS, make_arm, make_controller
 from lib.study.cells import Cell
 from lib.study.evaluate import Stage, evaluate, evaluated_cells, read_cell, run_episodes, write_results
+from lib.weights.distilled import NetworkError, save_network
 from lib.weights.native import save_world_model, teacher_key
 from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 
@@ -56,7 +57,7 @@ def new_corrector(seed):
     made = TwoTowerCorrector(LATENT, ACTIONS, width=8)
     torch.nn.init.normal_(made.update_head.weight, std=0.3)
     corrector_file().parent.mkdir(parents=True, exist_ok=True)
-    save_corrector(made, corrector_file(), teacher_key(str(CELL)))
+    save_network(made, corrector_file(), teacher_key(str(CELL)))
 
 
 def corrector_file():
@@ -361,7 +362,7 @@ def test_what_an_arm_depends_on_runs_it_again(home, blocks, change, stale):
 
 def test_another_teachers_corrector_is_not_evaluated(home):
     save_world_model(tiny_model(num_q=4, seed=1), paths.TEACHERS / f"{CELL}.safetensors")
-    with pytest.raises(CorrectorError, match="another teacher"):
+    with pytest.raises(NetworkError, match="another teacher"):
         score(["two-tower-3"])
 
 
