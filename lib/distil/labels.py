@@ -1,6 +1,6 @@
 """Collecting what a draft learns from: states that it visits, labelled by the planner (DAgger, Ross et al. 2011).
 
-    states = collect_labels(MPPI(wm, small), MPPI(wm, standard), envs, seeds, draft, beta=0.5)
+    states = collect_labels(MPPI(wm, small), MPPI(wm, standard), envs, seeds, 2_000, draft, beta=0.5)
     states = LabelledStates.load(*files)
 
 Every decision is labelled, by a planner that starts warm from the label before, as it would if it acted at every step.
@@ -12,6 +12,7 @@ whether the cheap labels are as good.
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -113,28 +114,37 @@ def collect_labels(
     standard: MPPI,
     envs,
     seeds: list[int],
+    labels: int,
     draft: nn.Module | None = None,
     beta: float = 1.0,
     decisions: int = 500,
     number: int = 1,
     what: str = "",
 ) -> LabelledStates:
-    """One episode per seed, of the round `number`; the label of `labeller` at every decision. `envs` and `what` are
-    `lib.rollout.rollout`'s. `about` has `label_minutes`, which the labels alone have taken.
+    """At least so many `labels`, of whole episodes with the first of these seeds, at least two, of the round `number`;
+    one label of `labeller` at every decision. `envs` and `what` are `lib.rollout.rollout`'s. `about` has
+    `label_minutes`, which the labels alone have taken.
 
-    Without a draft the labels are executed. Raises `DistillationError` when the planners do not fit together.
+    Without a draft the labels are executed. Raises `DistillationError` when the planners do not fit together, or the
+    episodes end so early that there are too few seeds.
     """
     if labeller.wm is not standard.wm or labeller.config.horizon != standard.config.horizon:
         raise DistillationError("both planners need the teacher's world model and the same horizon.")
     if {labeller.config.action_selection, standard.config.action_selection} != {"mean"}:
         raise DistillationError('labels are the weighted mean of the elites; give planners with "mean" selection.')
-    taught = Labelled(labeller, standard, draft, seeds, 1.0 if draft is None else beta)
-    for _ in rollout(taught, envs, seeds, decisions, what):
-        pass
-    again = torch.cat([r.pop("again") for r in taught.records])
-    columns = {k: torch.cat([r[k] for r in taught.records]) for k in taught.records[0]}
+    records, taken, seconds = [], 0, 0.0
+    while (lacking := labels - sum(len(r["decision"]) for r in records)) > 0 or taken < 2:
+        block = seeds[taken : taken + max(math.ceil(lacking / decisions), 1 if taken else 2)]
+        if not block:
+            raise DistillationError(f"{taken} episodes have {lacking} labels too few; their ends come too early.")
+        taught = Labelled(labeller, standard, draft, block, 1.0 if draft is None else beta)
+        for _ in rollout(taught, envs, block, decisions, what):
+            pass
+        records, taken, seconds = records + taught.records, taken + len(block), seconds + taught.seconds
+    again = torch.cat([r.pop("again") for r in records])
+    columns = {k: torch.cat([r[k] for r in records]) for k in records[0]}
     columns |= {"round": torch.full_like(columns["decision"], number), "again_index": again.nonzero().flatten()}
-    return LabelledStates(**columns, about={"label_minutes": taught.seconds / 60})
+    return LabelledStates(**columns, about={"label_minutes": seconds / 60})
 
 
 class Labelled:

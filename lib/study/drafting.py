@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from lib.config import ConfigError, PlannerConfig, as_dict, one_of
 from lib.correctors import CORRECTORS
@@ -29,6 +28,7 @@ from lib.distil.labels import FORMAT, LabelledStates, collect_labels
 from lib.drafts import Draft, DraftController, PriorDraft
 from lib.environments import identity, make_env
 from lib.planner import MPPI
+from lib.policy import PolicyController
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
 from lib.records.ledger import name_of, same
@@ -40,6 +40,7 @@ from lib.study.cells import Cell, Settings
 from lib.study.distillation import ensure_corrector
 from lib.study.profiles import DraftStudy
 from lib.teachers.config import TeacherConfig
+from lib.teachers.controllers import ReplanningController
 from lib.teachers.learner import Learner
 from lib.weights.distilled import save_network
 from lib.weights.native import load_world_model, teacher_key
@@ -57,6 +58,7 @@ class Round:
     path: Path
     key: str
     seeds: list[int]
+    labels: int
     facts: dict
 
 
@@ -77,15 +79,15 @@ def rounds_of(settings: Settings, cell: Cell, kind: str, extended: bool = False)
     for number, labels in enumerate([*study.labels, *(study.more_labels if extended else ())], 1):
         acting = kind != "cloned" and number > 1
         first = FIRST_SEED + (number - 1) * ROUND_SEEDS
-        seeds = episode_seeds("collect", max(math.ceil(labels / decisions), 2), cell.seed, first=first)
+        seeds = episode_seeds("collect", ROUND_SEEDS, cell.seed, first=first)
         facts = {
             "task": cell.task, "teacher_key": teacher_key(teacher), "labeller": labeller, "standard": standard,
             "round": number, "beta": _beta(study, number) if acting else 1.0, "decisions": decisions,
         } | ({"environment": identity(cell.task)} if ":" in cell.task else {})  # fmt: skip
         before = [[rest_of(r.key) for r in found], as_dict(training_of(study))] if acting else []
-        key = key_of((*COLLECTED_BY, *(TAUGHT_BY if acting else ())), FORMAT, facts, before, seeds)
+        key = key_of((*COLLECTED_BY, *(TAUGHT_BY if acting else ())), FORMAT, facts, before, [seeds[0], labels])
         path = paths.CACHE / "labels" / f"{cell}-{name_of(key)}.safetensors"
-        found.append(Round(path, key, seeds, facts))
+        found.append(Round(path, key, seeds, labels, facts))
     return found
 
 
@@ -101,16 +103,22 @@ def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = 
         return MPPI(wm, labeller), MPPI(wm, standard)
 
     def make(temporary: Path, number: int) -> None:
-        facts, draft = rounds[number].facts, None
-        if facts["beta"] < 1:
+        one, draft = rounds[number], None
+        if one.facts["beta"] < 1:
             states = LabelledStates.load(*(r.path for r in rounds[:number]))
             draft = train_draft(states, training_of(study)).draft.to(settings.device)
         what = f"{cell} {kind}, round {number + 1}/{len(rounds)}"
         envs = functools.partial(make_env, cell.task)
         states = collect_labels(
-            *planners(), envs, rounds[number].seeds, draft, facts["beta"], facts["decisions"], facts["round"], what
+            *planners(),
+            envs,
+            one.seeds,
+            one.labels,
+            draft,
+            *(one.facts[name] for name in ("beta", "decisions", "round")),
+            what,
         )
-        states.about |= facts | {"teacher": teacher}
+        states.about |= one.facts | {"teacher": teacher}
         states.save(temporary)
 
     for number, one in enumerate(rounds):
@@ -216,16 +224,29 @@ def learning_curve(
         states = LabelledStates.load(*files[:number])
         made = trained(settings, cell, kind, states, seed, modes)
         errors = draft_errors(made.held_out, made.draft)
-        returns = played(wm, made.draft.to(settings.device), cell, seeds, settings.decisions(cell.task))
+        # Eager, as compiling each of many drafts takes longer than they play.
+        controller = DraftController(wm, made.draft.to(settings.device), mode="eager")
+        returns = played(controller, cell, seeds, settings.decisions(cell.task))
         about = (kind, getattr(made.draft, "modes", None), seed, number, len(states), minutes, *errors.values())
         rows += [dict(zip(CURVE, (*about, *one), strict=True)) for one in zip(seeds, returns, strict=True)]
     return rows
 
 
-def played(wm: WorldModel, draft: nn.Module, cell: Cell, seeds: list[int], decisions: int) -> list[float]:
-    """The return of each episode of a draft that never plans."""
+def references(settings: Settings, cell: Cell, episodes: int) -> list[dict]:
+    """Rows of `CURVE` of who needs no draft on the same start states: `labeller`, at every step, and the `policy`."""
+    wm = load_world_model(settings.teacher_name(cell), task=cell.task, device=settings.device)
+    seeds, rows = episode_seeds("calibrate", episodes, cell.seed), []
+    acting = {"labeller": ReplanningController(MPPI(wm, _planners(settings, wm)[0])), "policy": PolicyController(wm)}
+    for name, controller in acting.items():
+        returns = played(controller, cell, seeds, settings.decisions(cell.task))
+        of = dict.fromkeys(CURVE) | {"draft": name}
+        rows += [of | {"episode_seed": s, "return": value} for s, value in zip(seeds, returns, strict=True)]
+    return rows
+
+
+def played(controller, cell: Cell, seeds: list[int], decisions: int) -> list[float]:
+    """The return of each episode with these seeds."""
     returns = np.zeros(len(seeds))
-    controller = DraftController(wm, draft, mode="eager")  # compiling each of many drafts takes longer than they play
     for step in rollout(controller, functools.partial(make_env, cell.task), seeds, decisions):
         returns[step.rows] += step.rewards
     return returns.tolist()

@@ -22,9 +22,11 @@ def random_draft():
     return made.eval().requires_grad_(False)
 
 
-def gather(env=None, decisions=9, wm=None, **options):
-    wm = wm or tiny_model(num_q=4)
-    return collect_labels(MPPI(wm, BUDGET), MPPI(wm, LARGE), env or fresh_env(), SEEDS, decisions=decisions, **options)
+def gather(env=None, decisions=9, wm=None, seeds=SEEDS, labels=0, **options):
+    """So many labels, else as many as whole episodes with these seeds have."""
+    wm, env, options = wm or tiny_model(num_q=4), env or fresh_env(), {"decisions": decisions} | options
+    labels = labels or decisions * len(seeds)
+    return collect_labels(MPPI(wm, BUDGET), MPPI(wm, LARGE), env, seeds, labels, **options)
 
 
 def slow_rows(env, wm, decisions, draft, beta):
@@ -74,11 +76,23 @@ def test_episodes_that_end_early_leave_the_others_as_they_are():
     env = fresh_env()
     whole = gather(env, draft=random_draft(), beta=0.5)
     env.ends[12] = 4
-    states = gather(env, draft=random_draft(), beta=0.5)
+    states = gather(env, labels=20, draft=random_draft(), beta=0.5)
     assert (states.episode == 12).sum() == 4 and (states.episode == 13).sum() == 9
     for seed in (11, 13):
         mine, before = states.a_label[states.episode == seed], whole.a_label[whole.episode == seed]
         torch.testing.assert_close(mine, before, rtol=0, atol=1e-3)
+
+
+def test_there_are_as_many_labels_as_asked_for_however_early_episodes_end():
+    env, seeds = fresh_env(), list(range(11, 30))
+    assert gather(seeds=seeds, labels=28).episode.unique().tolist() == [11, 12, 13, 14]
+    assert gather(seeds=seeds, labels=3).episode.unique().tolist() == [11, 12]  # one to hold out
+    env.ends |= dict.fromkeys([11, 13, 14], 2)
+    states = gather(env, seeds=seeds, labels=28)
+    assert states.episode.unique().tolist() == [11, 12, 13, 14, 15, 16] and len(states) == 3 * 2 + 3 * 9
+    assert torch.equal(states.again_index, states.again_index.unique()) and len(states.a_again) < len(states)
+    with pytest.raises(DistillationError, match="5 episodes have 4 labels too few; their ends come too early"):
+        gather(env, seeds=seeds[:5], labels=28)
 
 
 def test_the_disagreement_is_that_of_the_rows_labelled_again(monkeypatch):
@@ -134,7 +148,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
 def test_planners_that_do_not_fit_are_refused():
     wm = tiny_model()
     with pytest.raises(DistillationError, match="the teacher's world model and the same horizon"):
-        collect_labels(MPPI(wm, BUDGET), MPPI(tiny_model(), LARGE), fresh_env(), SEEDS)
+        collect_labels(MPPI(wm, BUDGET), MPPI(tiny_model(), LARGE), fresh_env(), SEEDS, 9)
     sampling = PlannerConfig.budget(16, 2, mode="eager", action_selection="sample")
     with pytest.raises(DistillationError, match="weighted mean"):
-        collect_labels(MPPI(wm, sampling), MPPI(wm, LARGE), fresh_env(), SEEDS)
+        collect_labels(MPPI(wm, sampling), MPPI(wm, LARGE), fresh_env(), SEEDS, 9)

@@ -13,7 +13,7 @@ from lib.policy import PolicyController
 from lib.records import paths
 from lib.study import drafting
 from lib.study.cells import resolve
-from lib.study.drafting import CURVE, ensure_draft, labelled_states, learning_curve, learnt_on, rounds_of
+from lib.study.drafting import CURVE, ensure_draft, labelled_states, learning_curve, learnt_on, references, rounds_of
 from lib.study.profiles import PROFILES, DraftStudy
 from lib.weights.distilled import load_network
 from lib.weights.native import save_world_model, teacher_key
@@ -34,9 +34,9 @@ def home(monkeypatch, tmp_path):
     done, collect, train = [], drafting.collect_labels, drafting.train_draft
 
     @functools.wraps(collect)  # keys are of the code that it stands for
-    def noted_collect(labeller, standard, envs, seeds, draft, beta, *rest):
-        done.append((len(seeds), draft is not None, beta))
-        return collect(labeller, standard, envs, seeds, draft, beta, *rest)
+    def noted_collect(labeller, standard, envs, seeds, labels, draft, beta, *rest):
+        done.append((labels, draft is not None, beta))
+        return collect(labeller, standard, envs, seeds, labels, draft, beta, *rest)
 
     @functools.wraps(train)
     def noted_train(states, training):
@@ -61,7 +61,7 @@ def settings(**changes):
 def test_a_draft_learns_in_rounds_and_is_made_once(home):
     chosen = settings()
     path = ensure_draft(chosen, chosen.cell, "distilled")
-    assert home == [(2, False, 1.0), 24, (2, True, 0.5), 48]  # two episodes of 12 decisions a round; then the draft
+    assert home == [(24, False, 1.0), 24, (24, True, 0.5), 48]  # each round its labels, then the draft
     draft = load_network(path, teacher_key("tiny-task-1m-1"))
     assert isinstance(draft, Draft) and draft.members == 2
     assert ensure_draft(chosen, chosen.cell, "distilled") == path and len(home) == 4
@@ -72,7 +72,7 @@ def test_the_cloned_one_shares_the_first_round_and_visits_the_labellers_episodes
     ensure_draft(chosen, chosen.cell, "distilled")
     home.clear()
     ensure_draft(chosen, chosen.cell, "cloned")
-    assert home == [(2, False, 1.0), 48]
+    assert home == [(24, False, 1.0), 48]
     ours, theirs = (rounds_of(chosen, chosen.cell, kind) for kind in ("distilled", "cloned"))
     assert ours[0].key == theirs[0].key and ours[1].key != theirs[1].key
     assert [r.seeds[0] for r in ours] == [301_500_000, 301_510_000]
@@ -85,11 +85,11 @@ def test_what_has_changed_is_made_anew(home):
     home.clear()
     other = settings(epochs=3)  # another draft acts in the second round
     ensure_draft(other, other.cell, "distilled")
-    assert home == [24, (2, True, 0.5), 48] and path.read_bytes() != before
+    assert home == [24, (24, True, 0.5), 48] and path.read_bytes() != before
     home.clear()
     ship(1)
     ensure_draft(other, other.cell, "distilled")
-    assert home == [(2, False, 1.0), 24, (2, True, 0.5), 48]
+    assert home == [(24, False, 1.0), 24, (24, True, 0.5), 48]
 
 
 def test_more_labels_go_on_from_those_that_are_there(home):
@@ -97,7 +97,7 @@ def test_more_labels_go_on_from_those_that_are_there(home):
     files = labelled_states(chosen, chosen.cell, "distilled")
     home.clear()
     more = labelled_states(chosen, chosen.cell, "distilled", extended=True)
-    assert more[:2] == files and home == [48, (3, True, 0.0)]
+    assert more[:2] == files and home == [48, (30, True, 0.0)]
     states = LabelledStates.load(*more)
     assert states.round.unique().tolist() == [1, 2, 3] and len(states) == 24 + 24 + 36
 
@@ -135,6 +135,21 @@ def test_the_curve_says_of_every_round_what_it_cost_and_returned(home):
     assert table[3]["return"] == pytest.approx(total, abs=1e-3)
 
 
+def test_beside_the_drafts_stand_the_labeller_and_the_prior(home):
+    chosen = settings()
+    rows = references(chosen, chosen.cell, episodes=2)
+    assert (
+        all(list(row) == list(CURVE) for row in rows)
+        and [r["draft"] for r in rows] == ["labeller"] * 2 + ["policy"] * 2
+    )
+    wm, env = tiny_model(), drafting.make_env("tiny-task")
+    total, obs = 0.0, env.reset(seed=rows[3]["episode_seed"])[0]
+    for _ in range(12):
+        obs, reward, *_ = env.step(wm.policy(wm.encode(torch.from_numpy(obs)[None]))[0][0].numpy())
+        total += reward
+    assert rows[3]["return"] == pytest.approx(total, abs=1e-3) and rows[0]["return"] != rows[2]["return"]
+
+
 def test_a_draft_of_other_labels_than_todays_is_made_anew(home, monkeypatch):
     chosen = settings()
     path = ensure_draft(chosen, chosen.cell, "cloned")
@@ -142,7 +157,7 @@ def test_a_draft_of_other_labels_than_todays_is_made_anew(home, monkeypatch):
 
     monkeypatch.setattr(drafting, "COLLECTED_BY", (*drafting.COLLECTED_BY, PolicyController))  # as if it labelled, too
     ensure_draft(chosen, chosen.cell, "cloned")
-    assert home == [(2, False, 1.0), (2, False, 1.0), 48] and path.is_file()
+    assert home == [(24, False, 1.0), (24, False, 1.0), 48] and path.is_file()
     home.clear()
     path.write_bytes(path.read_bytes() + b"0")
     ensure_draft(chosen, chosen.cell, "cloned")
