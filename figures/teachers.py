@@ -59,7 +59,7 @@ def key(card: pd.DataFrame) -> dict:
 
 def draw(curves: pd.DataFrame, cards: pd.DataFrame, official: pd.DataFrame) -> alt.TopLevelMixin:
     """The figure: one panel a column wide for one task, else rows of up to three panels."""
-    tasks = sorted(cards["task"].unique())
+    tasks = sorted(cards["task"].unique(), key=lambda task: (":" in task, task))  # those of other simulators last
     columns = min(len(tasks), COLUMNS)
     whole = charts.COLUMN_WIDTH if columns == 1 else charts.FULL_WIDTH
     width = (whole - AXIS - GAP * (columns - 1)) / columns
@@ -88,11 +88,19 @@ def panel(task, curves, cards, official, left: bool, bottom: bool, sizes, seeds,
         axis = alt.Axis(grid=False, tickCount=5, format="d", labels=bottom)
         return alt.X(field, type="quantitative", title=title, axis=axis, scale=alt.Scale(domain=[0, most], nice=False))
 
+    own = ":" in task  # a scale of its own: only DMControl's returns are at most 1000 everywhere
+    labelled, top = left or own, TOP
+    if own:
+        top = max(curves["return"].max(), cards["return_mean"].max(), cards.get("return_high", pd.Series([0])).max())
+        width -= 0 if left else AXIS - 22
+
     def y(field: str) -> alt.Y:
-        extent = AXIS - 22 if left else 0
-        options = dict(labels=left, ticks=left, domain=left, minExtent=extent, maxExtent=extent)
-        axis = alt.Axis(values=list(range(0, TOP + 1, 250)), format="d", **options)
-        scale = alt.Scale(domain=[0, 1.05 * TOP], nice=False)  # so that the highest label is level with other panels
+        extent = AXIS - 22 if labelled else 0
+        options = dict(labels=labelled, ticks=labelled, domain=labelled, minExtent=extent, maxExtent=extent)
+        options |= dict(tickCount=5) if own else dict(values=list(range(0, TOP + 1, 250)))
+        axis = alt.Axis(format="d", **options)
+        low = min(0, curves["return"].min()) if own else 0
+        scale = alt.Scale(domain=[low, 1.05 * top], nice=False)  # so that the highest label is level with other panels
         return alt.Y(field, type="quantitative", title="Return per episode" if left else None, axis=axis, scale=scale)
 
     legend = dict(title=None, orient="top", offset=4, symbolSize=55, labelLimit=0)

@@ -55,7 +55,8 @@ class Copy:
             assert count == 1, f"{name} has no parameter profile with the default quick"
             (root / "notebooks" / f"{name}.ipynb").write_text(text, encoding="utf-8")
         (root / "data").mkdir()
-        shutil.copy(ROOT / "data" / "official_returns.csv", root / "data")
+        for name in ("official_returns", "expert_returns"):
+            shutil.copy(ROOT / "data" / f"{name}.csv", root / "data")
         ship(CELL, root / "data" / "teachers")
 
     def call(self, *arguments, cwd=None):
@@ -244,7 +245,8 @@ def elsewhere(monkeypatch, tmp_path):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     paths.DATA.mkdir()
-    shutil.copy(ROOT / "data" / "official_returns.csv", paths.DATA)
+    for name in ("official_returns", "expert_returns"):
+        shutil.copy(ROOT / "data" / f"{name}.csv", paths.DATA)
     return paths.results("smoke") / "teacher"
 
 

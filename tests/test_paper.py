@@ -138,6 +138,7 @@ def teacher(name=CELL, task="walker-walk", size="1m", seed=1, mean=900.0, profil
     """A teacher's card as notebook 01 writes it; the official agent returns 1000 at 100,000 frames."""
     official = [{"task": t, "frames": 100_000, "return": 1000.0} for t in ("walker-walk", "cup-catch", "walker-run")]
     write_table(paths.DATA / "official_returns.csv", official)
+    write_table(paths.DATA / "expert_returns.csv", [{"task": "gym:Hop-v5", "return": 4000.0}])
     card = dict(task=task, size=size, seed=seed, return_mean=mean, returns=[mean - 20, mean + 20], decisions=15_000,
                 frames=30_000, collect_samples=128, collect_iterations=2, planner={"samples": 512, "iterations": 6},
                 config={"eval_episodes": 3, "eval_samples": 96, "eval_iterations": 4})  # fmt: skip

@@ -63,7 +63,7 @@ def further(scope: Scope, figure: str) -> bool:
 
 
 KEYED = "coverage"  # a table of simulations, which has a key of its own
-OFFICIAL = paths.DATA / "official_returns.csv"
+OFFICIAL, EXPERTS = paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv"
 STAGES = (
     Stage(
         "teacher",
@@ -74,6 +74,7 @@ STAGES = (
             *weights(cell),
             *(weights(cell)[0].with_suffix(suffix) for suffix in (".json", ".csv")),
             OFFICIAL,
+            EXPERTS,
         ],
         each=lambda scope: scope.teacher_cells,
         settings=("decisions", "planner"),

@@ -82,7 +82,8 @@ def card_row(card: dict) -> dict:
     """A card as one row of results: the mean return with its 95 % bootstrap interval over the card's episodes.
 
     `official_return` is that of the official agent at `official_frames`, and `official_share` the part of it that the
-    teacher reaches; `offline_updates` counts those on another run's replay. What is not known, or is not, is None.
+    teacher reaches; `expert_return` is that of a public expert of the task, where the official agent has none.
+    `offline_updates` counts those on another run's replay. What is not known, or is not, is None.
     """
     low, high = bootstrap_ci(card["returns"])
     config, frames = card.get("config", {}), card.get("frames")
@@ -100,7 +101,8 @@ def card_row(card: dict) -> dict:
     row |= {name: config.get(name) for name in ("eval_episodes", "eval_samples", "eval_iterations")}
     official_frames, official = official_return(card["task"], frames) if frames else (None, None)
     share = card["return_mean"] / official if official else None
-    return row | {"official_frames": official_frames, "official_return": official, "official_share": share}
+    row |= {"official_frames": official_frames, "official_return": official, "official_share": share}
+    return row | {"expert_return": expert_return(card["task"])}
 
 
 def official_return(task: str, frames: int) -> tuple[int, float] | tuple[None, None]:
@@ -112,3 +114,9 @@ def official_return(task: str, frames: int) -> tuple[int, float] | tuple[None, N
     table = read_table(paths.DATA / "official_returns.csv")
     later = table[(table["task"] == task) & (table["frames"] >= frames)].sort_values("frames")
     return (int(later["frames"].iloc[0]), float(later["return"].iloc[0])) if len(later) else (None, None)
+
+
+def expert_return(task: str) -> float | None:
+    """The return of the task's public expert in `data/expert_returns.csv`, whose sidecar has the source; else None."""
+    table = read_table(paths.DATA / "expert_returns.csv").set_index("task")
+    return float(table.loc[task, "return"]) if task in table.index else None

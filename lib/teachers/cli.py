@@ -46,23 +46,25 @@ from lib.teachers.training_state import run_folder
 from lib.weights import names as registry
 from lib.weights.native import CheckpointError, load_world_model
 
-# The teachers that `make teachers` sees to, in this order: (task, size, seed, stop_return, stop_from). The bars are
-# 90 % of the official return at 100,000 frames, lower where official seeds scatter; None: trained to the very end. No
-# run of the offline study stops before the last of its snapshots. Beside them walker-walk-5m-1 is shipped, which no
-# command line alone can train again: it began with the replay of walker-walk-1m-1, as its card says.
+# The teachers that `make teachers` sees to, in this order. The bars are 90 % of the official return at 100,000 frames,
+# lower where official seeds scatter; without one a run is trained to the very end. No run of the offline study stops
+# before the last of its snapshots. Beside them walker-walk-5m-1 is shipped, which no command line alone can train
+# again: it began with the replay of walker-walk-1m-1, as its card says.
 ZOO = (
-    ("walker-walk", "1m", 1, None, 0),
-    ("cartpole-swingup", "1m", 1, 755, 20_000),
-    ("reacher-easy", "1m", 1, 843, 20_000),
-    ("cup-catch", "1m", 1, 883, 0),
-    ("cheetah-run", "1m", 1, 430, 0),
-    ("walker-run", "1m", 1, 600, 0),
-    ("walker-stand", "1m", 1, 880, 0),
-    ("finger-spin", "1m", 1, 850, 0),
-    ("walker-walk", "1m", 2, 866, 20_000),
-    ("cartpole-swingup", "1m", 2, 755, 20_000),
-    ("walker-walk", "1m", 3, 866, 20_000),
-    ("cartpole-swingup", "1m", 3, 755, 20_000),
+    TeacherConfig("walker-walk", seed=1),
+    TeacherConfig("cartpole-swingup", seed=1, stop_return=755, stop_from=20_000),
+    TeacherConfig("reacher-easy", seed=1, stop_return=843, stop_from=20_000),
+    TeacherConfig("cup-catch", seed=1, stop_return=883),
+    TeacherConfig("cheetah-run", seed=1, stop_return=430),
+    TeacherConfig("walker-run", seed=1, stop_return=600),
+    TeacherConfig("walker-stand", seed=1, stop_return=880),
+    TeacherConfig("finger-spin", seed=1, stop_return=850),
+    TeacherConfig("walker-walk", seed=2, stop_return=866, stop_from=20_000),
+    TeacherConfig("cartpole-swingup", seed=2, stop_return=755, stop_from=20_000),
+    TeacherConfig("walker-walk", seed=3, stop_return=866, stop_from=20_000),
+    TeacherConfig("cartpole-swingup", seed=3, stop_return=755, stop_from=20_000),
+    TeacherConfig("gym:HalfCheetah-v5", decisions=40_000),
+    TeacherConfig("gym:Hopper-v5", episodic=True, decisions=30_000),
 )
 
 # The runs whose snapshots are shipped, and at which decisions: 06_offline_vs_downstream compares them.
@@ -176,8 +178,7 @@ def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[st
 
 def lacking() -> list[TeacherConfig]:
     """The zoo's teachers that are not shipped, or were shipped before their training was over."""
-    configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in ZOO]
-    return [config for config in configs if not _finished(config)]
+    return [config for config in ZOO if not _finished(config)]
 
 
 def _finished(config: TeacherConfig) -> bool:

@@ -16,8 +16,8 @@ from lib.study.profiles import PROFILES
 
 CELL = "walker-walk-1m-1"
 RESULTS = "data/results/smoke"
-PARTS = ("lib", "notebooks", "figures", "paper", "data/teachers", "data/official_returns.csv", "Makefile")
-PARTS += ("pyproject.toml", "requirements.lock")
+PARTS = ("lib", "notebooks", "figures", "paper", "data/teachers", "Makefile")
+PARTS += ("data/official_returns.csv", "data/expert_returns.csv", "pyproject.toml", "requirements.lock")
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 

@@ -11,7 +11,7 @@ from lib.records import paths
 from lib.records.seeds import SEED_BLOCKS
 from lib.records.store import write_table
 from lib.study import cards
-from lib.study.cards import card_row, measured_card, official_return, teacher_card
+from lib.study.cards import card_row, expert_return, measured_card, official_return, teacher_card
 from lib.study.cells import Cell, resolve
 from lib.study.stats.intervals import bootstrap_ci
 from lib.teachers.controllers import ReplanningController
@@ -33,6 +33,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECULATIVE_TDMPC2_TEACHERS", str(paths.TEACHERS))
     rows = [("walker-walk", 100_000, 1000.0), ("walker-walk", 200_000, 950.0), ("tiny-task", 100_000, 10.0)]
     write_table(paths.DATA / "official_returns.csv", pd.DataFrame(rows, columns=["task", "frames", "return"]))
+    write_table(paths.DATA / "expert_returns.csv", [{"task": "gym:Hop-v5", "return": 4000.0}])
     paths.TEACHERS.mkdir()
     env = tiny.fresh_env()
     monkeypatch.setattr(cards, "make_env", env)
@@ -63,6 +64,15 @@ def test_the_committed_official_returns_are_complete():
     assert frames == [(100_000, 200_000, 500_000, 1_000_000)]
     assert table["return"].between(0, 1000).all() and len(table) == 48
     assert official_return("hopper-stand", 150_000) == (200_000, 262) and official_return("walker-run", 1)[1] == 723
+
+
+def test_a_public_expert_stands_where_the_official_agent_has_none(home):
+    row = card_row(CARD | {"task": "gym:Hop-v5"})
+    assert (row["official_return"], row["expert_return"]) == (None, 4000.0) and card_row(CARD)["expert_return"] is None
+
+
+def test_the_committed_expert_returns_are_those_of_the_shipped_tasks():
+    assert expert_return("gym:HalfCheetah-v5") == 11448.22 and expert_return("gym:Hopper-v5") == 4098.17
 
 
 def test_a_row_says_what_the_card_says(home):

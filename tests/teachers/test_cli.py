@@ -434,7 +434,7 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(shelf, monkeypatc
     shipped = (("a", 50_000, False, None), ("b", 20_000, False, None), ("c", 17_500, True, 700))
     shipped += (("d", 17_500, False, 700), ("e", 17_500, True, None), ("g", 17_500, True, 800))
     bars = {name: bar for name, *_, bar in shipped} | {"f": 700}
-    monkeypatch.setattr(teacher, "ZOO", tuple((name, "1m", 1, bar, 0) for name, bar in bars.items()))
+    monkeypatch.setattr(teacher, "ZOO", tuple(TeacherConfig(name, stop_return=bar) for name, bar in bars.items()))
 
     def keep(name, decisions, early, mean):
         (shelf / f"{name}.safetensors").touch()
@@ -472,10 +472,10 @@ def test_the_zoo_resumes_what_is_unfinished_and_skips_the_rest(shelf, monkeypatc
 
 
 def test_the_table_of_the_zoo():
-    configs = [TeacherConfig(*cell, stop_return=bar, stop_from=start) for *cell, bar, start in teacher.ZOO]
-    assert len({c.name for c in configs}) == len(configs) == 12
+    configs = teacher.ZOO
+    assert len({c.name for c in configs}) == len(configs) == 14 and {c.size for c in configs} == {"1m"}
     assert configs[0].name == "walker-walk-1m-1" and configs[0].stop_return is None and configs[0].decisions == 50_000
-    assert all(0 < c.stop_return < 1000 for c in configs[1:])
+    assert all(0 < c.stop_return < 1000 for c in configs[1:-2]) and [c.episodic for c in configs[-2:]] == [False, True]
     studied = [c for c in configs if c.task in SNAPSHOTS]
     assert all({s for s in SNAPSHOTS[c.task] if s <= max(c.stop_from, 20_000)} <= {*c.snapshots} for c in studied)
 
@@ -501,12 +501,15 @@ def test_what_is_shipped_is_listed_and_small_enough():
 
 
 def test_shipped_teachers_meet_their_bars_and_load():
-    bars = {f"{task}-{size}-{seed}": bar for task, size, seed, bar, _ in teacher.ZOO} | {"walker-walk-1m-1": 866}
+    bars = {c.name: c.stop_return for c in teacher.ZOO} | {"walker-walk-1m-1": 866}
+    bars |= {"gym--HalfCheetah-v5-1m-1": 2_000, "gym--Hopper-v5-1m-1": 200}  # what these runs reached
     shipped = [file.stem for file in tracked() if len(file.parts) == 1]
     assert {*shipped} >= {"walker-walk-5m-1", *(name for name in bars if name.endswith("-1"))}
     for name in shipped:
         card, wm = card_of(paths.TEACHERS / name), load_world_model(name)
-        assert (wm.task, size_of(wm.config)) == (card["task"], card["size"]) and name.startswith(card["task"])
+        assert (wm.task, size_of(wm.config)) == (card["task"], card["size"]) and name.startswith(
+            paths.file_name(card["task"])
+        )
         assert len(card["returns"]) == 10 and card["return_mean"] == pytest.approx(np.mean(card["returns"]))
         assert card["return_mean"] >= bars.get(name, 866)
         assert (card["planner"]["samples"], card["planner"]["iterations"]) == (512, 6)
