@@ -41,10 +41,14 @@ CHEVRON, HOUSE = "M-1,-.8L0,0L1,-.8V.1L0,.9L-1,.1Z", "M0,-1L1,-.1V1H-1V-.1Z"
 TRAPEZE, LEANING = "M-.5,-.8H.5L1,.8H-1Z", "M-.3,-.8H1L.3,.8H-1Z"
 NOTCHED, TEE = "M-1,-1H-.35V-.1H.35V-1H1V1H-1Z", "M-1,-1H1V-.3H.4V1H-.4V-.3H-1Z"
 
-# Okabe–Ito colours (Okabe & Ito 2008) and a dark wine, told apart with every common colour blindness; shapes carry the
-# same information in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
+FOUR_POINTED, OCTAGON = "M0,-1L.3,-.3L1,0L.3,.3L0,1L-.3,.3L-1,0L-.3,-.3Z", "M-.4,-1H.4L1,-.4V.4L.4,1H-.4L-1,.4V-.4Z"
+ARROW_UP, ARROW_DOWN = "M0,-1L1,.1H.4V1H-.4V.1H-1Z", "M0,1L1,-.1H.4V-1H-.4V-.1H-1Z"
+KITE, BOWL, ELL = "M0,-1L.7,-.3L0,1L-.7,-.3Z", "M-1,-.5H1A1,1,0,0,1,-1,-.5Z", "M-1,-1H-.2V.2H1V1H-1Z"
+
+# Okabe–Ito colours (Okabe & Ito 2008), a dark wine and an olive, told apart with every common colour blindness; shapes
+# carry the same in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
 # Keys are the schemes of arms.
-EVERY_STEP = Family("replans at every step", "#000000", "diamond")
+EVERY_STEP, DRAFT = Family("replans at every step", "#000000", "diamond"), "#8A8A00"
 ADAREP, PUBLISHED = Family("AdaReP", "#882255", NOTCHED), Family("published corrector", "#882255", TEE)
 FAMILIES = {
     "teacher": EVERY_STEP,
@@ -69,6 +73,13 @@ FAMILIES = {
     "value-checked": Family("value-checked", "#56B4E9", STAR),
     "value-only": Family("value check alone", "#56B4E9", PENTAGON),
     "ladder": Family("ladder", "#882255", "cross"),
+    "distilled": Family("distilled draft", DRAFT, FOUR_POINTED),
+    "cloned": Family("cloned draft", DRAFT, ARROW_DOWN),
+    "prior+": Family("prior that learnt on", DRAFT, ARROW_UP),
+    "draft+gated": Family("draft, gated", DRAFT, OCTAGON),
+    "draft+doubt": Family("draft, gated by doubt", DRAFT, KITE),
+    "draft+value": Family("draft, gated by value", DRAFT, BOWL),
+    "draft+mismatch": Family("draft, gated by mismatch", DRAFT, ELL),
     "adarep": ADAREP,
     "adarep-local": ADAREP,
     "published": PUBLISHED,

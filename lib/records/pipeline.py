@@ -115,6 +115,11 @@ STAGES = (
         settings=("drafts", "study_cells", "decisions", "planner"),
         keeps=lambda scope, cell: draft_files(scope, cell),
     ),
+    drawn(
+        "drafts",
+        lambda scope: [file for file in scope.result(*tables(scope, "distilled")) if file.is_file()],
+        wanted=lambda scope: any(file.is_file() for file in scope.result(*tables(scope, "distilled"))),
+    ),
     Stage(
         "horizon",
         "notebooks/04_horizon_evaluation.ipynb",
