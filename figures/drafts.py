@@ -2,7 +2,7 @@
 
     python figures/drafts.py --profile quick
 
-reads data/results/quick/distilled/<cell>.csv and writes figures/quick/drafts.{svg,pdf,png}. Beside the drafts stand the
+reads data/results/quick/statistics/drafts.csv, writes figures/quick/drafts.{svg,pdf,png}. Beside the drafts stand the
 planner that labels, at every step, and the policy prior. Points apart from the lines are other trainings on the same
 labels: other seeds (hollow), and drafts of several modes (crosses). Of more cells than fit a page, those with the most
 episodes are drawn.
@@ -14,40 +14,20 @@ import altair as alt
 import pandas as pd
 
 from figures import charts, pages
-from lib.files import files
 from lib.records import paths
-from lib.records.keys import ResultError, shown
-from lib.records.store import how_to_make, read_table
+from lib.records.store import read_table
 from lib.study.arms import DRAFTED
-from lib.study.stats.intervals import bootstrap_ci
+from lib.study.stats.drafts import LINE, OTHER_SEED, SEVERAL_MODES
 
 COLUMNS, MOST = 3, 9  # panels in a row, and on a page
 AXIS, GAP, HEIGHT = 36, 14, 96
 COLOURS = dict(zip(DRAFTED, (charts.DRAFT, "#0072B2", "#D55E00"), strict=True))  # all are drafts: told apart here alone
 BESIDE = {"labeller": charts.EVERY_STEP.colour, "policy": charts.family("policy").colour}
-OTHER_SEED, SEVERAL_MODES = "other seed", "several modes"
 
 
 def read(profile: str) -> pd.DataFrame:
-    """One row (cell, draft, training, labels, return, return_low, return_high, episodes) per cell, draft, training and
-    number of labels, which those that need no draft do not have; `training` is "" on the line. Returns are means over
-    episodes with 95 % intervals. Raises `ResultError` where no cell has drafts."""
-    folder = paths.results(profile) / "distilled"
-    found = files(folder, "*.csv")
-    if not found:
-        raise ResultError(f"{shown(folder)} holds no cell with drafts; {how_to_make(folder / 'a.csv')}.")
-    rows = []
-    for file in found:
-        table = read_table(file)
-        of = ["draft", "modes", "seed", "labels"]
-        usual = table.loc[table["draft"] == "distilled", "modes"].iloc[0]
-        for (draft, modes, seed, labels), played in table.groupby(of, dropna=False, sort=False):
-            training = SEVERAL_MODES if modes > usual else OTHER_SEED if seed > 0 else ""
-            low, high = bootstrap_ci(played["return"])
-            about = {"cell": file.stem, "draft": draft, "training": training, "seed": seed, "labels": labels}
-            about |= {"return": played["return"].mean(), "return_low": low, "return_high": high}
-            rows.append(about | {"episodes": len(played)})
-    return pd.DataFrame(rows)
+    """The rows of `lib.study.stats.drafts` of a profile."""
+    return read_table(paths.results(profile) / "statistics" / "drafts.csv")
 
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
@@ -93,7 +73,7 @@ def panel(marks: pd.DataFrame, title: str, width: float, left: bool, bottom: boo
         scale = alt.Scale(domain=[low, top], nice=False)
         return alt.Y(field, type="quantitative", scale=scale, axis=axis, title="Return" if left else None)
 
-    line, other = own[own["training"] == ""], own[own["training"] != ""]
+    line, other = own[own["training"] == LINE], own[own["training"] != LINE]
     base = alt.Chart(line).encode(x=x, color=colour)
     apart = alt.Chart(other).encode(x=x, y=y("return"), color=colour)
     layers = [

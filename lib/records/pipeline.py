@@ -115,10 +115,18 @@ STAGES = (
         settings=("drafts", "study_cells", "decisions", "planner"),
         keeps=lambda scope, cell: draft_files(scope, cell),
     ),
+    Stage(
+        "drafts-summary",
+        "paper/drafts.py",
+        (),
+        lambda scope, _: scope.result("statistics/drafts.csv"),
+        lambda scope, _: scope.there(*(f"distilled/{cell}.csv" for cell in scope.profile.draft_cells)),
+        wanted=lambda scope: bool(scope.profile.draft_cells),
+    ),
     drawn(
         "drafts",
-        lambda scope: [file for file in scope.result(*tables(scope, "distilled")) if file.is_file()],
-        wanted=lambda scope: any(file.is_file() for file in scope.result(*tables(scope, "distilled"))),
+        lambda scope: scope.result("statistics/drafts.csv"),
+        wanted=lambda scope: bool(scope.profile.draft_cells),
     ),
     Stage(
         "horizon",

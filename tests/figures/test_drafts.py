@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from lib.records import paths
-from lib.records.keys import ResultError
 from lib.records.store import write_table
 from lib.study.drafting import CURVE
+from lib.study.stats.drafts import LINE, OTHER_SEED, SEVERAL_MODES, learnt
 from lib.study.stats.intervals import bootstrap_ci
 from tests.figures.test_charts import load_figure, pdf_text
 
@@ -16,9 +16,10 @@ drafts = load_figure("drafts")
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """cell(name) writes the table of a cell as notebook 11 does."""
+    """cell(name) makes a table of a cell as notebook 11 does, and the summary of all so far."""
     for name in ("DATA", "FIGURES"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    tables = {}
 
     def cell(name="walker-walk-1m-1", episodes=5):
         random, rows = np.random.default_rng(len(name)), []
@@ -32,17 +33,18 @@ def home(tmp_path, monkeypatch):
             add("distilled", 600 + labels / 40, labels, 1, 0), add("cloned", 550 + labels / 50, labels, 1, 0)
             add("prior+", 520, labels, None, 0)
         add("distilled", 830, 10_000, 1, 1), add("distilled", 400, 10_000, 4, 0)
-        write_table(paths.results("smoke") / "distilled" / f"{name}.csv", rows)
-        return pd.DataFrame(rows)
+        tables[name] = pd.DataFrame(rows)
+        write_table(paths.results("smoke") / "statistics" / "drafts.csv", learnt(tables))
+        return tables[name]
 
     return cell
 
 
 def test_means_and_intervals_are_those_of_the_episodes(home):
-    table, marks = home(), None
+    table = home()
     marks = drafts.read("smoke")
     assert len(marks) == 2 + 9 + 2 and marks["episodes"].eq(5).all()
-    assert marks["training"].value_counts().to_dict() == {"": 11, drafts.OTHER_SEED: 1, drafts.SEVERAL_MODES: 1}
+    assert marks["training"].value_counts().to_dict() == {LINE: 11, OTHER_SEED: 1, SEVERAL_MODES: 1}
     (mark,) = marks[(marks["draft"] == "cloned") & (marks["labels"] == 3_000)].to_dict("records")
     mine = table[(table["draft"] == "cloned") & (table["labels"] == 3_000)]["return"]
     assert mark["return"] == mine.mean() and (mark["return_low"], mark["return_high"]) == bootstrap_ci(mine)
@@ -58,7 +60,7 @@ def test_lines_are_of_the_usual_training_and_rules_of_those_without_labels(home)
     home()
     spec = drafts.draw(drafts.read("smoke")).to_dict()
     assert {row["draft"] for row in layer(spec, "line")} == {"distilled", "cloned", "prior+"}
-    assert all(row["training"] == "" and row["labels"] > 0 for row in layer(spec, "line"))
+    assert all(row["training"] == LINE and row["labels"] > 0 for row in layer(spec, "line"))
     dashed = [one for one in spec["layer"] if one["mark"].get("strokeDash")]
     assert {row["draft"] for row in spec["datasets"][dashed[0]["data"]["name"]]} == {"labeller", "policy"}
     low, high = next(one["encoding"]["y"]["scale"]["domain"] for one in spec["layer"] if one["mark"]["type"] == "line")
@@ -82,8 +84,3 @@ def test_the_page_shows_cells_beside_each_other(home):
         "policy",
     ):
         assert words in text
-
-
-def test_without_a_cell_it_says_how_to_make_one(home):
-    with pytest.raises(ResultError, match="holds no cell with drafts"):
-        drafts.read("smoke")

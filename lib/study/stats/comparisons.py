@@ -39,6 +39,8 @@ TWINS = {  # scheme → what it is compared with: a role, and the scheme that ha
     "trusted": ("at every depth", "two-tower"),
     "trusted-gated": ("at every depth", "gated"),
 }
+DISTILLED = "distilled"  # the draft alone, which other drafts and a draft with a planner are compared with
+DRAFTS = (DISTILLED, "cloned", "prior+")
 MARGIN = 0.02  # of the mean return of the arm compared with
 COSTS = ("planner_calls", "model_evaluations")  # of an episode
 
@@ -169,14 +171,16 @@ def references(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] | None = None) -> dict[str, str]:
-    """What is cheap without speculation, for an arm that executes plans for several steps: role → name of an arm.
+    """What is cheap without speculation, for a draft and for an arm that executes plans for several steps: role → name
+    of an arm.
 
     `policy`, the prior alone; `equal compute`, of the planners that replan at every step the one with the fewest model
     evaluations that are not below the arm's own; `equal time`, of these, the prior and the best of its samples the
     fastest that is not faster than the arm by `step_ms` (arm → milliseconds of a control step) and that returns more
     than whatever is faster than itself: time that is wasted makes no rival.
     """
-    if int(arms[name]["execution_horizon"].iloc[0]) == 1:
+    scheme, execution_horizon = arms[name].iloc[0][["scheme", "execution_horizon"]]
+    if execution_horizon == 1 and scheme not in DRAFTS and not scheme.startswith("draft+"):
         return {}
     spent = {other: table["model_evaluations"].mean() for other, table in arms.items()}
     times = {other: time for other, time in (step_ms or {}).items() if other in arms and time > 0}  # nan is not
@@ -195,9 +199,12 @@ def twins(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
     """What an ablation takes away, by comparison with the arm that differs in nothing else: role → name of that arm.
 
     `with the plan`, for an arm whose corrector is blind to the plan; `no corrector`, for one with the gate, or with the
-    planned tail, that another has without one; `at every depth`, for a corrector that is trusted at some.
+    planned tail, that another has without one; `at every depth`, for a corrector that is trusted at some; `draft
+    alone`, for a draft that a planner is asked beside, and for drafts that learnt otherwise.
     """
     scheme, execution_horizon = arms[name].iloc[0][["scheme", "execution_horizon"]]
+    if scheme.startswith("draft+") or scheme in DRAFTS:
+        return {"draft alone": DISTILLED} if DISTILLED in arms and name != DISTILLED else {}
     role, other = TWINS.get(scheme, (None, None))
     twin = role and on_planner_of(name, arms, other, execution_horizon)
     return {role: twin} if twin else {}

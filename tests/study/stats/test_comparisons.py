@@ -175,6 +175,10 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
         ("trusted-6", "two-tower-6", "at every depth"),
         ("trusted-gated-6", "gated-6", "at every depth"),
         ("64×2+sensitive-6", "64×2+gate-only-6", "no corrector"),
+        ("cloned", "distilled", "draft alone"),
+        ("prior+", "distilled", "draft alone"),
+        ("128×2+draft+gated-3-r30", "distilled", "draft alone"),
+        ("draft+doubt-1", "distilled", "draft alone"),
     ],
 )
 def test_an_ablation_is_compared_with_what_differs_in_nothing_else(ablation, twin, role):
@@ -185,6 +189,15 @@ def test_an_ablation_is_compared_with_what_differs_in_nothing_else(ablation, twi
     assert role not in table.loc[twin].index
     del arms[twin]
     assert role not in set(compare(episodes(arms))["role"])
+
+
+def test_a_draft_has_the_rivals_of_what_is_cheap():
+    arms = {"teacher": 9, "budget-16×1": 7, "policy": 3, "distilled": 8, "128×2+draft+doubt-1": 8}
+    table = compare(episodes({name: lambda s, mean=mean: mean + s for name, mean in arms.items()}))
+    for draft in ("distilled", "128×2+draft+doubt-1"):
+        rivals = table[table["arm"] == draft].set_index("role")["reference"].to_dict()
+        assert rivals["policy"] == "policy" and rivals["equal compute"] in ("budget-16×1", "teacher")
+    assert "policy" not in table[table["arm"] == "budget-16×1"]["role"].tolist()
 
 
 def test_only_arms_with_all_episodes_are_counted_by_holm():
