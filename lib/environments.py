@@ -14,10 +14,12 @@ gives is not finite, with "unsound: "; so may the info of a reset, whose observa
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
 import inspect
+import logging
 import math
 import pkgutil
 import sys
@@ -59,6 +61,7 @@ def make_env(
         raise ConfigError(f"task={task!r} must be a name such as 'walker-walk'.")
     kind, _, name = task.partition(":")
     if name:
+        _quieten()
         env = _gymnasium_env(name) if kind == "gym" else _own_env(kind, name)
         return _adapter()(env, task, seed, repeat or action_repeat(task), decisions)
     from lib.simulators import suite
@@ -111,6 +114,22 @@ def identity(task: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- whose environment
+
+
+@functools.cache
+def _quieten() -> None:
+    """MuJoCo's warnings go to Python's log, as dm_control lets them, and not to the terminal and a MUJOCO_LOG.TXT where
+    the user stands; that of models which Gymnasium brings along goes nowhere, as nobody who plays them can mend it."""
+    with contextlib.suppress(ImportError):  # an environment of one's own needs no MuJoCo
+        import mujoco
+
+        if mujoco.get_mju_user_warning() is None:
+            mujoco.set_mju_user_warning(_heard)
+
+
+def _heard(warning: str) -> None:
+    if "settotalmass" not in warning:
+        logging.getLogger("mujoco").warning(warning.strip())
 
 
 def _gymnasium_env(name: str) -> gymnasium.Env:

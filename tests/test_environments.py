@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+from lib import environments
 from lib.config import ConfigError
 from lib.environments import EPISODE_DECISIONS, TOLD, episode_decisions, failure, identity, make_env, task_names
 from lib.records.paths import ROOT
@@ -184,6 +185,18 @@ def test_headless_and_without_warnings():
     assert run.returncode == 0 and run.stdout.strip() == "(24,)", run.stderr
     assert not [line for line in run.stderr.splitlines() if "lib/" in line and "site-packages" not in line], run.stderr
     assert "GLFWError" not in run.stderr and "DISPLAY" not in run.stderr
+
+
+def test_what_nobody_can_mend_reaches_neither_terminal_nor_folder(tmp_path, caplog):
+    code = "from lib.environments import make_env; print(make_env('gym:HalfCheetah-v5').reset(seed=0)[0].shape)"
+    told = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=told, capture_output=True, text=True, timeout=120
+    )
+    assert (run.stdout.strip(), run.stderr, list(tmp_path.iterdir())) == ("(17,)", "", []), run.stderr
+    for warning in ("compiler attribute 'settotalmass' is deprecated", "Nan, Inf or huge value in QACC at DOF 0.\n"):
+        environments._heard(warning)
+    assert caplog.messages == ["Nan, Inf or huge value in QACC at DOF 0."]
 
 
 BLIND = """
