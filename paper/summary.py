@@ -4,11 +4,11 @@
 
 Reads the cells' tables in `data/results/<profile>/horizon/` and `latency/`. Writes `horizon/summary.csv` (cell × arm;
 step times weighed by how often the arm plans over its episodes) and, from the sidecars, `horizon/arms.json`; and to
-`statistics/`: `comparisons.csv` (cell × arm × reference), `power.csv` (cell × arm × effect), `aggregate.csv` and
-`profiles.csv` (arms over the cells of this project's own teachers); where candidates were tried out also
-`headline.csv` (cell × candidate), which says which of them is picked; under the paper profile also `coverage.csv`, a
-simulation that takes half a minute once. Column `cell` names the files of a cell's results: a teacher from elsewhere
-may have task, size and seed in common with a shipped one.
+`statistics/`: `comparisons.csv` (cell × arm × reference), `parts.csv` (cell × part of the method), `power.csv` (cell ×
+arm × effect), `aggregate.csv` and `profiles.csv` (arms over the cells of this project's own teachers); where candidates
+were tried out also `headline.csv` (cell × candidate), which says which of them is picked; under the paper profile also
+`coverage.csv`, a simulation that takes half a minute once. Column `cell` names the files of a cell's results: a teacher
+from elsewhere may have task, size and seed in common with a shipped one.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from lib.study.stats.aggregates import aggregate, performance_profiles
 from lib.study.stats.comparisons import compare, cost_ends
 from lib.study.stats.coverage import coverage_table, power_table
 from lib.study.stats.intervals import summarise
+from lib.study.stats.parts import parts
 from lib.study.stats.step_time import step_time
 
 
@@ -53,6 +54,7 @@ def main() -> None:
 
     write("horizon/summary.csv", each(rows, arms))
     write("statistics/comparisons.csv", each(rows, lambda cell, rows: compare(rows, steps[cell]["step_ms"].to_dict())))
+    write("statistics/parts.csv", each(rows, lambda _, rows: parts(rows)))
     write("statistics/power.csv", each(rows, lambda _, rows: power_table(rows)))
     own = {cell: table for cell, table in rows.items() if paths.CELL.fullmatch(cell)}
     if own:
