@@ -24,15 +24,17 @@ def home(tmp_path, monkeypatch):
     def cell(name="walker-walk-1m-1", episodes=5):
         random, rows = np.random.default_rng(len(name)), []
 
-        def add(draft, mean, labels=None, modes=None, seed=None):
-            own = dict.fromkeys(CURVE) | {"draft": draft, "labels": labels, "modes": modes, "seed": seed}
+        def add(draft, mean, labels=None, modes=None, seed=None, number=None):
+            own = {"draft": draft, "labels": labels, "modes": modes, "seed": seed, "round": number}
+            own = dict.fromkeys(CURVE) | own
             rows.extend(own | {"episode_seed": i, "return": mean + random.normal(0, 9)} for i in range(episodes))
 
         add("labeller", 950), add("policy", 500)
-        for labels in (1_000, 3_000, 10_000):
-            add("distilled", 600 + labels / 40, labels, 1, 0), add("cloned", 550 + labels / 50, labels, 1, 0)
-            add("prior+", 520, labels, None, 0)
-        add("distilled", 830, 10_000, 1, 1), add("distilled", 400, 10_000, 4, 0)
+        for number, labels in enumerate((1_000, 3_000, 10_000), 1):
+            add("distilled", 600 + labels / 40, labels, 1, 0, number), add("prior+", 520, labels, None, 0, number)
+            if labels < 10_000:
+                add("cloned", 550 + labels / 50, labels, 1, 0, number)
+        add("distilled", 830, 10_000, 1, 1, 3), add("distilled", 400, 10_000, 4, 0, 3)
         tables[name] = pd.DataFrame(rows)
         write_table(paths.results("smoke") / "statistics" / "drafts.csv", learnt(tables))
         return tables[name]
@@ -43,8 +45,11 @@ def home(tmp_path, monkeypatch):
 def test_means_and_intervals_are_those_of_the_episodes(home):
     table = home()
     marks = drafts.read("smoke")
-    assert len(marks) == 2 + 9 + 2 and marks["episodes"].eq(5).all()
-    assert marks["training"].value_counts().to_dict() == {LINE: 11, OTHER_SEED: 1, SEVERAL_MODES: 1}
+    assert len(marks) == 2 + 8 + 2 and marks["episodes"].eq(5).all()
+    assert marks["training"].value_counts().to_dict() == {LINE: 10, OTHER_SEED: 1, SEVERAL_MODES: 1}
+    listed = marks[marks["listed"]]
+    assert listed["draft"].tolist() == ["labeller", "policy", "distilled", "prior+", "cloned"]
+    assert listed["labels"].dropna().eq(3_000).all()
     (mark,) = marks[(marks["draft"] == "cloned") & (marks["labels"] == 3_000)].to_dict("records")
     mine = table[(table["draft"] == "cloned") & (table["labels"] == 3_000)]["return"]
     assert mark["return"] == mine.mean() and (mark["return_low"], mark["return_high"]) == bootstrap_ci(mine)
