@@ -12,6 +12,8 @@ from lib.records.jobs import Scope
 ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
 DRAFTS = ("distilled", "cloned", "prior+")
+PUBLIC = (paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv")
+MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0}  # that the first figure has room for
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
@@ -73,6 +75,12 @@ def concluded_from(scope: Scope) -> list[Path]:
     names += [f"offline/{table}.csv" for table in ("cells", "gaps", "correlations", "differences")]
     names += [f"planner/{table}.csv" for table in scope.profile.planner_tables]
     return scope.result(*names) + [p for c in scope.study_cells for p in learnt(scope, c, *seeds(scope), "summary")]
+
+
+def drawings(scope: Scope, figure: str, more: str = "") -> list[Path]:
+    """The file of a figure, and of a second one where there are cells for which the first has no room."""
+    names = [figure, more] if more and len(scope.cells) > MOST_CELLS[more] else [figure]
+    return [paths.figures(scope.profile.name) / f"{name}.svg" for name in names]
 
 
 def seeds(scope: Scope) -> list[str]:

@@ -3,9 +3,8 @@
     for job in jobs(Scope.of(profile("quick"))):       # in the order in which they can run
         print(job.source, job.outs, job.needs)
 
-Settings are the fields of the profile (`lib/study/profiles.toml`) that a stage reads, roots the objects whose code
-counts beside that of the source, because they are found by name at run time. The study is named and not imported: this
-package is below it.
+Settings are the fields of the profile that a stage reads, roots the objects whose code counts beside the source's,
+because they are found by name at run time. The study is named and not imported: this package is below it.
 """
 
 from __future__ import annotations
@@ -20,11 +19,13 @@ from lib.records.needs import (
     ACTING,
     COLLECTED,
     ENDS,
+    PUBLIC,
     certifiable,
     concluded_from,
     corrector_files,
     correctors,
     draft_files,
+    drawings,
     learnt,
     making_correctors,
     network_files,
@@ -42,28 +43,17 @@ from lib.records.needs import (
 
 def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
     """The stage of a figure; `more` is a second one, drawn of cells for which the first has no room."""
-    names = [name, *([more] if more else [])]
     return Stage(
         f"{name}-figure",
         f"figures/{name}.py",
         (),
-        lambda scope, _: [
-            paths.figures(scope.profile.name) / f"{n}.svg" for n in names if n == name or further(scope, n)
-        ],
+        lambda scope, _: drawings(scope, name, more),
         lambda scope, _: needs(scope),
         **options,
     )
 
 
-MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0}  # that the first figure has room for
-
-
-def further(scope: Scope, figure: str) -> bool:
-    return len(scope.cells) > MOST_CELLS[figure]
-
-
 KEYED = "coverage"  # a table of simulations, which has a key of its own
-OFFICIAL, EXPERTS = paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv"
 STAGES = (
     Stage(
         "teacher",
@@ -73,8 +63,7 @@ STAGES = (
         lambda scope, cell: [
             *weights(cell),
             *(weights(cell)[0].with_suffix(suffix) for suffix in (".json", ".csv")),
-            OFFICIAL,
-            EXPERTS,
+            *PUBLIC,
         ],
         each=lambda scope: scope.teacher_cells,
         settings=("decisions", "planner"),
@@ -181,7 +170,7 @@ STAGES = (
         "teachers",
         lambda scope: [
             *scope.there(*(f"teacher/{cell}{end}.csv" for cell in scope.teacher_cells for end in ("", "-card"))),
-            OFFICIAL,
+            PUBLIC[0],
         ],
     ),
     Stage(

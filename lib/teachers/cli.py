@@ -7,9 +7,8 @@
     torchrun --nproc-per-node 8 -m lib.teachers.cli train --task walker-walk --size 5m --seed 2   # on eight GPUs
 
 Every field of `TeacherConfig` is an option. `lib.teachers.training` has the loop, and `lib.teachers.training_state`
-says what a run keeps and where. Shipping writes `data/teachers/`: float16 weights, the learning curve, and a card whose
-returns were measured with exactly those weights; the card's episodes are kept in the run's folder as
-`test_buffer.safetensors`, held-out data for the study of model error.
+says what a run keeps and where. Shipping writes `data/teachers/`: float16 weights, the learning curve, and a card with
+the returns of exactly those; its episodes stay in the run's folder, `test_buffer.safetensors`, for the model's error.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Teachers by name: those shipped, the official ones and a user's manifest; and verified downloads of them.
 
     entry = find("official/dog-run-1")         # None for a name that nobody lists
-    path = fetch(entry, check=can_be_loaded)   # from teachers/ of the cache, downloaded unless it is there
+    path = fetch(entry, check=can_be_loaded)   # from the cache's teachers/, downloaded unless it is there
 
 What is shipped is listed in registry.json of the teachers' folder, which is JSON, name -> facts: `file`, `sha256`,
-`licence`, `task`, `size`, `note`; a string instead of facts is a remark. A user's manifest is such a file with `url`
-instead of `file`, where `sha256` may be null (not known) and `tasks` names a task set; it is named by `--manifest` or
-the environment variable below, and its entries replace others of their name.
+`licence`, `task`, `size`, `note`; a string is a remark. A user's manifest, named by `--manifest` or the variable below,
+is such a file with `url` instead of `file`, where `sha256` may be null (not known) and `tasks` names a task set.
 """
 
 from __future__ import annotations
@@ -56,10 +55,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where its weights are, or will be once fetched; another address is another file.
-
-        Raises `CheckpointError` if that would be outside the cache.
-        """
+        """Where its weights are, or will be; another address is another file. `CheckpointError` outside the cache."""
         if self.file:
             return data_folder("teachers") / self.file
         cache = data_folder("cache") / "teachers"

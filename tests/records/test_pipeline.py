@@ -8,10 +8,10 @@ import pytest
 from lib.records import paths
 from lib.records.fingerprint import Code
 from lib.records.jobs import Scope, cell_parameters, files, profile
-from lib.records.needs import DRAFTS, draft_files
+from lib.records.needs import DRAFTS, PUBLIC, draft_files
 from lib.records.notebook import read_parameters
 from lib.records.paths import ROOT
-from lib.records.pipeline import EXPERTS, OFFICIAL, STAGES, jobs, made_by
+from lib.records.pipeline import STAGES, jobs, made_by
 from lib.study.arms import DRAFTED
 from lib.study.profiles import PROFILES, Profile
 
@@ -50,7 +50,7 @@ def test_no_two_jobs_make_the_same_result(name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_job_needs_what_is_shipped_or_made_by_those_before_it(name, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)  # as in a new profile: nothing is there
-    shipped, made = [paths.TEACHERS, OFFICIAL, EXPERTS], set()
+    shipped, made = [paths.TEACHERS, *PUBLIC], set()
     for job in every(name):
         for need in job.needs:
             assert need in made or any(need.is_relative_to(place) for place in shipped), (job.name, need)

@@ -95,7 +95,7 @@ def test_edits_that_rerun_nothing(repo, edits):
         ("lib/study/profiles.toml", "epochs = 2\n", "epochs = 4\n", "the profile's epochs changed", "two plot"),
         ("lib/records/pipeline.py", "PARAMETERS = \"\", {}", "PARAMETERS = \"\", {'episodes': '4'}",
          "parameter episodes 3 → 4", "two plot"),
-        ("lib/records/pipeline.py", "ONE = dict(", "ONE = dict(needs=lambda scope, cell: [OFFICIAL], ",
+        ("lib/records/pipeline.py", "ONE = dict(", "ONE = dict(needs=lambda scope, cell: [PUBLIC[0]], ",
          "input data/official_returns.csv is new", "two plot"),
         (Repo.one, "900.5\n", "900.7\n", "file changed by hand or half-written", "two plot"),
         ("notebooks/two.ipynb", "len(x)", "len(x) + 1", "", "two plot"),
