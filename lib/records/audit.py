@@ -44,7 +44,7 @@ from lib.records.pipeline import jobs
 from lib.records.run import components, guarded, kept_run, key_of_parts
 
 AUDITED = ("distillation", "corrector", "horizon", "certified", "sequence", "action_error", "perturbed")
-AUDITED += ("model_error", "offline")
+AUDITED += ("model_error", "offline", "many_tasks")
 # Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
 SIZE = {
     "planner": None,
@@ -67,6 +67,7 @@ SIZE = {
     "perturb_arms": ["teacher", "budget-64x2", "64x2+gated-6", "policy"],
     "perturb_episodes": 2,
     "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],
+    "many_tasks": {"tasks": ["walker-walk", "reacher-three-easy"], "episodes": 1},  # else as in the paper
 }  # fmt: skip
 MINUTES = {"horizon": 4.0}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
 REPLAY = Path(__file__).with_name("replay.py")
@@ -193,6 +194,8 @@ def replayed(tree: Path, sources: list) -> tuple[list, dict[str, list]]:
     """What simulators were told in a tree, and what its results are: file → rows, timings left out."""
     for made in ("results/audit", "cache"):  # by an earlier replay in this tree: nothing may be taken from there
         shutil.rmtree(tree / "data" / made, ignore_errors=True)
+    (tree / "data" / "cache").mkdir(parents=True)
+    (tree / "data" / "cache" / "teachers").symlink_to(paths.CACHE / "teachers")  # downloads are nobody's result
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         store.write_json(request, {"profile": SIZE, "sources": sources})

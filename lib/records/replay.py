@@ -36,12 +36,17 @@ def main(tree: str, request: str, answer: str) -> None:
 
 
 def add_profile(tree: Path, fields: dict) -> None:
-    """The tree's smoke profile with other fields, as far as the tree has them, under the name "audit"."""
+    """The tree's smoke profile with other fields, as far as the tree has them, under the name "audit"; fields that are
+    a table are the paper profile's own with what the table changes."""
     first_edition = (tree / "lib" / "profiles.py").is_file()
     profiles = importlib.import_module("lib.profiles" if first_edition else "lib.study.profiles").PROFILES
     smoke = profiles["smoke"]
     known = {field.name for field in dataclasses.fields(smoke)}
-    fields = {k: frozen(v) for k, v in fields.items() if k in known}
+    fields = {k: frozen(v) for k, v in fields.items() if k in known and not isinstance(v, dict)} | {
+        k: dataclasses.replace(own, **{name: frozen(value) for name, value in v.items()})
+        for k, v in fields.items()
+        if isinstance(v, dict) and (own := getattr(profiles.get("paper"), k, None))
+    }
     profiles["audit"] = dataclasses.replace(smoke, name="audit", **fields)
 
 
