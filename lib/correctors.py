@@ -232,18 +232,20 @@ CORRECTORS = {c.arch: c for c in (TwoTowerCorrector, TemporalCorrector, StateCor
 
 
 class Trusted(nn.Module):
-    """A corrector at some depths of a plan, and the plan as it is at the others: those where it was no better."""
+    """A corrector as far as it is trusted at each depth of a plan: the plan at 0, the corrected action at 1.
 
-    def __init__(self, corrector: nn.Module, depths: tuple[int, ...]):
+    `trust` has numbers from 0 to 1 for depths 1, 2, …; what is deeper is trusted as the last of them.
+    """
+
+    def __init__(self, corrector: nn.Module, trust: tuple[float, ...]):
         super().__init__()
         self.corrector = corrector
         self.latent_dim, self.action_dim = corrector.latent_dim, corrector.action_dim
         self.history_len = corrector.history_len
-        trusted = torch.zeros(MAX_DEPTH + 1, dtype=torch.bool)
-        trusted[list(depths)] = True
-        self.register_buffer("trusted", trusted)
+        whole = [0.0, *trust] + [trust[-1] if trust else 0.0] * MAX_DEPTH
+        self.register_buffer("trust", torch.tensor(whole[: MAX_DEPTH + 1]))
 
     def forward(self, z_real: Tensor, z_pred: Tensor, a_plan: Tensor, a_policy: Tensor, depth: Tensor, history=None):
         """As the corrector's; depth (B,) int, at most `MAX_DEPTH`."""
         corrected = self.corrector(z_real, z_pred, a_plan, a_policy, depth, history)
-        return torch.where(self.trusted[depth].unsqueeze(-1), corrected, a_plan)
+        return torch.lerp(a_plan, corrected, self.trust[depth].unsqueeze(-1))

@@ -281,15 +281,19 @@ def test_the_published_corrector_is_as_large_as_it_was_published():
 
 
 @pytest.mark.parametrize("arch", ["two_tower", "temporal"])
-@pytest.mark.parametrize("depths", [[], [1], [2, 4, MAX_DEPTH]])
-def test_a_corrector_is_trusted_at_its_depths_and_the_plan_elsewhere(arch, depths):
+@pytest.mark.parametrize("trust", [(), (0.0, 1.0), (0.3, 0.0, 0.9), (1.0,) * (MAX_DEPTH + 3)])
+def test_a_corrector_is_trusted_as_far_as_its_depth_says(arch, trust):
     made, given = corrector(arch), list(inputs())
     given[4] = torch.arange(64) % (MAX_DEPTH + 1)
-    trusted = Trusted(made, depths)
+    trusted = Trusted(made, trust)
     assert (trusted.latent_dim, trusted.action_dim, trusted.history_len) == (LATENT, ACTIONS, made.history_len)
     action, whole = trusted(*given), made(*given)
     for row, depth in enumerate(given[4].tolist()):
-        assert torch.equal(action[row], whole[row] if depth in depths else given[2][row])
+        share = 0.0 if depth == 0 or not trust else trust[min(depth, len(trust)) - 1]
+        wanted = given[2][row] + share * (whole[row] - given[2][row])
+        if share in (0, 1):
+            assert torch.equal(action[row], whole[row] if share else given[2][row])
+        torch.testing.assert_close(action[row], wanted)
     assert not torch.allclose(whole, given[2], atol=1e-2)
 
 

@@ -1,7 +1,7 @@
-"""Thresholds of gates, and depths where a corrector helps, from labelled states that no corrector learnt from.
+"""Thresholds of gates, and how far correctors are trusted, from labelled states that no corrector learnt from.
 
     numbers = calibrate(ValueGate(), wm, held_out, corrector, call_rate=0.25)      # {"threshold": …, …}
-    numbers = trusted_depths(held_out, corrector, execution_horizon=6)             # {"depths": [1, 2], …}
+    numbers = trust_by_depth(held_out, corrector, execution_horizon=6)             # {"trust": [0.4, 0.9, …], …}
 
 A gate's score needs no planner call, so every labelled state of the distillation set has one, and a plan that was
 executed to its end there tells at which depth any threshold would have cut it short. That gives the planner-call rate
@@ -91,22 +91,35 @@ def calibrate(
 
 
 @torch.no_grad()
-def trusted_depths(
+def trust_by_depth(
     data: DistillationSet, corrector: Corrector, execution_horizon: int, device: torch.device | str = "cpu"
 ) -> dict[str, list | int]:
-    """The depths below the execution horizon at which the corrector's mean squared error to the teacher's actions is
-    smaller than the plan's, and both errors at each of them. Depths that no state of `data` has are judged as the
-    deepest is. No test guards against chance: with few states a depth may be trusted that should not be."""
-    teacher, deepest = data.a_teacher, int(data.depth.max())
-    errors = {"plan_mse": data.a_plan - teacher, "corrector_mse": corrected_actions(corrector, data, device) - teacher}
-    at = [data.depth == min(depth, deepest) for depth in range(1, execution_horizon)]
-    means = {name: [error[rows].square().mean().item() for rows in at] for name, error in errors.items()}
-    better = [mine < plan for plan, mine in zip(*means.values(), strict=True)]
-    return {
-        "depths": [depth for depth, is_better in enumerate(better, start=1) if is_better],
-        **means,
-        "states": len(data),
-    }
+    """How far a corrector is trusted at each depth below the execution horizon: the share of its correction, from 0 to
+    1, that leaves the least squared error to the teacher's actions. And mean squared errors at each depth: the plan's,
+    the corrector's, and with trust, which is told of episodes that did not set it (two halves take turns). Depths that
+    no state of `data` has are judged as the deepest is.
+    """
+    wanted = data.a_teacher - data.a_plan
+    correction, deepest = corrected_actions(corrector, data, device) - data.a_plan, int(data.depth.max())
+    first = torch.isin(data.episode, data.episode.unique()[::2])
+    found = {"trust": [], "plan_mse": [], "corrector_mse": [], "trusted_mse": []}
+    for depth in range(1, execution_horizon):
+        at = data.depth == min(depth, deepest)
+        found["trust"].append(_least_squares(correction[at], wanted[at]))
+        found["plan_mse"].append(wanted[at].square().mean().item())
+        found["corrector_mse"].append((wanted - correction)[at].square().mean().item())
+        total = 0.0
+        for half in (first, ~first):
+            trust = _least_squares(correction[at & ~half], wanted[at & ~half])
+            total += (wanted - trust * correction)[at & half].square().sum().item()
+        found["trusted_mse"].append(total / max(wanted[at].numel(), 1))
+    return found | {"states": len(data)}
+
+
+def _least_squares(correction: Tensor, wanted: Tensor) -> float:
+    """The factor from 0 to 1 by which a correction is nearest to the wanted one; 0 where there is none."""
+    size = correction.square().sum().item()
+    return min(max((correction * wanted).sum().item() / size, 0.0), 1.0) if size else 0.0
 
 
 def _threshold_for_rate(data: DistillationSet, score: Tensor, wanted: float, execution_horizon: int) -> float:

@@ -13,7 +13,7 @@ hold-last-E, plan-ahead-E   the same, but beyond the plan's end hold its last ac
 plan-ahead+two-tower-E      plan that far, and a corrector at every depth ≥ 1
 two-tower-E, temporal-E     a corrector at every depth ≥ 1
 no-plan-E                   a corrector that sees the real latent alone (ablation)
-trusted-E, trusted-gated-E  a corrector at the depths where it was better than the plan, and replan early by drift
+trusted-E, trusted-gated-E  a corrector as far as it is trusted at each depth, and replan early by drift
 gated-E, sensitive-E        a corrector, and replan early by drift, or where the drift changes the prior's action
 gate-only-mismatch-E        no corrector, and replan early by drift: with the threshold of gated-E
 gate-only-E                 no corrector, and replan early as sensitive-E
@@ -110,9 +110,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class TrustedArm(Arm):
-    """An arm whose corrector acts at `depths` alone, and the plan elsewhere; missing until they are calibrated."""
+    """An arm whose corrector acts as far as it is trusted at each depth; `trust` is missing until it is calibrated."""
 
-    depths: tuple[int, ...] | None = None
+    trust: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def numbers_of(arm: Arm) -> tuple[str, ...]:
     """The fields of an arm that calibration has to find before it can act."""
     if isinstance(arm, DraftArm):
         return ("thresholds",) if arm.gate else ()
-    return (arm.gate.numbers if arm.gate else ()) + (("depths",) if isinstance(arm, TrustedArm) else ())
+    return (arm.gate.numbers if arm.gate else ()) + (("trust",) if isinstance(arm, TrustedArm) else ())
 
 
 # What arms with an execution horizon are made of: fields of theirs, their `kind`, and `select`, which of the elites'
@@ -169,7 +169,7 @@ ARM_COLUMNS = tuple(Arm("", None).columns)
 
 def recorded(settings: dict) -> Arm:
     """The arm of a result's sidecar; what else the sidecar says is left out, and labels that it lacks are empty."""
-    kind = TrustedArm if "depths" in settings else DraftArm if "thresholds" in settings else Arm
+    kind = TrustedArm if "trust" in settings else DraftArm if "thresholds" in settings else Arm
     fields = {f.name: settings[f.name] for f in dataclasses.fields(kind) if f.name in settings}
     for name in ("planner", "refiner"):
         fields[name] = fields[name] and PlannerConfig(**fields[name])
@@ -262,7 +262,7 @@ def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
         gate = DraftGate(*thresholds).to(wm.device)
         return DraftController(wm, corrector, MPPI(wm, arm.planner), gate, arm.execution_horizon)
     if isinstance(arm, TrustedArm):
-        corrector = Trusted(corrector, arm.depths).to(wm.device)
+        corrector = Trusted(corrector, arm.trust).to(wm.device)
     gate = arm.gate(**{number: getattr(arm, number) for number in arm.gate.numbers}).to(wm.device) if arm.gate else None
     refiner = MPPI(wm, arm.refiner) if arm.refiner else None
     return SpeculativeController(MPPI(wm, arm.planner), corrector, gate, arm.execution_horizon, arm.tail, refiner)

@@ -2,7 +2,7 @@
 
     numbers = gate_numbers(settings, stage, ["gated-6"], standard)      # {"gated-6": {"threshold": …, …}}
 
-A threshold, and the depths at which a corrector is trusted, come from the held-out states of the cell's distillation
+A threshold, and how far a corrector is trusted at each depth, come from the held-out states of the cell's distillation
 set (`lib.distil.thresholds`). The ladder has three numbers that depend on each other: they are chosen by playing on
 start states of their own.
 """
@@ -22,7 +22,7 @@ import torch
 from lib.config import ConfigError, PlannerConfig
 from lib.correctors import CORRECTORS, Trusted
 from lib.distil.states import DistillationSet
-from lib.distil.thresholds import calibrate, trusted_depths
+from lib.distil.thresholds import calibrate, trust_by_depth
 from lib.distil.train import split_by_episode
 from lib.drafts import SCORES, DraftController, DraftGate
 from lib.environments import make_env
@@ -45,7 +45,7 @@ CALLS_PER_PLAN = 1.5  # planner calls wanted of a gated arm for every E decision
 LADDER_LEVELS = ((0.05, 0.25), (0.15, 0.75))
 LADDER_CALLS = (1.25, 2.0)
 NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
-UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS, "depths": (), "thresholds": (None,) * len(SCORES)}
+UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS, "trust": (), "thresholds": (None,) * len(SCORES)}
 WANTED = 0.98  # of the teacher's return, for the ladder
 
 
@@ -185,8 +185,8 @@ def ensure_calibration(
         else:
             corrector, steps, numbers = stage.correctors.get(arm.corrector), _steps(arm, part), {}
             if isinstance(arm, TrustedArm):
-                numbers = trusted_depths(part, corrector, arm.execution_horizon, stage.wm.device)
-                corrector = Trusted(corrector, numbers["depths"]).to(stage.wm.device)
+                numbers = trust_by_depth(part, corrector, arm.execution_horizon, stage.wm.device)
+                corrector = Trusted(corrector, numbers["trust"]).to(stage.wm.device)
             if arm.gate:
                 rate = CALLS_PER_PLAN / steps
                 numbers |= calibrate(arm.gate(), stage.wm, part, corrector, steps, call_rate=rate)
@@ -203,7 +203,7 @@ def calibration_key(stage: Stage, arm: Arm, held_out_key: str, episodes: int) ->
         return key_of((*arm_roots(arm), draft_thresholds), rest_of(played), episodes)
     wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
     roots = (*arm_roots(arm), *COLLECTED_BY, calibrate_ladder, calibrate)
-    roots += (trusted_depths,) if isinstance(arm, TrustedArm) else ()
+    roots += (trust_by_depth,) if isinstance(arm, TrustedArm) else ()
     return key_of(roots, rest_of(played), rest_of(held_out_key), wanted)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from lib.config import ConfigError
 from lib.correctors import TwoTowerCorrector
-from lib.distil.thresholds import calibrate, calls_per_decision, judged, trusted_depths
+from lib.distil.thresholds import calibrate, calls_per_decision, judged, trust_by_depth
 from lib.gates import DriftGate, LadderGate, ValueGate
 from lib.world_model import total_variation
 from tests.distil.sets import set_of
@@ -123,24 +123,40 @@ def test_states_that_need_no_check_are_no_thresholds():
         calibrate(LadderGate(levels=(1.0, 1.0)), wm, data, None, HORIZON, call_rate=0.5)
 
 
-def test_a_corrector_is_trusted_where_its_error_is_below_the_plans():
-    """Labels are the corrector's actions at depths 1 and 3, nearly, and the plan's at depth 2."""
-    data = states()
+def test_a_corrector_is_trusted_as_far_as_its_errors_say():
+    """Labels are nearly the corrector's actions at depth 1, the plan's at 2, half way at 3; against a slow twin."""
+    data = states(episodes=8)
     torch.manual_seed(0)
     corrector = TwoTowerCorrector(LATENT, ACTIONS)
     torch.nn.init.normal_(corrector.update_head.weight, std=0.3)
     corrector.eval().requires_grad_(False)
     z, z_pred = data.z_real.float(), data.z_pred.float()
-    corrected = corrector(z, z_pred, data.a_plan, data.a_policy, data.depth)
-    data.a_teacher = torch.where((data.depth == 2).unsqueeze(-1), data.a_plan, corrected + 0.01)
-    found = trusted_depths(data, corrector, 6)
-    assert found["depths"] == [1, 3, 4, 5] and found["states"] == len(data)  # beyond the deepest state, as that one
+    correction = corrector(z, z_pred, data.a_plan, data.a_policy, data.depth) - data.a_plan
+    share = torch.tensor([0.0, 1.0, 0.0, 0.5])[data.depth].unsqueeze(-1)
+    data.a_teacher = data.a_plan + share * correction + 0.02 * torch.randn(correction.shape)
+    found = trust_by_depth(data, corrector, 6)
+    assert found["trust"] == pytest.approx([1, 0, 0.5, 0.5, 0.5], abs=0.05) and found["states"] == len(data)
+    assert all(0 <= trust <= 1 for trust in found["trust"])
+    order = data.episode.unique().tolist()
+    grid = np.linspace(0, 1, 4001)
+
+    def error(rows, trust):
+        off = data.a_plan[rows] + trust * correction[rows] - data.a_teacher[rows]
+        return off.square().mean().item()
+
     for depth in (1, 2, 3):
         rows = [row for row in range(len(data)) if data.depth[row] == depth]
-        plan = np.mean([(data.a_plan[row] - data.a_teacher[row]).square().mean().item() for row in rows])
-        mine = np.mean([(corrected[row] - data.a_teacher[row]).square().mean().item() for row in rows])
-        assert found["plan_mse"][depth - 1] == pytest.approx(plan, abs=1e-7)
-        assert found["corrector_mse"][depth - 1] == pytest.approx(mine, abs=1e-7)
-    assert found["corrector_mse"][3:] == [found["corrector_mse"][2]] * 2
-    assert trusted_depths(data, corrector, 2)["depths"] == [1]
-    assert trusted_depths(data, corrector, 1)["depths"] == []
+        assert found["plan_mse"][depth - 1] == pytest.approx(error(rows, 0), abs=1e-7)
+        assert found["corrector_mse"][depth - 1] == pytest.approx(error(rows, 1), abs=1e-7)
+        assert found["trust"][depth - 1] == pytest.approx(min(grid, key=lambda t: error(rows, t)), abs=3e-4)
+        halves = [[row for row in rows if order.index(data.episode[row].item()) % 2 == side] for side in (0, 1)]
+        told = [min(grid, key=lambda t, half=half: error(half, t)) for half in halves]
+        crossed = [error(half, trust) * len(half) for half, trust in zip(halves, told[::-1], strict=True)]
+        assert found["trusted_mse"][depth - 1] == pytest.approx(sum(crossed) / len(rows), rel=5e-3)
+    assert len(trust_by_depth(data, corrector, 2)["trust"]) == 1
+    assert trust_by_depth(data, corrector, 1)["trust"] == []
+
+
+def test_a_corrector_that_adds_nothing_is_not_trusted():
+    data = states()
+    assert trust_by_depth(data, TwoTowerCorrector(LATENT, ACTIONS).eval(), 4)["trust"] == [0, 0, 0]

@@ -203,14 +203,14 @@ def test_arms_that_were_played_are_made_as_they_were():
     assert compared > 30
 
 
-def test_only_a_trusted_arm_has_depths_in_its_settings_and_they_come_back():
-    arm = make_arm("trusted-gated-6", BUDGET, {"threshold": 0.3, "depths": [1, 4], "plan_mse": [0.1]})
-    assert (arm.threshold, arm.depths, arm.gate) == (0.3, (1, 4), DriftGate)
+def test_only_a_trusted_arm_has_trust_in_its_settings_and_it_comes_back():
+    arm = make_arm("trusted-gated-6", BUDGET, {"threshold": 0.3, "trust": [0.1, 0.4], "plan_mse": [0.1]})
+    assert (arm.threshold, arm.trust, arm.gate) == (0.3, (0.1, 0.4), DriftGate)
     settings = json.loads(json.dumps(arm.settings | {"key": "a", "decisions": 5}))
-    assert settings["depths"] == [1, 4] and recorded(settings) == arm
+    assert settings["trust"] == [0.1, 0.4] and recorded(settings) == arm
     for name in set(SCHEMES) - {"trusted", "trusted-gated"}:
-        assert "depths" not in make_arm(f"{name}-6", BUDGET).settings
-    for scheme, number in {"trusted": "depths", "trusted-gated": "threshold"}.items():
+        assert "trust" not in make_arm(f"{name}-6", BUDGET).settings
+    for scheme, number in {"trusted": "trust", "trusted-gated": "threshold"}.items():
         with pytest.raises(ConfigError, match=f"arm {scheme}-6 has no {number} yet; calibrate"):
             make_controller(make_arm(f"{scheme}-6", BUDGET), tiny_model(), {"two_tower": random_corrector()})
 
@@ -274,20 +274,22 @@ def test_plan_ahead_with_a_corrector_corrects_what_was_planned_that_far():
     assert steps[4][0].delta_abs.min() > 1e-3  # it does correct, also beyond depth 3
 
 
-@pytest.mark.parametrize("depths", [(), (1, 3), (1, 2, 3, 4)])
-def test_trusted_executes_the_plan_at_untrusted_depths_and_the_correction_elsewhere(depths):
+@pytest.mark.parametrize("trust", [(), (1, 0, 0.3, 1), (0, 0.5)])
+def test_trusted_goes_as_far_from_the_plan_to_the_correction_as_that_is_trusted(trust):
     wm, corrector = tiny_model(), random_corrector()
-    steps = seen("trusted-5", observations(6, 2), wm, corrector, {"depths": list(depths)})
+    steps = seen("trusted-5", observations(6, 2), wm, corrector, {"trust": list(trust)})
     for number, (step, _) in enumerate(steps):
-        wanted = corrected(corrector, step) if number % 5 in depths else step.a_plan
+        depth = number % 5
+        share = ([0.0, *trust] + 5 * [*trust[-1:], 0.0][:1])[depth] if depth else 0.0
+        wanted = step.a_plan + share * (corrected(corrector, step) - step.a_plan)
         torch.testing.assert_close(step.action, wanted)
-        assert (step.delta_abs > 1e-3).all() == (number % 5 in depths)
+        assert (step.delta_abs > 1e-3).all() == (share > 0)
     assert torch.equal(steps[4][0].a_plan, wm.policy(steps[4][0].z_pred)[0])  # beyond the plan's end, the prior's
 
 
 def test_trusted_gated_also_asks_the_planner_where_the_drift_is_large():
     wm, corrector = tiny_model(), random_corrector()
-    numbers = {"depths": [2], "threshold": 0.4}
+    numbers = {"trust": [0, 1, 0], "threshold": 0.4}
     steps = seen("trusted-gated-5", observations(9, 3), wm, corrector, numbers)
     kinds = set()
     for step, _ in steps:

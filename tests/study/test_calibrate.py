@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib.config import PlannerConfig
-from lib.distil.thresholds import trusted_depths
+from lib.distil.thresholds import trust_by_depth
 from lib.drafts import SCORES, Draft, DraftGate
 from lib.study import calibrate as calibration
 from lib.study.arms import make_arm
@@ -93,13 +93,13 @@ def test_without_the_corrector_a_gate_has_the_same_threshold(stage, tmp_path):
     assert made["gated-4"]["threshold"] != made["8×2+gated-4"]["threshold"]
 
 
-def test_trusted_depths_are_kept_and_made_anew_with_the_corrector(stage, tmp_path):
+def test_trust_is_kept_and_made_anew_with_the_corrector(stage, tmp_path):
     names = ["trusted-4", "8x2+trusted-4", "trusted-gated-4", "adarep-4", "published-4", "open-loop-4"]
     made = calibrated(stage, tmp_path, names)
     assert list(made) == ["trusted-4", "8×2+trusted-4", "trusted-gated-4", "adarep-4"]  # a fixed threshold is no number
     for name, source in {"trusted-4": 0, "8×2+trusted-4": 1, "trusted-gated-4": 0}.items():
         mine = states().rows(states().source == source)
-        wanted = trusted_depths(mine, stage.correctors["two_tower"], 4)
+        wanted = trust_by_depth(mine, stage.correctors["two_tower"], 4)
         assert {k: made[name][k] for k in wanted} == wanted and len(wanted["plan_mse"]) == 3
     assert "threshold" not in made["trusted-4"] and made["adarep-4"]["threshold"] > 0
     keys = [made[name]["key"] for name in ("trusted-4", "trusted-gated-4")]
@@ -111,21 +111,21 @@ def test_trusted_depths_are_kept_and_made_anew_with_the_corrector(stage, tmp_pat
     assert again["adarep-4"] == made["adarep-4"]  # it has no corrector
 
 
-def test_a_threshold_that_is_given_leaves_the_depths_to_calibration(stage, monkeypatch):
+def test_a_threshold_that_is_given_leaves_trust_to_calibration(stage, monkeypatch):
     asked = []
     monkeypatch.setattr(calibration, "distillation_key", lambda settings, cell: "code-states")
     monkeypatch.setattr(calibration, "read_sidecar", lambda file: {"distillation_key": "code-states"})
 
     def made(stage, names, *rest):
         asked.append(names)
-        return {name: {"depths": [1], "threshold": 0.9} for name in names}
+        return {name: {"trust": [0.5], "threshold": 0.9} for name in names}
 
     monkeypatch.setattr(calibration, "ensure_calibration", made)
     settings = resolve("smoke", "walker-walk", "1m", 1, "", "cpu")
     numbers = gate_numbers(settings, stage, ["teacher", "gated-4", "trusted-4", "trusted-gated-4"], BUDGET, 0.3)
     assert asked == [["trusted-4", "trusted-gated-4"]]
     assert numbers["gated-4"] == {"threshold": 0.3, "levels": (0.0, 0.0)}
-    assert numbers["trusted-gated-4"]["threshold"] == 0.3 and numbers["trusted-4"]["depths"] == [1]
+    assert numbers["trusted-gated-4"]["threshold"] == 0.3 and numbers["trusted-4"]["trust"] == [0.5]
     assert gate_numbers(settings, stage, ["gated-4"], BUDGET, 0.3).keys() == {"gated-4"} and len(asked) == 1
 
 
