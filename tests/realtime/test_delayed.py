@@ -254,6 +254,22 @@ def test_a_step_whose_observation_is_not_finite_is_as_if_it_had_not_been():
         assert torch.equal(controller.act(o)[0], wanted[t])
 
 
+@pytest.mark.slow
+def test_the_compiled_controller_equals_the_eager_one():
+    """With a temporal corrector, a gate and jitter, for a batch of one and then others."""
+    seconds = []
+    for batch in (1, 3, 2):
+        obs, made = observations(8, batch), dict(corrector=random_temporal(), gate=DriftGate(0.4), delay=jitter(4))
+        planners = (MPPI(tiny_model(), dataclasses.replace(BUDGET, mode=mode)) for mode in ("compiled", "eager"))
+        fast, slow = (RealTimeController(planner, **made) for planner in planners)
+        (actions, info), (wanted, records) = play(fast, obs), play(slow, obs)
+        torch.testing.assert_close(actions, wanted, rtol=1e-4, atol=1e-4)
+        for name in ("planner_called", "fallback", "depth"):
+            assert torch.equal(info[name], records[name])
+        seconds.append(fast._look.seconds + fast._imagine.seconds)
+    assert seconds[0] > 0 and seconds[1] > 0
+
+
 def test_what_does_not_fit_is_refused():
     planner = MPPI(tiny_model(), BUDGET)
     for delay in (-1, 1.5, "2", None, True, (2, -3), 10_001):
