@@ -14,6 +14,7 @@ from lib.planner import MPPI
 from lib.planning_networks import PlanningNetworks
 from lib.policy import PolicyController
 from lib.protocols import Controller, LatentModel, PlannerNetworks, rows_of
+from lib.realtime import LateController, RealTimeController
 from lib.speculation import SpeculativeController
 from lib.study.model_quality.search import OracleNetworks
 from lib.study.sequence.behaviour_cloning import BehaviourCloning
@@ -32,6 +33,10 @@ CONTROLLERS = {
         MPPI(wm, BUDGET), TemporalCorrector(LATENT, ACTIONS).eval(), DriftGate(0.4), 5
     ),
     "taught": lambda wm: Taught(SpeculativeController(MPPI(wm, BUDGET)), MPPI(wm, BUDGET), [1, 2, 3], 0.5),
+    "in the background": lambda wm: RealTimeController(
+        MPPI(wm, BUDGET), TemporalCorrector(LATENT, ACTIONS).eval(), DriftGate(0.4), (2, 0, 1)
+    ),
+    "late": lambda wm: LateController(MPPI(wm, BUDGET), (1, 0, 2)),
     "replanning": lambda wm: ReplanningController(MPPI(wm, BUDGET)),
     "exploring": lambda wm: ReplanningController(MPPI(wm, BUDGET), exploration=1.0),
     "random": lambda wm: RandomController(ACTIONS),

@@ -24,10 +24,16 @@ distilled, cloned, prior+   a draft that never plans, see `lib.study.drafting`
 draft+gated-E-rP            the draft acts, and the planner where a gate asks for it: it would at P % of the decisions
                             of the draft's own episodes (10 unless given); its plan is executed for E steps while it
                             holds; draft+doubt-E, draft+value-E and draft+mismatch-E have a gate by one score alone
+late-dD, late-hold-dD       a planner that needs D decisions, for the state that is seen, which is gone by then: one
+                            begins at each, or the last action is held until the next is there (see `lib.realtime`)
+async-dD                    the same in the background, for where the world will be in D decisions, and executed there;
+async+two-tower-dD,         with a corrector at every decision; with one and a gate, which drops a plan that arrives too
+async+temporal-dD,          far from where the world is; or with a draft that acts, not the prior, where no plan does
+async+gated-dD, async+draft-dD
 adarep-E, adarep-local-E    rivals as published, and in a second reading of what their texts leave open:
 published-E, …-tuned-E      see `lib.study.rivals`
 
-Any of those with an E may stand on a smaller planner: `64x2+two-tower-3`.
+Any of those with an E or a D may stand on a smaller planner: `64x2+two-tower-3`.
 """
 
 from __future__ import annotations
@@ -53,6 +59,7 @@ from lib.drafts import SCORES, DraftController, DraftGate
 from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
+from lib.realtime import LateController, RealTimeController
 from lib.records import paths
 from lib.speculation import SpeculativeController
 from lib.study.rivals import AdaptiveToleranceGate, DistanceGate, LocalToleranceGate, PublishedGate
@@ -125,6 +132,16 @@ class DraftArm(Arm):
     thresholds: tuple[float | None, ...] | None = None
 
 
+@dataclass(frozen=True)
+class DelayArm(Arm):
+    """An arm whose planner needs `delay` decisions; `controller` is one of `CONTROLLERS`. Where its `corrector` is a
+    draft, that acts where no plan does. Its execution horizon is the decisions for which a plan is executed."""
+
+    delay: int = 0
+    controller: str = "async"
+
+
+CONTROLLERS = {"late": LateController, "async": RealTimeController}
 DRAFTED = ("distilled", "cloned", "prior+")  # drafts, which are also arms that never plan
 DOUBTS = {"gated": SCORES} | {score: (score,) for score in SCORES}  # of draft+…-E
 
@@ -162,14 +179,25 @@ SCHEMES = {
     "published": _PUBLISHED | {"gate": PublishedGate, "select": "sample"},
     "published-tuned": _PUBLISHED | {"gate": DistanceGate},
 }
-
+# The same of arms with a delay, all of which are of one kind.
+DELAYED = {
+    "late": {"controller": "late"},
+    "late-hold": {"controller": "late", "tail": "hold"},
+    "async": {},
+    "async+two-tower": _TWO_TOWER,
+    "async+temporal": {"corrector": TemporalCorrector.arch},
+    "async+gated": _TWO_TOWER | {"gate": DriftGate},
+    "async+draft": {"corrector": "distilled"},
+}
+LONGEST_DELAY = 12
 
 ARM_COLUMNS = tuple(Arm("", None).columns)
 
 
 def recorded(settings: dict) -> Arm:
     """The arm of a result's sidecar; what else the sidecar says is left out, and labels that it lacks are empty."""
-    kind = TrustedArm if "trust" in settings else DraftArm if "thresholds" in settings else Arm
+    kinds = {"trust": TrustedArm, "thresholds": DraftArm, "delay": DelayArm}
+    kind = next((kind for field, kind in kinds.items() if field in settings), Arm)
     fields = {f.name: settings[f.name] for f in dataclasses.fields(kind) if f.name in settings}
     for name in ("planner", "refiner"):
         fields[name] = fields[name] and PlannerConfig(**fields[name])
@@ -228,11 +256,19 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         arm = kind(name, planner, int(steps), **pieces)
         found = {number: calibration.get(number) for number in numbers_of(arm)} if calibration else {}
         return dataclasses.replace(arm, **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+    delays = "|".join(map(str, range(LONGEST_DELAY + 1)))
+    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(map(re.escape, DELAYED))})-d({delays})", name):
+        samples, iterations, scheme, delay = match.groups()
+        planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
+        pieces = DELAYED[scheme] | {"scheme": scheme, "standard_planner": not samples, "delay": int(delay)}
+        arm = DelayArm(name, planner, 1 if scheme == "late" else max(int(delay), 1), **pieces)
+        return dataclasses.replace(arm, **{number: (calibration or {}).get(number) for number in numbers_of(arm)})
     raise ConfigError(
         f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, {', '.join(DRAFTED)}, "
         f"budget-NxI or budget-NxI-hH-tT-eE-sS, {', '.join(f'draft+{doubt}-E-rP' for doubt in DOUBTS)}, or one of "
-        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, with numbers for E (at most {MAX_DEPTH}), P (at most 99), "
-        "N and I (at most 9999); NxI+ before one with an E puts it on a smaller planner."
+        f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, or {', '.join(f'{scheme}-dD' for scheme in DELAYED)}, with "
+        f"numbers for E (at most {MAX_DEPTH}), D (0 to {LONGEST_DELAY}), P (at most 99), N and I (at most 9999); NxI+ "
+        "before one with an E or a D puts it on a smaller planner."
     )
 
 
@@ -264,5 +300,10 @@ def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
     if isinstance(arm, TrustedArm):
         corrector = Trusted(corrector, arm.trust).to(wm.device)
     gate = arm.gate(**{number: getattr(arm, number) for number in arm.gate.numbers}).to(wm.device) if arm.gate else None
+    if isinstance(arm, DelayArm):
+        pieces = {"delay": arm.delay, "fallback" if arm.corrector in DRAFTED else "corrector": corrector, "gate": gate}
+        if arm.controller == "late":
+            pieces = {"delay": arm.delay, "hold": arm.tail == "hold"}
+        return CONTROLLERS[arm.controller](MPPI(wm, arm.planner), **pieces)
     refiner = MPPI(wm, arm.refiner) if arm.refiner else None
     return SpeculativeController(MPPI(wm, arm.planner), corrector, gate, arm.execution_horizon, arm.tail, refiner)

@@ -34,7 +34,19 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
 from lib.rollout import rollout
 from lib.speculation import SpeculativeController
-from lib.study.arms import ARM_COLUMNS, LABELS, Arm, DraftArm, TrustedArm, arm_name, make_arm, make_controller
+from lib.study.arms import (
+    ARM_COLUMNS,
+    CONTROLLERS,
+    DRAFTED,
+    LABELS,
+    Arm,
+    DelayArm,
+    DraftArm,
+    TrustedArm,
+    arm_name,
+    make_arm,
+    make_controller,
+)
 from lib.study.cells import Cell
 from lib.weights.distilled import load_network
 from lib.weights.native import load_world_model, size_of, teacher_key
@@ -148,9 +160,12 @@ def arm_roots(arm: Arm) -> tuple:
         pieces = (MPPI, DraftGate) if arm.gate else ()
         return (run_episodes, WorldModel, DraftController, PriorDraft if arm.corrector == "prior+" else Draft, *pieces)
     pieces = (SpeculativeController, MPPI) if arm.planner else (PolicyController,)
+    if isinstance(arm, DelayArm):
+        pieces = CONTROLLERS[arm.controller], MPPI
     pieces += (arm.gate,) if arm.gate else ()
     pieces += (Trusted,) if isinstance(arm, TrustedArm) else ()
-    return (run_episodes, WorldModel, *pieces, *((CORRECTORS[arm.corrector],) if arm.corrector else ()))
+    network = Draft if arm.corrector in DRAFTED else CORRECTORS[arm.corrector] if arm.corrector else None
+    return (run_episodes, WorldModel, *pieces, *((network,) if network else ()))
 
 
 @dataclass

@@ -20,7 +20,7 @@ from lib.config import PlannerConfig
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
-from lib.study.arms import make_arm
+from lib.study.arms import DELAYED, make_arm
 from lib.study.profiles import ISOLATING_ARMS, PROFILES
 from tests.tiny_results import about
 
@@ -73,6 +73,7 @@ def test_families_are_told_apart_by_colour_and_by_shape_alone():
     assert len({f.shape for f in families}) == len({f.name for f in families}) == len(families)
     assert family("budget") is family("teacher") is family("teacher-sample") is EVERY_STEP
     assert not {family(make_arm(name, PlannerConfig()).scheme) for name in ISOLATING_ARMS} & {EVERY_STEP, charts.OTHER}
+    assert len({family(scheme) for scheme in (*DELAYED, "something-new")}) == len(DELAYED) + 1
     assert family("something-new") is charts.OTHER
 
 

@@ -13,13 +13,16 @@ from lib.drafts import Draft, DraftController
 from lib.gates import DriftGate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
+from lib.realtime import LateController, RealTimeController
 from lib.records import paths
 from lib.records.store import read_sidecar
 from lib.study.arms import (
     ARM_COLUMNS,
+    DELAYED,
     LABELS,
     SCHEMES,
     Arm,
+    DelayArm,
     TrustedArm,
     correctors_of,
     make_arm,
@@ -364,3 +367,76 @@ def test_what_a_draft_arm_is_made_of():
     assert gated.gate.thresholds.tolist() == [0.25, math.inf, math.inf] and gated.execution_horizon == 2
     with pytest.raises(ConfigError, match="draft.doubt-2 has no thresholds yet"):
         make_controller(make_arm("draft+doubt-2", BUDGET), wm, {"distilled": draft})
+
+
+# ------------------------------------------------------------------------------------------------------------ delays
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [
+        ("late-d2", DelayArm("late-d2", BUDGET, delay=2, controller="late")),
+        ("late-hold-d12", DelayArm("late-hold-d12", BUDGET, 12, tail="hold", delay=12, controller="late")),
+        ("async-d0", DelayArm("async-d0", BUDGET)),
+        ("async-d3", DelayArm("async-d3", BUDGET, 3, delay=3)),
+        ("async+two-tower-d1", DelayArm("async+two-tower-d1", BUDGET, 1, "two_tower", delay=1)),
+        ("async+temporal-d4", DelayArm("async+temporal-d4", BUDGET, 4, "temporal", delay=4)),
+        ("async+gated-d4", DelayArm("async+gated-d4", BUDGET, 4, "two_tower", gate=DriftGate, threshold=0.3, delay=4)),
+        ("async+draft-d8", DelayArm("async+draft-d8", BUDGET, 8, "distilled", delay=8)),
+    ],
+)
+def test_an_arm_with_a_delay_is_made_by_its_name_on_either_planner(name, arm):
+    scheme = name.rsplit("-", 1)[0]
+    arm = dataclasses.replace(arm, scheme=scheme, standard_planner=True)
+    assert make_arm(name, BUDGET, {"threshold": 0.3}) == arm
+    small = {"name": f"64×2+{name}", "planner": PlannerConfig.budget(64, 2), "standard_planner": False}
+    assert make_arm(f"64x2+{name}", BUDGET, {"threshold": 0.3}) == dataclasses.replace(arm, **small)
+    assert recorded(json.loads(json.dumps(arm.settings)) | {"key": "a", "decisions": 5}) == arm
+    assert tuple(arm.columns) == ARM_COLUMNS and correctors_of([name]) == ([arm.corrector] if arm.corrector else [])
+
+
+def test_arms_with_a_delay_differ_in_what_their_keys_read():
+    labels = {"name": "", "scheme": "", "standard_planner": True}
+    arms = [make_arm(f"{scheme}-d{delay}", BUDGET) for scheme in DELAYED for delay in (0, 1, 4)]
+    assert len({json.dumps(arm.settings | labels) for arm in arms}) == len(arms)
+    for name in SCHEMES:
+        assert not {"delay", "controller"} & make_arm(f"{name}-6", BUDGET).settings.keys()
+    for wrong in (
+        "async",
+        "async-d13",
+        "async-d01",
+        "async-2",
+        "late-d",
+        "async-d-1",
+        "64x2-async-d2",
+        "async+hold-d2",
+    ):
+        with pytest.raises(ConfigError, match=r"is not known; .*late-hold-dD.*async\+draft-dD, with .*D \(0 to 12\)"):
+            make_arm(wrong, BUDGET)
+
+
+def test_an_arm_with_a_delay_becomes_its_controller():
+    wm, corrector, draft = tiny_model(), random_corrector(), Draft(LATENT, ACTIONS, width=16).eval()
+    networks = {"two_tower": corrector, "temporal": corrector, "distilled": draft}
+
+    def made(name, calibration=None):
+        return make_controller(make_arm(name, BUDGET, calibration), wm, networks)
+
+    for hold, name in enumerate(("late-d2", "late-hold-d2")):
+        late = made(name)
+        assert isinstance(late, LateController) and (late.hold, late.fallback) == (bool(hold), None)
+    for name, parts in {
+        "async-d2": (None, None),
+        "async+two-tower-d2": (corrector, None),
+        "async+draft-d2": (None, draft),
+    }.items():
+        controller = made(name)
+        assert isinstance(controller, RealTimeController) and controller.gate is None
+        assert (controller.corrector, controller.fallback) == parts
+    gated = made("async+gated-d2", {"threshold": 0.25})
+    assert type(gated.gate) is DriftGate and float(gated.gate.threshold) == 0.25 and gated.corrector is corrector
+    with pytest.raises(ConfigError, match="arm async.gated-d2 has no threshold yet; calibrate"):
+        made("async+gated-d2")
+    for name, ages in {"async-d2": [2, 3, 2], "late-d2": [2, 2, 2], "late-hold-d2": [2, 3, 2]}.items():
+        _, info = play(made(name), observations(5, 1))
+        assert info["plan_age"].flatten()[2:].tolist() == ages

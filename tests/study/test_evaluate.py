@@ -155,6 +155,23 @@ def test_what_is_counted_is_what_the_planner_did(home, env):
         assert controller.planner.solves == sum(r["planner_calls"] for r in rows)
 
 
+def test_arms_with_a_delay_are_played_and_counted(home, env):
+    """A solve at the start, and at every arrival; late, one at each decision."""
+    names = ["teacher", *(f"{name}-d{d}" for d in (0, 3) for name in ("late", "late-hold", "async", "async+two-tower"))]
+    tables, configurations = played(names, calibration={})
+    rows = {row["arm"]: row for row in tables.episodes if row["episode_seed"] == FIRST}
+    assert len({c["key"] for c in configurations.values()}) == len(names)
+    for name in names[1:5]:
+        assert rows[name]["planner_calls"] == 10 and rows[name]["fallbacks"] == 0
+        assert rows[name]["return"] == pytest.approx(rows["teacher"]["return"])
+    calls = {"late-d3": 10, "late-hold-d3": 4, "async-d3": 4, "async+two-tower-d3": 4}
+    assert {name: rows[name]["planner_calls"] for name in calls} == calls
+    assert {rows[name]["fallbacks"] for name in calls} == {3}  # the decisions before the first plan
+    assert {rows[name]["model_evaluations"] for name in list(calls)[1:]} == {4 * 16 * 2 * 3}
+    depths = [d["depth"] for d in tables.depths if (d["arm"], d["episode_seed"]) == ("async+two-tower-d3", FIRST)]
+    assert depths == [0, 3, 4, 5] and rows["async+two-tower-d3"]["delta_abs"] > 0
+
+
 def test_refinements_are_counted_with_those_that_were_in_vain(home, env):
     arm = make_arm("8x2+ladder-4", BUDGET, {"threshold": -0.5, "levels": [0.0, 0.0]})
     arm = dataclasses.replace(arm, refiner=PlannerConfig.budget(4, 1, mode="eager"))
