@@ -54,9 +54,7 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
     if reason := why_not_compiled(torch.device("cpu")):
         raise BundleError(f"{folder} cannot be exported here: {reason}.")
     if out.exists() and not (out / ABOUT).is_file() and not (out.is_dir() and not os.listdir(out)):
-        raise BundleError(
-            f"{out} is no earlier export, so nothing is written there; give a new or empty folder."
-        )
+        raise BundleError(f"{out} is no earlier export, so nothing is written there; give a new or empty folder.")
     names, state = _start(controller)
     obs = torch.zeros(1, controller.wm.native_obs_dim)
     functions = {"step": (_STEPS[type(controller)](controller), _step_noise(controller), STEP_OPTIONS)}
