@@ -24,8 +24,9 @@ using Package = torch::inductor::AOTIModelPackageLoader;
 Tensors read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+  const auto list = torch::jit::pickle_load(bytes);
   Tensors tensors;
-  for (const auto& value : torch::jit::pickle_load(bytes).toListRef()) tensors.push_back(value.toTensor());
+  for (const auto& value : list.toListRef()) tensors.push_back(value.toTensor());
   return tensors;
 }
 
