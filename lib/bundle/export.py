@@ -27,7 +27,7 @@ from lib.bundle.folder import SETTINGS, load_controller
 from lib.bundle.parts import BundleError
 from lib.compilation import CPU_OPTIONS, STEP_OPTIONS, why_not_compiled
 from lib.drafts import DraftController
-from lib.files import remove, temporary
+from lib.files import remove, temporary, unwritable
 from lib.planner import shift
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
@@ -43,7 +43,8 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
 
     An earlier export is replaced as a whole. The code is for this machine's kind of processor. Raises `BundleError`
     when the folder holds no controller, or one with a refiner or a planner in bfloat16; when nothing can be compiled
-    here; and when `out` holds anything else.
+    here; and when `out` holds anything else, or cannot be written. A controller that is saved anew has to be exported
+    anew: `export.json` has the sha256 of the `controller.json` that was.
     """
     folder = Path(folder)
     out = Path(out or folder / "exported").resolve()
@@ -62,16 +63,21 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
         noise = vars(planner.draw_noise(1, torch.Generator().manual_seed(0)))
         functions["solve"] = (_SOLVES[type(controller)](controller), {name: noise[name] for name in NOISE}, CPU_OPTIONS)
     about = {"format": FORMAT, "controller": file_hash(folder / SETTINGS), "state": names}
-    with temporary(out) as place:
-        place.mkdir()
-        for name, (function, noise, options) in functions.items():
-            _compiled(_Function(function, controller), (obs, *state, *noise.values()), place / f"{name}.pt2", options)
-            about[name] = {k: [*v.shape] for k, v in noise.items()}
-        torch.save(list(state), place / "start.pt")
-        (place / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            remove(out)
-        os.replace(place, out)
+    try:
+        with temporary(out) as place:
+            place.mkdir()
+            for name, (function, noise, options) in functions.items():
+                given = (obs, *state, *noise.values())
+                _compiled(_Function(function, controller), given, place / f"{name}.pt2", options)
+                about[name] = {k: [*v.shape] for k, v in noise.items()}
+            torch.save(list(state), place / "start.pt")
+            (place / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            if out.exists():
+                remove(out)
+            os.replace(place, out)
+    except (RuntimeError, OSError) as error:
+        why = unwritable(error, out / ABOUT) or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BundleError(f"{folder} cannot be exported to {out}: {why.rstrip('.')}.") from error
     return out
 
 

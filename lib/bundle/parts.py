@@ -239,6 +239,8 @@ def _world_model(told, tensors: Mapping[str, Tensor]) -> WorldModel:
     own = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("world_model.")}
     try:
         check_config(config, len(own))
+        if len(own.get("q_heads.layers.0.bias", ())) != config.num_q:  # it would take minutes to build some heads more
+            raise ValueError(f"num_q={config.num_q} is not what its tensors have")
         with torch.device("meta"):  # shapes without memory: the file may declare any
             wm = WorldModel(config, told["task"] or None)
     except (ValueError, RuntimeError) as error:
@@ -261,7 +263,7 @@ def _network(role: str, told, tensors: Mapping[str, Tensor]) -> nn.Module:
     try:
         with torch.device("meta"):
             network = kind(**told["shape"])
-    except (TypeError, ValueError, RuntimeError) as error:  # an argument that it does not have, or a size that is none
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # no argument of it, or no size
         raise BundleError(f"{role}.shape cannot be used: {' '.join(str(error).split())}") from None
     network = _filled(network, tensors, f"the {role}")
     if "trusted" not in told:

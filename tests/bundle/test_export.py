@@ -133,7 +133,7 @@ def test_an_earlier_export_is_replaced_as_a_whole_or_stays(tmp_path, monkeypatch
     def broken(function, inputs, path, options):
         raise RuntimeError("the compiler has a bug")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="has a bug"):
+    with monkeypatch.context() as patch, pytest.raises(BundleError, match="exported to .*out: the compiler has a bug."):
         patch.setattr(made, "_compiled", broken)
         export(tmp_path / "c", tmp_path / "out")
     assert {path.name for path in first.iterdir()} == names

@@ -237,6 +237,7 @@ DAMAGES = {
     "width of text": (put("16", "world_model", "config", "latent_dim"), "latent_dim='16', which is no int"),
     "width true": (put(True, "world_model", "config", "num_q"), "num_q='True', which is no int"),
     "width negative": (put(-16, "world_model", "config", "mlp_dim"), "cannot be used: mlp_dim=-16"),
+    "heads without end": (put(2**19, "world_model", "config", "num_q"), "num_q=524288 is not what its tensors have"),
     "width endless": (put(10**400, "world_model", "config", "mlp_dim"), "cannot be used: mlp_dim=1000"),
     "another width": (put(24, "world_model", "config", "mlp_dim"), "the world model: 'dynamics.0.bias' has shape"),
     "discount endless": (put(10**400, "world_model", "config", "discount"), "not finite, or too large"),
@@ -300,6 +301,24 @@ def test_a_damaged_folder_is_refused_with_one_sentence(tmp_path, how):
         load_controller(tmp_path / "c")
     said = str(raised.value)
     assert "\n" not in said and len(said) < 700 and str(tmp_path / "c") in said and said[-1] == "." != said[-2]
+
+
+@pytest.mark.parametrize("value, path, sentence", [
+    (dict(latent_dim=16, action_dim=2, width=1, members=3, modes=2), ("draft", "shape"), "draft.shape cannot be used: "),
+    ({k: 2**20 - 1 for k in ("latent_dim", "action_dim", "width", "members", "modes")}, ("draft", "shape"), "draft"),
+    ("temporal", ("draft", "arch"), "draft.arch='temporal' is not known; use one of: ensemble, prior"),
+    ([1], ("draft", "trusted"), "draft.trusted must be a list of a corrector's depths"),
+    (None, ("draft",), "'draft' is missing in controller.json"),
+    (["os"], ("gate", "settings", "looks"), "gate.looks='os' is not known; use one of: doubt, value, mismatch"),
+    (None, ("planner",), "a draft needs a planner of its own world model and a gate, or neither"),
+    (4, ("settings", "execution_horizon"), "execution_horizon=4 must lie between 1 and the plan's 3"),
+])  # fmt: skip
+def test_a_damaged_draft_is_refused_with_one_sentence(tmp_path, value, path, sentence):
+    save_controller(CONTROLLERS["draft and planner"](), tmp_path / "c")
+    put(value, *path)(tmp_path / "c")
+    with pytest.raises(BundleError, match=sentence) as raised:
+        load_controller(tmp_path / "c")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 700
 
 
 def test_a_corrector_that_is_trusted_by_depth_must_know_the_depths(tmp_path):
