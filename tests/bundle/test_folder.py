@@ -304,7 +304,7 @@ def test_a_damaged_folder_is_refused_with_one_sentence(tmp_path, how):
 
 
 @pytest.mark.parametrize("value, path, sentence", [
-    (dict(latent_dim=16, action_dim=2, width=1, members=3, modes=2), ("draft", "shape"), "draft.shape cannot be used: "),
+    (dict(latent_dim=16, action_dim=2, width=1, members=3, modes=2), ("draft", "shape"), "draft.shape cannot be used"),
     ({k: 2**20 - 1 for k in ("latent_dim", "action_dim", "width", "members", "modes")}, ("draft", "shape"), "draft"),
     ("temporal", ("draft", "arch"), "draft.arch='temporal' is not known; use one of: ensemble, prior"),
     ([1], ("draft", "trusted"), "draft.trusted must be a list of a corrector's depths"),
