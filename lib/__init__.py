@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lib.rollout import rollout  # at once: else the module of that name would take its place
 
 if TYPE_CHECKING:  # for whoever reads names without running them, as fingerprints do
+    from lib.bundle import load_controller
     from lib.config import PlannerConfig
     from lib.correctors import TemporalCorrector, TwoTowerCorrector
     from lib.environments import make_env
@@ -33,6 +34,7 @@ _PLACES = {
     "TwoTowerCorrector": "lib.correctors",
     "TemporalCorrector": "lib.correctors",
     "make_env": "lib.environments",
+    "load_controller": "lib.bundle",
 }
 
 __all__ = ["rollout", *_PLACES]  # noqa: PLE0604 - they are strings

@@ -14,6 +14,7 @@ from tests.bare import run_bare
 
 CONTROL = f"""
 import sys
+import tempfile
 import torch
 import lib
 
@@ -25,6 +26,12 @@ controller.reset(batch_size=2)
 for decision in range(4):
     actions, info = controller.act(obs + 0.1 * decision)
     assert actions.shape == (2, 6) and actions.abs().max() <= 1
+from lib.bundle import save_controller
+with tempfile.TemporaryDirectory() as folder:
+    save_controller(controller, folder)
+    loaded = lib.load_controller(folder)
+loaded.reset(batch_size=1)
+assert loaded.act(obs[0])[0].shape == (6,)
 import lib.distil.thresholds, lib.distil.train
 assert not [name for name in sys.modules if name.startswith(("lib.records", "lib.teachers", "lib.study"))]
 print(lib.__file__)

@@ -149,7 +149,7 @@ def read_ours(path: Path) -> tuple[WorldModelConfig, dict[str, torch.Tensor], st
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path} is of format {about['format']!r}, not {FORMAT!r}.")
         config, task = WorldModelConfig(**about["config"]), str(about["task"])
-        _check_config(config, len(tensors))
+        check_config(config, len(tensors))
         with torch.device("meta"):  # shapes without memory: the file may declare any
             shapes = {k: v.shape for k, v in WorldModel(config).state_dict().items()}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -160,7 +160,7 @@ def read_ours(path: Path) -> tuple[WorldModelConfig, dict[str, torch.Tensor], st
     return config, tensors, task
 
 
-def _check_config(config: WorldModelConfig, num_tensors: int) -> None:
+def check_config(config: WorldModelConfig, num_tensors: int) -> None:
     """`ValueError` for a recorded value that is no width, count or number of a world model."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
