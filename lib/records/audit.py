@@ -43,7 +43,7 @@ from lib.records.keys import TIMING, ResultError, shown
 from lib.records.pipeline import jobs
 from lib.records.run import components, guarded, kept_run, key_of_parts
 
-AUDITED = ("distillation", "corrector", "horizon", "certified", "sequence", "action_error", "perturbed")
+AUDITED = ("distillation", "corrector", "drafts", "horizon", "certified", "sequence", "action_error", "perturbed")
 AUDITED += ("model_error", "offline", "many_tasks")
 # Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
 SIZE = {
