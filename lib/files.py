@@ -31,6 +31,12 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
+def held(folder: Path) -> list[str]:
+    """Sorted names of all that a folder of somebody else's holds, hidden and half-written things too."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
+
+
 def numbered(folder: Path, suffix: str = ".safetensors") -> dict[int, Path]:
     """The files of `folder` that are named by a number, as snapshots of a training are by their decisions; by it."""
     return dict(sorted((int(p.stem), p) for p in files(folder, f"*{suffix}") if re.fullmatch(r"\d+", p.stem, re.ASCII)))

@@ -27,7 +27,7 @@ from lib.bundle.folder import SETTINGS, load_controller
 from lib.bundle.parts import BundleError
 from lib.compilation import CPU_OPTIONS, STEP_OPTIONS, why_not_compiled
 from lib.drafts import DraftController
-from lib.files import remove, temporary, unwritable
+from lib.files import held, remove, temporary, unwritable
 from lib.planner import shift
 from lib.policy import PolicyController
 from lib.speculation import SpeculativeController
@@ -54,7 +54,7 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
         raise BundleError(f"{folder}: a refiner and bfloat16 cannot be exported; save a controller without them.")
     if reason := why_not_compiled(torch.device("cpu")):
         raise BundleError(f"{folder} cannot be exported here: {reason}.")
-    if out.exists() and not (out / ABOUT).is_file() and not (out.is_dir() and not os.listdir(out)):
+    if out.exists() and not (out / ABOUT).is_file() and not (out.is_dir() and not held(out)):
         raise BundleError(f"{out} is no earlier export, so nothing is written there; give a new or empty folder.")
     names, state = _start(controller)
     obs = torch.zeros(1, controller.wm.native_obs_dim)

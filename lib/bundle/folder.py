@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.bundle.parts import BundleError, put_together, taken_apart
 from lib.config import ConfigError
-from lib.files import sweep, temporary, unwritable
+from lib.files import held, sweep, temporary, unwritable
 from lib.weights.formats import CheckpointError
 from lib.weights.names import file_hash
 
@@ -70,7 +70,7 @@ def _check_place(folder: Path) -> None:
         if not folder.is_dir():
             raise BundleError(f"{folder} is a file; give a folder that is new or empty.")
         sweep(folder)  # what killed writers left
-        holds = sorted(os.listdir(folder))
+        holds = held(folder)
         if holds and not _is_ours(folder):
             raise BundleError(
                 f"{folder} holds {holds[0]!r} and no controller of this project, so nothing is written there; "
