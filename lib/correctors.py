@@ -232,10 +232,8 @@ CORRECTORS = {c.arch: c for c in (TwoTowerCorrector, TemporalCorrector, StateCor
 
 
 class Trusted(nn.Module):
-    """A corrector as far as it is trusted at each depth of a plan: the plan at 0, the corrected action at 1.
-
-    `trust` has numbers from 0 to 1 for depths 1, 2, …; what is deeper is trusted as the last of them.
-    """
+    """A corrector as far as it is trusted: `trust` has a number for each depth 1, 2, … of a plan, from 0, the plan, to
+    1, the corrected action; what is deeper is trusted as the last of them."""
 
     def __init__(self, corrector: nn.Module, trust: tuple[float, ...]):
         super().__init__()

@@ -118,8 +118,7 @@ def identity(task: str) -> str:
 
 @functools.cache
 def _quieten() -> None:
-    """MuJoCo's warnings go to Python's log, as dm_control lets them, and not to the terminal and a MUJOCO_LOG.TXT where
-    the user stands; that of models which Gymnasium brings along goes nowhere, as nobody who plays them can mend it."""
+    """MuJoCo's warnings go to Python's log, not to the terminal and a MUJOCO_LOG.TXT; what nobody can mend, nowhere."""
     with contextlib.suppress(ImportError):  # an environment of one's own needs no MuJoCo
         import mujoco
 

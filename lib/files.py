@@ -32,9 +32,8 @@ def files(folder: Path, pattern: str) -> list[Path]:
 
 
 def held(folder: Path) -> list[str]:
-    """Sorted names of all that a folder of somebody else's holds, hidden and half-written things too."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries)
+    """Sorted names of all that a folder holds, hidden and half-written things too."""
+    return sorted(entry.name for entry in os.scandir(folder))
 
 
 def numbered(folder: Path, suffix: str = ".safetensors") -> dict[int, Path]:
