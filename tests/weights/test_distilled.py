@@ -40,9 +40,7 @@ def test_a_saved_network_comes_back(tmp_path, arch):
     assert not any(p.requires_grad for p in back.parameters())
     for got, wanted in zip(back(*given), made(*given), strict=True):
         assert torch.equal(got, wanted)
-    with pytest.raises(
-        NetworkError, match=f"another teacher; train it again with {'0' if role(arch)[0] == 'c' else '1'}"
-    ):
+    with pytest.raises(NetworkError, match=f"another teacher; train it again with {MADE_IN[role(arch)]}"):
         load_network(tmp_path / "n.safetensors", "teacher-b")
 
 
