@@ -41,7 +41,7 @@ from lib.teachers.controllers import ReplanningController
 from lib.teachers.distributed import TIMEOUT, Ranks, started
 from lib.teachers.replay import EpisodeFileError, record, save_episodes
 from lib.teachers.training import TrainingRun, met
-from lib.teachers.training_state import run_folder
+from lib.teachers.training_state import CURVE_COLUMNS, run_folder
 from lib.weights import names as registry
 from lib.weights.native import CheckpointError, load_world_model
 
@@ -148,7 +148,7 @@ def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
     write_text(folder / "shipped.txt", "\n".join([*_has_shipped(folder), file_hash(newest)]))  # first: it may be killed
     with atomic_path(target) as path:
         path.write_bytes(newest.read_bytes())
-    write_table(target.with_suffix(".csv"), curve)
+    write_table(target.with_suffix(".csv"), curve or [dict.fromkeys(CURVE_COLUMNS)])
     write_json(target.with_suffix(".json"), card)
     registry.register(config.name)
     if (config.task, config.size, config.seed) in STUDIED:
