@@ -172,15 +172,18 @@ MAKERS = dict.fromkeys(DRAFTED, ensure_draft) | dict.fromkeys(CORRECTORS, ensure
 def trained(
     settings: Settings, cell: Cell, kind: str, states: LabelledStates, seed: int = 0, modes: int = 0
 ) -> TrainedDraft:
-    """A draft of a kind from labelled states."""
+    """A draft of a kind from labelled states, with the weights that its file will hold: rounded to half precision."""
     training = training_of(settings.profile.drafts, seed, modes)
     if kind != "prior+":
-        return train_draft(states, training)
-    learnt, held_out = split_states(states)
-    wm = load_world_model(settings.teacher_name(cell), task=cell.task)
-    updates = training.epochs * math.ceil(int(learnt.sum()) / training.batch_size)
-    draft = learnt_on(wm, states.rows(learnt), updates, training.batch_size, seed)
-    return TrainedDraft(draft, [], states.rows(held_out))
+        made = train_draft(states, training)
+    else:
+        learnt, held_out = split_states(states)
+        wm = load_world_model(settings.teacher_name(cell), task=cell.task)
+        updates = training.epochs * math.ceil(int(learnt.sum()) / training.batch_size)
+        draft = learnt_on(wm, states.rows(learnt), updates, training.batch_size, seed)
+        made = TrainedDraft(draft, [], states.rows(held_out))
+    made.draft.half().float()
+    return made
 
 
 def learnt_on(wm: WorldModel, states: LabelledStates, updates: int, batch_size: int, seed: int = 0) -> PriorDraft:

@@ -26,12 +26,16 @@ class NetworkError(RuntimeError):
 
 
 def save_network(network: nn.Module, path: Path, teacher: str) -> None:
-    """Write weights, class, shape, and the sha256 of the teacher it was distilled from to a safetensors file."""
+    """Write weights, class, shape, and the sha256 of the teacher it was distilled from to a safetensors file.
+
+    Drafts, which are several networks each, are kept in half precision, as teachers are.
+    """
     role = next(role for role, kinds in NETWORKS.items() if type(network) in kinds.values())
     about = {"arch": network.arch, "shape": network.shape, "teacher": teacher}
     # One entry: safetensors writes several in random order, and equal networks must be equal files (keys hash them).
     metadata = {role: json.dumps(about, sort_keys=True)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, path, metadata=metadata)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file({k: v.half() for k, v in tensors.items()} if role == "draft" else tensors, path, metadata=metadata)
 
 
 def load_network(path: str | Path, teacher: str | None = None) -> nn.Module:

@@ -13,7 +13,16 @@ from lib.policy import PolicyController
 from lib.records import paths
 from lib.study import drafting
 from lib.study.cells import resolve
-from lib.study.drafting import CURVE, ensure_draft, labelled_states, learning_curve, learnt_on, references, rounds_of
+from lib.study.drafting import (
+    CURVE,
+    ensure_draft,
+    labelled_states,
+    learning_curve,
+    learnt_on,
+    references,
+    rounds_of,
+    trained,
+)
 from lib.study.profiles import PROFILES, DraftStudy
 from lib.weights.distilled import load_network
 from lib.weights.native import save_world_model, teacher_key
@@ -65,6 +74,18 @@ def test_a_draft_learns_in_rounds_and_is_made_once(home):
     draft = load_network(path, teacher_key("tiny-task-1m-1"))
     assert isinstance(draft, Draft) and draft.members == 2
     assert ensure_draft(chosen, chosen.cell, "distilled") == path and len(home) == 4
+
+
+def test_the_draft_that_is_measured_is_the_one_that_is_kept(home):
+    """In half precision, so that a file is half as large and no digit is told that it does not hold."""
+    chosen = settings()
+    for kind in ("distilled", "prior+"):
+        kept = load_network(ensure_draft(chosen, chosen.cell, kind))
+        states = LabelledStates.load(*labelled_states(chosen, chosen.cell, kind))
+        measured = trained(chosen, chosen.cell, kind, states).draft
+        for name, weights in kept.state_dict().items():
+            assert torch.equal(weights, measured.state_dict()[name]), name
+            assert torch.equal(weights, weights.half().float()), name
 
 
 def test_the_cloned_one_shares_the_first_round_and_visits_the_labellers_episodes_alone(home):

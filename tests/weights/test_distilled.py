@@ -20,11 +20,11 @@ every_network = pytest.mark.parametrize("arch", [*CORRECTORS, *DRAFTS])
 
 
 def network(arch):
-    """One that is random in every layer, and its inputs."""
+    """One that is random in every layer, and its inputs; a draft's weights are of half precision."""
     if arch in CORRECTORS:
         return corrector(arch).requires_grad_(False), corrected()
     made = random_draft(modes=2) if arch == "ensemble" else PriorDraft(LATENT, ACTIONS, 16)
-    return made.eval().requires_grad_(False), drafted()
+    return made.half().float().eval().requires_grad_(False), drafted()
 
 
 def role(arch):
