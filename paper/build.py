@@ -1,10 +1,10 @@
 """Build the PDF from the result files that exist; never compute a result.
 
-    python paper/build.py --profile quick      # writes build/quick/paper.pdf
-    python paper/build.py --profile paper      # the same, and a missing number is an error that names it
+    python paper/build.py --profile paper      # writes build/paper/paper.pdf; a missing number is an error
+    python paper/build.py --profile quick      # writes build/quick/paper.pdf, a short report of what there is
 
-Typst reads the CSV and JSON files itself. The same files give the same bytes on every machine: only fonts inside the
-`typst` package are used, and the PDF carries no date.
+The prose of the paper is written for the paper profile alone. Typst reads the CSV and JSON files itself. The same files
+give the same bytes on every machine: only fonts inside the `typst` package are used, and the PDF carries no date.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ def build(profile: str) -> Path:
         "settings": json.dumps(method(profile)),
     }
     path = paths.executed(profile) / "paper.pdf"
-    write_bytes(path, compiled(inputs))
+    write_bytes(path, compiled(paths.PAPER / ("main.typ" if profile == "paper" else "report.typ"), inputs))
     return path
 
 
-def compiled(inputs: dict[str, str]) -> bytes:
+def compiled(source: Path, inputs: dict[str, str]) -> bytes:
     """The PDF, of the first of `SHORTER` with which Typst can write it."""
     for points in SHORTER:
         inputs = inputs | {"shorter": str(points)}
         try:
-            return typst.compile(paths.PAPER / "main.typ", root=paths.ROOT, ignore_system_fonts=True, sys_inputs=inputs)
+            return typst.compile(source, root=paths.ROOT, ignore_system_fonts=True, sys_inputs=inputs)
         except typst.TypstError as error:
             if "internal error" not in error.message or points == SHORTER[-1]:
                 raise PaperError(explain(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -74,7 +75,11 @@ def concluded_from(scope: Scope) -> list[Path]:
     names += [f"model_error/{cell}.csv" for cell in scope.teacher_cells]
     names += [f"offline/{table}.csv" for table in ("cells", "gaps", "correlations", "differences")]
     names += [f"planner/{table}.csv" for table in scope.profile.planner_tables]
-    return scope.result(*names) + [p for c in scope.study_cells for p in learnt(scope, c, *seeds(scope), "summary")]
+    prose = [paths.PAPER / "claims.toml"] if scope.profile.name == "paper" else []
+    claims = [claim for file in prose for claim in tomllib.loads(file.read_text(encoding="utf-8")).values()]
+    names += dict.fromkeys(claim["table"] for claim in claims if claim["table"] not in names)
+    learnt_files = [p for c in scope.study_cells for p in learnt(scope, c, *seeds(scope), "summary")]
+    return [*scope.result(*names), *prose, *learnt_files]
 
 
 def drawings(scope: Scope, figure: str, more: str = "") -> list[Path]:

@@ -208,6 +208,7 @@ STAGES = (
         "pareto-cells",
     ),
     drawn("horizon", lambda scope: scope.result("horizon/summary.csv"), "horizon-cells"),
+    drawn("choices", lambda scope: scope.result("horizon/summary.csv")),
     Stage(
         "action_error",
         "paper/action_errors.py",

@@ -2,8 +2,9 @@
 
     write_claims("quick")
 
-The paper chooses sentences by these facts and formats numbers; what they mean is said in `lib.study.stats.claims` and
-`lib.study.stats.study_claims`. Nothing is said of tables that are not there.
+The paper formats numbers and names facts; what they mean is said in `lib.study.stats.claims` and
+`lib.study.stats.study_claims`. Under the paper profile `checked` says whether the claims of its prose hold, which
+`paper/claims.toml` lists. Nothing is said of tables that are not there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from lib.records import paths
 from lib.records.store import commit_of, known, read_table, write_artefact, write_json
 from lib.study.distillation import RIGHT_SIZED
 from lib.study.stats import claims, study_claims
+from lib.study.stats.checked import check, read_claims
 
 RIVAL = "budget-{}×{}".format(*RIGHT_SIZED)  # the smaller planner, asked at every step
 ARCHITECTURES = ("two_tower", "temporal")
@@ -39,7 +41,9 @@ def gather(profile: str) -> dict:
     for cell, found in facts["cells"].items():
         errors = {arch: folder / "corrector" / f"{cell}-{arch}-depth.csv" for arch in ARCHITECTURES}
         found["removed"] = {a: claims.removed(read_table(file)) for a, file in errors.items() if file.is_file()}
+    checked = read_claims(paths.PAPER / "claims.toml") if profile == "paper" else {}  # others have no prose
     return facts | {
+        "checked": {name: check(name, claim, folder) for name, claim in checked.items()},
         "sequence": dict(_sequences(folder / "decision_transformer")),
         "model_error": {
             file.stem: study_claims.model_error(read_table(file), file.stem)
