@@ -401,7 +401,7 @@ CHANGES = {
         temporal, "1 512 0.041 0.0612 0.0321 0.0123 0.2012 0.0091",
         "removes −19% to 94% (negative: it is worse than the plan)"],
     "ablations, beside what differs in nothing else": [
-        lambda: results(returns=RETURNS | {"no-plan-3": 830, "gate-only-sensitivity-3": 800, "sensitive-3": 812}),
+        lambda: results(returns=RETURNS | {"no-plan-3": 830, "gate-only-3": 800, "sensitive-3": 812}),
         "over the 6 …episodes of these arms", "differs from …by −5.0 [−5.0, −5.0] against two-tower-3",
         "a corrector …changes the return by +12.0 [+12.0, +12.0] against gate…only…sensitivity…3"],
     "a teacher of another task": [

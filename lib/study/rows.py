@@ -10,6 +10,7 @@ gate that one arm uses, is a reason to play that arm, and no other.
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lib.correctors import CORRECTORS
@@ -36,7 +37,7 @@ def rows(profile: str, cell: str) -> list[Row]:
     calibrated = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
     kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
     played = read_table(table)["arm"].value_counts()
-    counts = settings.profile.counts(cell)
+    counts = next(counts for cells, counts in settings.profile.episodes if fnmatchcase(cell, cells))
     learnt, found = distillation_key(settings, settings.cell), []
     for name, count in ((arm_name(name), count) for name, count in counts.items()):
         bare = make_arm(name, standard, UNCALIBRATED)
