@@ -209,6 +209,11 @@ STAGES = (
     ),
     drawn("horizon", lambda scope: scope.result("horizon/summary.csv"), "horizon-cells"),
     drawn("choices", lambda scope: scope.result("horizon/summary.csv")),
+    drawn(
+        "overview",
+        lambda scope: [*scope.result("horizon/walker-run-1m-1.csv"), *corrector_files(scope, "walker-run-1m-1")],
+        wanted=lambda scope: "walker-run-1m-1" in scope.cells,
+    ),
     Stage(
         "action_error",
         "paper/action_errors.py",
