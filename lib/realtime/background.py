@@ -72,10 +72,10 @@ class BackgroundController(RealTimeController):
     at the one decision that noticed. A step takes no time for a plan, but whoever uses the others' time may: a
     garbage collector, a simulator, other processes.
 
-    It is a thread and no process, as torch lets go of the interpreter's lock in its operators, and in a compiled part of
-    a solve as a whole: beside 512 × 6 on two cores that others used too, the 99th and 99.9th percentiles of a step were
-    1.1 to 1.4 and 1.0 to 1.2 times those beside a process that plans, and its median 1.0 to 1.4 times. On a GPU the
-    thread has a stream of its own.
+    It is a thread and no process, as torch lets go of the interpreter's lock in its operators, and in a compiled part
+    of a solve as a whole: beside 512 × 6 on two cores that others used too, the 99th and 99.9th percentiles of a step
+    were 1.1 to 1.4 and 1.0 to 1.2 times those beside a process that plans, and its median 1.0 to 1.4 times. On a GPU
+    the thread has a stream of its own.
     """
 
     def __init__(
