@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import math
 import queue
@@ -22,21 +21,26 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from lib.compilation import prepared
 from lib.config import ConfigError, quoted
 from lib.gates import Gate
 from lib.planner import MPPI, Plan, shift
 from lib.protocols import answered, rows_of, unsound
-from lib.realtime.delayed import RealTimeController, Seen, State
+from lib.realtime.delayed import RealTimeController, Seen, State, _look, recorded
 from lib.realtime.delays import Delays
+from lib.realtime.packaged import packaged
+from lib.world_model import WorldModel
 
 RECENT = 8  # solves, of which the slowest is how long the next is expected to take
 FURTHEST = 100  # decisions; what a model predicts beyond that is nothing to plan from
 COMPILING = 900.0  # seconds that the first `reset` waits for a planner to be compiled and warm
+RECORDS = ("fallback", "refined", "depth", "plan_age", "mismatch", "score", "delta_abs")
 ENDING = 5.0  # seconds that `close` waits for the solve that is on its way
 
 
@@ -92,6 +96,9 @@ class BackgroundController(RealTimeController):
         if expected is not None and not Delays(expected)(0, None):
             raise ConfigError("expected=0 would be no delay at all; a plan that is made beside arrives in 1 or more.")
         super().__init__(planner, corrector, gate, 1, fallback)
+        self._function = functools.partial(_decide, self.wm, corrector, gate, fallback)
+        self._decide, self._alone = prepared(planner.mode, self._function, range(8)), None
+        self._packages = planner.mode == "compiled"
         self.period, self.expected, self.error = period, expected, None
         self._took, self._warm = deque(maxlen=RECENT), set()
         self._thread: threading.Thread | None = None
@@ -140,20 +147,17 @@ class BackgroundController(RealTimeController):
         """Actions (B, A) for observations (B, obs_dim); `ValueError` when one of either is not finite."""
         started = time.perf_counter()
         obs, alone = rows_of(obs, self._batch, self.wm.device)
-        solve, everybody, late = self._solve, list(range(self._batch)), -1
+        solve, s, late, missed = self._solve, self._state, -1, False
         done = solve is not None and solve.done.is_set()
         failed = done and solve.error is not None
         here = done and not failed and self._decision >= solve.arrival
-        state, judged, missed = self._state, [], False
         if here:
             late = self._decision - solve.arrival
-            if not (missed := late >= self.planner.config.horizon):
-                state, judged = self._with(solve, late), everybody
-        seen = self._looked(obs, state, judged)
+            missed = late >= self.planner.config.horizon
+            s = s if missed else self._with(solve, late)
+        seen, records, later = self._decided(obs, s, here and not missed)
         if not seen.sound:
             raise ValueError(unsound(obs))  # as if the step had not been: whatever has come is still there
-        dropped = (seen.position > state.position) | missed
-        state = dataclasses.replace(state, position=seen.position, z_pred=seen.z_pred, history=seen.history)
         if done and not solve.counted:
             solve.counted = True
             self._took.append(self._decision - solve.begun)
@@ -163,15 +167,26 @@ class BackgroundController(RealTimeController):
             self._solve = None
         begins = self._solve is None and self.error is None and self._idle()
         if begins:
-            self._solve = self._handed_over(seen, state, self._expected(), self._generators)
-        info = self._done(state, seen, everybody if begins else [])
+            looked = State(s.plan, s.mean, seen.position, s.depth, s.known, seen.z_pred, seen.history)
+            self._solve = self._handed_over(seen, looked, self._expected(), self._generators)
+        position, depth, dropped = later
+        self._state = State(s.plan, s.mean, position, depth, s.known, seen.ahead, seen.history)
+        self._decision += 1
         seconds = time.perf_counter() - started
-        met = self.period is None or seconds <= self.period
-        told = {"step_s": seconds, "deadline_met": met, "queue": int(self._solve is not None), "late": late}
-        info |= {k: torch.full((self._batch,), v, device=obs.device) for k, v in (told | {"failed": failed}).items()}
-        return answered(seen.action.clone(), info | {"dropped": dropped}, alone)
+        told = {"planner_called": begins, "step_s": seconds, "late": late, "failed": failed}
+        told |= {"queue": int(self._solve is not None), "deadline_met": not self.period or seconds <= self.period}
+        info = {name: torch.full((self._batch,), value, device=obs.device) for name, value in told.items()}
+        info |= dict(zip(RECORDS, records, strict=True)) | {"dropped": dropped | missed}
+        return answered(seen.action.clone(), info, alone)  # the thread reads what is cloned
 
     # ------------------------------------------------------------------------------------------ what act is made of
+
+    def _decided(self, obs: Tensor, s: State, arrived: bool) -> tuple[Seen, Sequence[Tensor], Sequence[Tensor]]:
+        """What is seen of all rows, whose plan has `arrived` just now or not, and the rest of `_decide`."""
+        made = self._alone if self._batch == 1 and self._alone else self._decide
+        arrived = torch.full((self._batch,), arrived, device=obs.device)
+        found = made(obs, s.z_pred, s.plan, s.position, s.depth, s.known, arrived, s.history)
+        return Seen(*found[: len(Seen._fields)]), found[len(Seen._fields) : -3], found[-3:]
 
     def _with(self, solve: Solve, late: int) -> State:
         """The state, but that all rows execute this plan, from the action on that is due."""
@@ -227,18 +242,32 @@ class BackgroundController(RealTimeController):
 
     def _warm_up(self) -> None:
         """Compile all functions for so many rows, and time a solve."""
+        obs, s = torch.zeros(self._batch, self.wm.native_obs_dim, device=self.wm.device), self._state
+        if self._packages and self._batch == 1:
+            self._packages = False
+            given = obs, s.z_pred, s.plan, s.position, s.depth, s.known, s.known, s.history
+            modules = [m for m in (self.wm, self.corrector, self.gate, self.fallback) if m is not None]
+            self._alone = packaged(self._function, modules, given)
+        seen, *_ = self._decided(obs, s, False)
         if not self._idle():  # a planner that hangs
             return
-        seen = self._looked(torch.zeros(self._batch, self.wm.native_obs_dim, device=self.wm.device), self._state, [])
         for _ in range(2):
             begun = time.perf_counter()
-            solve = self._handed_over(seen, self._state, 2, [torch.Generator().manual_seed(0)] * self._batch)
+            solve = self._handed_over(seen, s, 2, [torch.Generator().manual_seed(0)] * self._batch)
             if not solve.done.wait(COMPILING) or solve.error:
                 self._solve = solve if solve.error else None  # `act` will tell
                 return
         self._warm.add(self._batch)
         if self.period:
             self._took.append(math.ceil((time.perf_counter() - begun) / self.period))
+
+
+def _decide(wm: WorldModel, corrector, gate, draft, obs, z_pred, plan, position, depth, known, arrived, history):
+    """All of a step: what is seen, what there is to record (`RECORDS`), then position and depth (B,) of the next
+    decision, and which rows (B,) have just dropped their plan."""
+    seen = _look(wm, corrector, gate, draft, obs, z_pred, plan, position, depth, known, arrived, history)
+    records = recorded(seen, plan, seen.position, depth, known)
+    return *seen, *(records[name] for name in RECORDS), seen.position + 1, depth + 1, seen.position > position
 
 
 def _work(jobs: queue.SimpleQueue, device: torch.device) -> None:
