@@ -48,7 +48,7 @@ def packaged(function: Callable, modules: Sequence[nn.Module], inputs: Sequence[
     if reason := why_not_compiled(torch.device("cpu")):
         say_once(f"controller: {reason}; its steps go on as they are, which is slower")
         return None
-    tensors = [x for x in inputs if x is not None]
+    tensors = [x.clone() for x in inputs if x is not None]  # a tensor given twice would be taken for one input
     nothing = [x is None for x in function(*inputs)]
     try:
         program = torch.export.export(_Given(function, modules, inputs), tuple(tensors), strict=False)
@@ -80,8 +80,8 @@ def _loaded(program, tensors: Sequence[Tensor]) -> Callable:
     if not kept.is_file():
         started = time.perf_counter()
         with temporary(kept) as place, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own about itself
-            aoti_compile_and_package(program, package_path=str(place), inductor_configs=OPTIONS)
+            warnings.simplefilter("ignore")  # torch's, of itself; and it would write to the options
+            aoti_compile_and_package(program, package_path=str(place), inductor_configs=dict(OPTIONS))
             os.replace(place, kept)
         if (seconds := time.perf_counter() - started) > SLOW_START:
             print(f"controller: its step compiled in {seconds:.0f} s, kept for later runs", file=sys.stderr)
