@@ -111,6 +111,7 @@ class RealTimeController:
         self.planner, self.gate = planner, gate
         self.corrector, self.fallback = fitting("corrector", corrector, wm), fitting("draft", fallback, wm)
         self._delays = Delays(delay)
+        self.delay = self._delays.given
         self._history_len = getattr(corrector, "history_len", 0)
         self._look = prepared(planner.mode, functools.partial(_look, wm, corrector, gate, fallback), range(8))
         self._imagine = prepared(planner.mode, functools.partial(_imagined, wm, corrector, fallback), range(7))
