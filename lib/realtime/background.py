@@ -222,8 +222,8 @@ class BackgroundController(RealTimeController):
         start = self._arrivals(seen, state, list(range(len(delays))), delays)
         self.planner.reset_streams(decision)
         plan = self.planner(start, shift(state.mean, state.position + delays[0]), generators)
-        if not torch.isfinite(plan.actions).all():
-            raise ValueError("the planner gave actions that are not finite.")
+        if plan.actions.shape != state.plan.shape or not torch.isfinite(plan.actions).all():
+            raise ValueError("the planner gave actions of another shape, or that are not finite.")
         return plan
 
     def _give_up(self, error: BaseException) -> None:

@@ -244,7 +244,7 @@ DAMAGES = {
         "is not the file",
     ),
     "a later format": (put("speculative-tdmpc2/controller/2", "format"), "it is of format 'speculative-tdmpc2/contro"),
-    "unknown kind": (put("clairvoyant", "kind"), "kind='clairvoyant' is not known; use one of: speculative, draft, policy, realtime"),
+    "unknown kind": (put("magic", "kind"), "kind=.magic. is not known; use one of: speculative, draft, policy, real"),
     "kind a list": (put(["policy"], "kind"), r"kind=\['policy'\] is not known"),
     "kind of a module": (put("os.system", "kind"), "kind='os.system' is not known"),
     "another kind": (put("policy", "kind"), "controller.json has an unknown 'corrector'"),

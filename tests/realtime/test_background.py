@@ -1,5 +1,6 @@
 """The thread that plans: it does what the simulation does, and no planner, however bad, is waited for."""
 
+import dataclasses
 import gc
 import itertools
 import os
@@ -175,18 +176,24 @@ def test_a_planner_that_cannot_even_warm_up_is_told_of_at_the_first_decision(mad
     assert "the planner's fuse has blown" in capfd.readouterr().err
 
 
-class NotFinite(MPPI):
+class Unsound(MPPI):
+    spoil = staticmethod(lambda actions: actions * torch.nan)
+
     def __call__(self, *inputs):
         plan = super().__call__(*inputs)
-        plan.actions[:] = torch.nan
-        return plan
+        return dataclasses.replace(plan, actions=self.spoil(plan.actions))
 
 
-def test_a_plan_that_is_not_finite_is_a_failure_of_the_planner(made, capfd):
-    controller = made(NotFinite(tiny_model(), BUDGET))
+class Short(Unsound):
+    spoil = staticmethod(lambda actions: actions[:, 1:])
+
+
+@pytest.mark.parametrize("kind", [Unsound, Short])
+def test_a_plan_that_is_none_is_a_failure_of_the_planner(made, capfd, kind):
+    controller = made(kind(tiny_model(), BUDGET))
     controller.reset()
     assert torch.isfinite(controller.act(observations(1, 1)[0])[0]).all()
-    assert "ValueError: the planner gave actions that are not finite." in capfd.readouterr().err
+    assert "ValueError: the planner gave actions of another shape, or that are not finite." in capfd.readouterr().err
 
 
 def test_a_planner_that_hangs_is_not_waited_for(made, monkeypatch, capfd):
