@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for whoever reads names without running them, as fingerprin
     from lib.environments import make_env
     from lib.planner import MPPI
     from lib.policy import PolicyController
+    from lib.realtime import RealTimeController
     from lib.speculation import SpeculativeController
     from lib.weights.native import load_world_model
     from lib.world_model import WorldModel
@@ -30,6 +31,7 @@ _PLACES = {
     "MPPI": "lib.planner",
     "PlannerConfig": "lib.config",
     "SpeculativeController": "lib.speculation",
+    "RealTimeController": "lib.realtime",
     "PolicyController": "lib.policy",
     "TwoTowerCorrector": "lib.correctors",
     "TemporalCorrector": "lib.correctors",

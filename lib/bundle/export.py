@@ -42,14 +42,18 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
     """Compile the decisions of a saved controller into `out`, by default the folder's `exported`; where they are.
 
     An earlier export is replaced as a whole. The code is for this machine's kind of processor. Raises `BundleError`
-    when the folder holds no controller, or one with a refiner or a planner in bfloat16; when nothing can be compiled
-    here; and when `out` holds anything else, or cannot be written. A controller that is saved anew has to be exported
-    anew: `export.json` has the sha256 of the `controller.json` that was.
+    when the folder holds no controller, one of another kind, or one with a refiner or a planner in bfloat16; when
+    nothing can be compiled here; and when `out` holds anything else, or cannot be written. A controller that is saved
+    anew has to be exported anew: `export.json` has the sha256 of the `controller.json` that was.
     """
     folder = Path(folder)
     out = Path(out or folder / "exported").resolve()
     controller = load_controller(folder, mode="eager")  # whose functions are plain ones
     planner = getattr(controller, "planner", None)
+    if type(controller) not in _STEPS:
+        raise BundleError(
+            f"{folder}: a {type(controller).__name__} cannot be exported; it begins solves ahead of time."
+        )
     if getattr(controller, "refiner", None) or (planner and planner.config.dtype != "float32"):
         raise BundleError(f"{folder}: a refiner and bfloat16 cannot be exported; save a controller without them.")
     if reason := why_not_compiled(torch.device("cpu")):

@@ -27,7 +27,7 @@ LARGEST_TEXT = 2**20  # bytes; what describes a controller takes a few thousand
 
 
 def save_controller(controller, folder: str | Path, about: dict | None = None) -> None:
-    """Write a `SpeculativeController`, `DraftController` or `PolicyController` to a folder of its own.
+    """Write a controller of one of the kinds in `lib.bundle.parts.CONTROLLERS` to a folder of its own.
 
     `about` are values of the caller's for JSON, which come back from `read_about`. A folder that holds an earlier
     controller gets this one in its place, and what else is in it stays; equal controllers are equal files. Whoever

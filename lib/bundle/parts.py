@@ -25,6 +25,7 @@ from lib.gates import DriftGate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.planning_networks import PlanningNetworks
 from lib.policy import PolicyController
+from lib.realtime import RealTimeController
 from lib.speculation import SpeculativeController
 from lib.weights.native import check_config, resolve_device
 from lib.weights.official import check_tensors
@@ -36,6 +37,7 @@ CONTROLLERS = {
     "speculative": (SpeculativeController, {"execution_horizon": int, "tail": str}),
     "draft": (DraftController, {"execution_horizon": int, "mode": str}),
     "policy": (PolicyController, {"samples": int, "mode": str}),
+    "realtime": (RealTimeController, {"delay": list}),
 }
 GATES = {
     DriftGate.kind: (DriftGate, {"measure": str}),
@@ -44,11 +46,12 @@ GATES = {
     LadderGate.kind: (LadderGate, {}),
     DraftGate.kind: (DraftGate, {"looks": list}),
 }
-NETWORKS = {"corrector": CORRECTORS, "draft": DRAFTS}
+NETWORKS = {"corrector": CORRECTORS, "draft": DRAFTS, "fallback": DRAFTS}
 PARTS = {  # of each kind of controller, with the world model; False: a part that it may lack
     "speculative": {"planner": True, "refiner": False, "corrector": False, "gate": False},
     "draft": {"planner": False, "draft": True, "gate": False},
     "policy": {},
+    "realtime": {"planner": True, "corrector": False, "gate": False, "fallback": False},
 }
 
 
@@ -97,6 +100,8 @@ def taken_apart(controller) -> tuple[dict, dict[str, Tensor]]:
         mode = controller.planner.config.mode
     settings = {"mode": mode} | {k: getattr(controller, k) for k in CONTROLLERS[kind][1] if k != "mode"}
     about["settings"] = {name: settings[name] for name in CONTROLLERS[kind][1]}
+    if settings.get("delay", ()) is None:
+        raise BundleError("a delay that a function draws cannot be saved; give a number of decisions, or several.")
     _check_depths(about)
     return about, tensors
 
@@ -160,6 +165,7 @@ _DESCRIBED = {
     "refiner": _planner_told,
     "corrector": functools.partial(_network_told, "corrector"),
     "draft": functools.partial(_network_told, "draft"),
+    "fallback": functools.partial(_network_told, "fallback"),
     "gate": _gate_told,
 }
 
@@ -202,7 +208,7 @@ def put_together(about: dict, tensors: Mapping[str, Tensor], device: str, mode: 
         settings["mode"] = one_of("mode", mode or settings["mode"], ("auto", "eager", "compiled", "cudagraph"))
     _check_gate(kind, about.get("gate"))
     _check_depths(about)
-    return of(**({} if kind == "speculative" else {"wm": wm}), **made, **settings)
+    return of(**({} if PARTS[kind].get("planner") else {"wm": wm}), **made, **settings)
 
 
 def _exactly(values, where: str, types: Mapping[str, type]) -> dict:

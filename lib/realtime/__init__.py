@@ -2,12 +2,14 @@
 
     controller = RealTimeController(MPPI(wm), corrector, DriftGate(0.3), delay=2)    # plan ahead, correct at once
     controller = LateController(MPPI(wm), delay=2)                                   # plan for a state that is gone
+    controller = BackgroundController(MPPI(wm), corrector, period=1 / 50)            # plan ahead in a thread
 
-Both are controllers like all others, for a batch of episodes; the delay is simulated, in decisions.
+All are controllers like any other, for a batch of episodes; in the first two the delay is simulated, in decisions.
 """
 
+from lib.realtime.background import BackgroundController
 from lib.realtime.delayed import RealTimeController
 from lib.realtime.delays import Delay
 from lib.realtime.late import LateController
 
-__all__ = ["Delay", "LateController", "RealTimeController"]
+__all__ = ["BackgroundController", "Delay", "LateController", "RealTimeController"]

@@ -111,6 +111,7 @@ class RealTimeController:
         self.planner, self.gate = planner, gate
         self.corrector, self.fallback = fitting("corrector", corrector, wm), fitting("draft", fallback, wm)
         self._delays = Delays(delay)
+        self.delay = self._delays.given
         self._history_len = getattr(corrector, "history_len", 0)
         self._look = prepared(planner.mode, functools.partial(_look, wm, corrector, gate, fallback), range(8))
         self._imagine = prepared(planner.mode, functools.partial(_imagined, wm, corrector, fallback), range(7))
@@ -223,23 +224,27 @@ class RealTimeController:
         """The records of this decision; the next one begins."""
         called = torch.zeros_like(state.known)
         called[began] = True
-        unseen = ~state.known | (state.depth == 0)  # nothing was predicted for it
-        info = {
-            "planner_called": called,
-            "fallback": ~(state.known & (state.position < state.plan.shape[1])),
-            "refined": torch.zeros_like(called),
-            "depth": state.depth.masked_fill(~seen.acts, 0),
-            "plan_age": state.depth.float().masked_fill(~state.known, torch.nan),
-            "mismatch": seen.mismatch.masked_fill(unseen, torch.nan),
-            "score": seen.score.masked_fill(unseen, torch.nan),
-            "delta_abs": seen.delta,
-        }
+        info = {"planner_called": called} | recorded(seen, state.plan, state.position, state.depth, state.known)
         later = {"position": state.position + 1, "depth": state.depth + 1, "z_pred": seen.ahead}
         self._state, self._decision = dataclasses.replace(state, **later), self._decision + 1
         return info
 
     def _delay_of(self, row: int) -> int:
         return self._delays(self._solves[row], self._generators and self._generators[row])
+
+
+def recorded(seen: Seen, plan: Tensor, position: Tensor, depth: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """The records of a decision, each (B,), that what is seen and `State` tell; all but whether a solve was begun."""
+    unseen = ~known | (depth == 0)  # nothing was predicted for it
+    return {
+        "fallback": ~(known & (position < plan.shape[1])),
+        "refined": torch.zeros_like(known),
+        "depth": depth.masked_fill(~seen.acts, 0),
+        "plan_age": depth.float().masked_fill(~known, torch.nan),
+        "mismatch": seen.mismatch.masked_fill(unseen, torch.nan),
+        "score": seen.score.masked_fill(unseen, torch.nan),
+        "delta_abs": seen.delta,
+    }
 
 
 def _encode(wm: WorldModel, obs: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,19 +20,21 @@ LONGEST = 10_000  # the model is rolled that far; no episode is as long
 
 
 class Delays:
-    """Delays of solve after solve. Raises `ConfigError` for one that is no whole number, or negative."""
+    """Delays of solve after solve; `given` are the numbers, None for a function.
+
+    Raises `ConfigError` for one that is no whole number, or negative.
+    """
 
     def __init__(self, delay: Delay):
-        self._draw = delay if callable(delay) else None
+        self._draw, self.given = delay if callable(delay) else None, None
         if self._draw is None:
-            given = list(delay) if isinstance(delay, (list, tuple, range)) else [delay]
-            self._given = [_decisions(d) for d in given]
-            if not given:
+            self.given = [_decisions(d) for d in (delay if isinstance(delay, (list, tuple, range)) else [delay])]
+            if not self.given:
                 raise ConfigError("delay=() has none; give at least one number of decisions.")
 
     def __call__(self, solve: int, generator: torch.Generator | None) -> int:
         """How many decisions a row's solve of this number (from 0) takes."""
-        return self._given[solve % len(self._given)] if self._draw is None else _decisions(self._draw(generator))
+        return self.given[solve % len(self.given)] if self._draw is None else _decisions(self._draw(generator))
 
 
 def _decisions(delay) -> int:

@@ -8,6 +8,7 @@ from lib.drafts import DraftController, DraftGate, PriorDraft
 from lib.gates import DriftGate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
+from lib.realtime import RealTimeController
 from lib.speculation import SpeculativeController
 from lib.world_model import WorldModel
 from tests.test_correctors import corrector
@@ -60,6 +61,14 @@ CONTROLLERS = {
     "draft and planner": lambda: drafting(random_draft(), DraftGate(0.385, 0.1, 0.48)),
     "draft that looks without asking": lambda: drafting(
         random_draft(), DraftGate(0.05, looks=("value", "mismatch")), 2
+    ),
+    "real time": lambda: RealTimeController(MPPI(tiny_model(num_q=3), BUDGET), delay=3),
+    "real time, with all parts": lambda: RealTimeController(
+        MPPI(tiny_model(num_q=3), BUDGET),
+        corrector("temporal").requires_grad_(False),
+        DriftGate(0.4),
+        (2, 0, 1),
+        random_draft().requires_grad_(False),
     ),
     "policy": lambda: PolicyController(tiny_model(), mode="eager"),
     "policy samples": lambda: PolicyController(tiny_model(), samples=5, mode="eager"),

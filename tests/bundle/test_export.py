@@ -20,7 +20,7 @@ from tests.tiny import OBS, streams
 
 made = importlib.import_module("lib.bundle.export")  # `lib.bundle.export` is the function
 DECISIONS = 14
-EXPORTED = [name for name in CONTROLLERS if name != "refined"]
+EXPORTED = [name for name in CONTROLLERS if name != "refined" and not name.startswith("real time")]
 
 
 def observations():
@@ -104,6 +104,12 @@ def test_an_observation_that_is_not_finite_has_no_sound_action():
 def test_what_cannot_be_exported_is_refused(tmp_path, controller):
     save_controller(controller(), tmp_path / "c")
     with pytest.raises(BundleError, match="c: a refiner and bfloat16 cannot be exported; save a controller without"):
+        export(tmp_path / "c")
+
+
+def test_what_begins_solves_ahead_of_time_is_not_exported(tmp_path):
+    save_controller(CONTROLLERS["real time"](), tmp_path / "c")
+    with pytest.raises(BundleError, match="c: a RealTimeController cannot be exported; it begins solves ahead of time"):
         export(tmp_path / "c")
 
 

@@ -20,6 +20,7 @@ from lib.drafts import DraftController
 from lib.gates import DriftGate, Gate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
+from lib.realtime import RealTimeController
 from lib.speculation import SpeculativeController
 from lib.weights.names import file_hash
 from tests.bare import run_bare
@@ -61,7 +62,7 @@ def test_a_loaded_controller_acts_as_the_saved_one_did(tmp_path, name):
         assert old.keys() == new.keys()
         for key, value in old.items():
             torch.testing.assert_close(new[key], value, rtol=0, atol=0, equal_nan=True)
-    for part in ("wm", "corrector", "draft"):
+    for part in ("wm", "corrector", "draft", "fallback"):
         if made := getattr(loaded, part, None):
             assert not made.training and not any(p.requires_grad for p in made.parameters())
     save_controller(loaded, tmp_path / "again", {"task": "walker-walk"})
@@ -72,7 +73,7 @@ def test_a_loaded_controller_acts_as_the_saved_one_did(tmp_path, name):
 def test_gates_of_the_cases_ask_and_do_not_ask():
     """Else nothing of a gate would be compared above."""
     for name in ("drift", "drift in L2", "sensitivity of the action", "sensitivity of the value", "value", "ladder",
-                 "draft and planner"):  # fmt: skip
+                 "draft and planner", "real time, with all parts"):  # fmt: skip
         asked = torch.cat([info["fallback"] for info in played(CONTROLLERS[name]())])
         assert 2 < asked.sum() < len(asked) - 2, name
     assert torch.cat([info["refined"] for info in played(CONTROLLERS["refined"]())]).any()
@@ -84,8 +85,28 @@ def test_the_lists_hold_every_gate_and_every_controller_of_the_library():
         pending += (below := pending.pop().__subclasses__())
         found |= {gate for gate in below if gate.__module__ == "lib.gates"}
     assert found | {type(CONTROLLERS["draft and planner"]().gate)} == {made for made, _ in GATES.values()}
-    assert {made for made, _ in KINDS.values()} == {SpeculativeController, DraftController, PolicyController}
+    assert {made for made, _ in KINDS.values()} == {
+        SpeculativeController, DraftController, PolicyController, RealTimeController,
+    }  # fmt: skip
     assert all(made.kind == kind for kind, (made, _) in GATES.items())
+
+
+def test_a_delay_is_numbers(tmp_path):
+    save_controller(CONTROLLERS["real time, with all parts"](), tmp_path / "c")
+    assert read_about(tmp_path / "c")["settings"] == {"delay": [2, 0, 1]}
+    assert load_controller(tmp_path / "c").delay == [2, 0, 1]
+    with pytest.raises(BundleError, match="a delay that a function draws cannot be saved; give a number of decisions"):
+        save_controller(RealTimeController(MPPI(tiny_model(), BUDGET), delay=lambda generator: 1), tmp_path / "d")
+    assert os.listdir(tmp_path) == ["c"]
+    settings = tmp_path / "c" / "controller.json"
+    told = json.loads(settings.read_text())
+    for delay, said in (
+        ([], r"delay=\(\) has none"), ([-1], "delay=-1 must be a whole"), ([[1]], r"delay=\[1\] must be"),
+        (2, "delay='2', which is no list"), ([True], "delay=True must be a whole number"),
+    ):  # fmt: skip
+        settings.write_text(json.dumps(told | {"settings": {"delay": delay}}))
+        with pytest.raises(BundleError, match=said):
+            load_controller(tmp_path / "c")
 
 
 def test_the_folder_says_whose_it_is(tmp_path):
@@ -223,7 +244,7 @@ DAMAGES = {
         "is not the file",
     ),
     "a later format": (put("speculative-tdmpc2/controller/2", "format"), "it is of format 'speculative-tdmpc2/contro"),
-    "unknown kind": (put("realtime", "kind"), "kind='realtime' is not known; use one of: speculative, draft, policy"),
+    "unknown kind": (put("magic", "kind"), "kind=.magic. is not known; use one of: speculative, draft, policy, real"),
     "kind a list": (put(["policy"], "kind"), r"kind=\['policy'\] is not known"),
     "kind of a module": (put("os.system", "kind"), "kind='os.system' is not known"),
     "another kind": (put("policy", "kind"), "controller.json has an unknown 'corrector'"),

@@ -1,0 +1,229 @@
+"""Control against the clock: an environment that is stepped in wall-clock time, and a planner in the background.
+
+    python -m lib.study.realtime_demo --task walker-run --rate 50 --seconds 20
+    python -m lib.study.realtime_demo --task walker-run --planner 512x6 --slower 2 --out build/realtime.json
+
+One decision is due in each period of the rate, or of the task's own, the physics time of a decision. The corrector and
+the draft of the paper profile are used where they are there. Beside it stands what the simulated delay returns from the
+same start states: that of the solves that were timed, rounded up to whole decisions.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from lib.config import ConfigError, PlannerConfig
+from lib.environments import EnvironmentFailed, action_repeat, check_task, make_env
+from lib.planner import MPPI, Plan
+from lib.realtime import BackgroundController, RealTimeController
+from lib.realtime.background import FURTHEST
+from lib.records.keys import ResultError
+from lib.records.seeds import episode_seeds
+from lib.records.store import machine, versions, write_json
+from lib.rollout import rollout, start
+from lib.study.arms import network_file
+from lib.study.cells import Cell
+from lib.study.speed.benchmark import _budget
+from lib.weights.distilled import NetworkError, load_network
+from lib.weights.native import CheckpointError, load_world_model, teacher_key
+
+LONGEST = 86_400.0  # seconds
+
+
+class SlowedPlanner(MPPI):
+    """A planner as on a computer that is `factor` times slower: it sleeps for the rest. Notes the seconds of solves."""
+
+    factor = 1.0
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.seconds: list[float] = []
+
+    def __call__(self, *inputs) -> Plan:
+        started = time.perf_counter() - self.compile_seconds
+        plan = super().__call__(*inputs)
+        took = time.perf_counter() - self.compile_seconds - started
+        time.sleep((self.factor - 1) * took)
+        self.seconds.append(self.factor * took)
+        return plan
+
+
+def own_period(task: str) -> float:
+    """Seconds of physics in a decision of a task; `ConfigError` where the environment does not tell."""
+    env = make_env(task)
+    inner = env.unwrapped
+    suite = getattr(inner, "_env", None)
+    step = suite.control_timestep() if hasattr(suite, "control_timestep") else getattr(inner, "dt", None)
+    env.close()
+    if not isinstance(step, float):
+        raise ConfigError(f"{task} does not tell how long its steps take; give --rate, decisions per second.")
+    return action_repeat(task) * step
+
+
+def against_the_clock(
+    controller: BackgroundController, env, seeds: Sequence[int], decisions: int, period: float, bar
+) -> Iterator[dict]:
+    """One row for each decision: its episode, reward, and the seconds from when it was due until it had an action,
+    ready_s; late_s, how late the loop came to it; and the controller's records.
+
+    A decision that is late by more than a period, for the simulator's sake, moves all that follow.
+    """
+    for episode, seed in enumerate(seeds):
+        obs = torch.from_numpy(start(controller, [env], [seed]))
+        gc.collect()
+        due = time.perf_counter()
+        for decision in range(min(env.decisions, decisions - episode * env.decisions)):
+            time.sleep(max(due - time.perf_counter(), 0.0))
+            seen = time.perf_counter()
+            action, info = controller.act(obs)
+            action = action[0].cpu().numpy()
+            ready = time.perf_counter()
+            after, reward, terminated, truncated, _ = env.step(action)
+            obs = torch.from_numpy(after[None])
+            row = {"episode": episode, "decision": decision, "reward": reward}
+            yield row | {"ready_s": ready - due, "late_s": seen - due} | {k: v.item() for k, v in info.items()}
+            bar.update()
+            due = (due if seen - due <= period else seen) + period
+            if terminated or truncated:
+                break
+
+
+def simulated(controller: RealTimeController, task: str, played: Sequence[tuple[int, int]], bar) -> list[float]:
+    """The returns of episodes, each a seed and how many decisions of it."""
+    returns = []
+    for seed, decisions in played:
+        returns.append(0.0)
+        for step in rollout(controller, lambda s: make_env(task, s), [seed], decisions):
+            returns[-1] += float(step.rewards.sum())
+            bar.update()
+    return returns
+
+
+def demo(
+    task: str = "walker-run",
+    rate: float = 0.0,
+    seconds: float = 20.0,
+    planner: str = "512x6",
+    slower: float = 1.0,
+    size: str = "1m",
+    seed: int = 1,
+    out: Path | None = None,
+) -> dict:
+    """Play in wall-clock time for `seconds`, then with a simulated delay, and print what came of both.
+
+    Args:
+        task: a task that has a teacher.
+        rate: decisions per second; 0 for the task's own, one each time that its physics has gone on by a decision.
+        seconds: how long to play, whole episodes and a part of the last one.
+        planner: samples x iterations.
+        slower: the planner takes that many times as long.
+        size: of the teacher.
+        seed: of the teacher.
+        out: a JSON file for the summary; nothing is written without it.
+    """
+    for name, value, least, most in (
+        ("rate", rate, 0, 10_000), ("seconds", seconds, 0.1, LONGEST), ("slower", slower, 1, 1e4),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            raise ConfigError(f"--{name} {value:g} must lie in {least:g}…{most:g}.")
+    if out is not None and (out.suffix != ".json" or out.is_dir()):
+        raise ConfigError(f"--out {out} must be a JSON file, as in build/realtime.json.")
+    config = PlannerConfig.budget(*_budget(planner))
+    check_task(task)
+    cell, period = Cell(task, size, seed), 1 / rate if rate else own_period(task)
+    wm, teacher = load_world_model(str(cell), task=task), teacher_key(str(cell))
+    if (decisions := round(seconds / period)) < 1:
+        raise ConfigError(f"--seconds {seconds:g} is less than the {period:g} s of one decision.")
+    parts = {}
+    for part, name in (("corrector", "two_tower"), ("fallback", "distilled")):
+        file = network_file("paper", cell, name)
+        parts[part] = load_network(file, teacher).to(wm.device) if file.is_file() else None
+    told = f"{' and '.join(p for p in parts if parts[p]) or 'no corrector'}".replace("fallback", "draft")
+    print(f"{cell}: {1 / period:g} decisions a second, {planner} slowed by {slower:g}, {told}", file=sys.stderr)
+
+    env, slowed = make_env(task), SlowedPlanner(wm, config)
+    seeds = episode_seeds("latency", -(-decisions // env.decisions))
+    with BackgroundController(slowed, period=period, **parts) as controller:
+        controller.reset()  # compiles
+        slowed.factor = slower
+        slowed.seconds.clear()
+        controller._took.clear()
+        gc.freeze()
+        gc.disable()
+        try:
+            with tqdm(total=decisions, desc="in real time", unit="decision", mininterval=0.5) as bar:
+                rows = list(against_the_clock(controller, env, seeds, decisions, period, bar))
+        finally:
+            gc.enable()
+            gc.unfreeze()
+        failed = controller.error
+    env.close()
+    if failed:
+        raise ConfigError(f"the planner failed, {type(failed).__name__}: {failed}")
+    if not slowed.seconds:
+        raise ConfigError(f"no plan was made in {seconds:g} s; play longer, or with a smaller --planner.")
+    solve = np.array(slowed.seconds)
+    delay = min(math.ceil(float(np.median(solve)) / period), FURTHEST)
+    played = [(s, sum(row["episode"] == i for row in rows)) for i, s in enumerate(seeds)]
+    played = [(s, n) for s, n in played if n]
+    with tqdm(total=len(rows), desc=f"simulated, delay {delay}", unit="decision", mininterval=0.5) as bar:
+        there = simulated(RealTimeController(MPPI(wm, config), delay=delay, **parts), task, played, bar)
+    return _told(cell, period, planner, slower, rows, solve, delay, played, there, out)
+
+
+def _told(cell, period, planner, slower, rows, solve, delay, played, there, out: Path | None) -> dict:
+    """Prints the table, and writes and returns what is in it."""
+    real = [sum(row["reward"] for row in rows if row["episode"] == i) for i in range(len(played))]
+    of = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    arrived = (of["late"] >= 0) & ~of["dropped"].astype(bool)
+    age = float(np.median(of["plan_age"][arrived])) if arrived.any() else math.nan
+    quantiles = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
+    step = {name: 1e3 * float(np.quantile(of["step_s"], q)) for name, q in quantiles.items()}
+    summary = {
+        "cell": str(cell), "rate": 1 / period, "planner": planner, "slower": slower, "decisions": len(rows),
+        "missed": int((of["ready_s"] > period).sum()), "missed_in_act": int((~of["deadline_met"].astype(bool)).sum()),
+        "loop_late": int((of["late_s"] > period).sum()), "step_ms": step, "solve_ms": 1e3 * float(np.median(solve)),
+        "solves": len(solve), "taken_up": int(arrived.sum()), "dropped": int(of["dropped"].sum()),
+        "age_at_arrival": age, "delay": delay, "episodes": played, "returns": real, "returns_simulated": there,
+        "machine": machine(), "versions": versions(),
+    }  # fmt: skip
+    lines = [
+        ("", "in real time", "simulated"),
+        ("return of each episode", *("  ".join(f"{x:.1f}" for x in xs) for xs in (real, there))),
+        ("reward of a decision", *(f"{sum(xs) / len(rows):.3f}" for xs in (real, there))),
+        ("delay, decisions", f"{age:g} (age of plans taken up, median)", f"{delay}"),
+        ("solve, ms", f"{summary['solve_ms']:.0f}", ""),
+        ("plans made, taken up, dropped", f"{len(solve)}, {summary['taken_up']}, {summary['dropped']}", ""),
+        ("step, ms: " + ", ".join(step), ", ".join(f"{x:.2f}" for x in step.values()), ""),
+        ("missed deadlines", f"{summary['missed']} of {len(rows):,}", ""),
+        ("  of which the step was too long", f"{summary['missed_in_act']}", ""),
+        ("  of which the loop came late", f"{summary['loop_late']}", ""),
+    ]
+    wide = [max(len(line[i]) for line in lines) for i in range(3)]
+    print("\n".join("  ".join(x.ljust(w) for x, w in zip(line, wide, strict=True)).rstrip() for line in lines))
+    if out is not None:
+        write_json(out, summary)
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        tyro.cli(demo, prog="python -m lib.study.realtime_demo", args=arguments)
+    except (ConfigError, CheckpointError, NetworkError, EnvironmentFailed, ResultError) as error:
+        print(f"realtime_demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The demonstration: it is stepped by the clock, and says what came of it."""
+
+import json
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from lib.config import ConfigError
+from lib.realtime import BackgroundController
+from lib.study.realtime_demo import SlowedPlanner, against_the_clock, main, own_period
+from tests.tiny import ACTIONS, BUDGET, OBS, streams, tiny_model
+
+
+class SlowEnv(gymnasium.Env):
+    """Takes `seconds` for its third step, and ends after five."""
+
+    decisions, seconds = 5, 0.1
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(OBS, np.float32), {}
+
+    def step(self, action):
+        assert action.shape == (ACTIONS,)
+        self.steps += 1
+        time.sleep(self.seconds if self.steps == 3 else 0)
+        return np.full(OBS, 0.1, np.float32), 1.0, False, self.steps == self.decisions, {}
+
+
+class Bar:
+    def update(self):
+        pass
+
+
+def test_decisions_are_due_when_the_clock_says():
+    """Two episodes, the second cut off; what the simulator takes is the loop's lateness, and no step's."""
+    with BackgroundController(SlowedPlanner(tiny_model(), BUDGET), period=0.03) as controller:
+        started = time.perf_counter()
+        rows = list(against_the_clock(controller, SlowEnv(), [1, 2], 9, 0.03, Bar()))
+        assert time.perf_counter() - started > 2 * 0.1 + 6 * 0.03
+    assert [(row["episode"], row["decision"]) for row in rows] == [(0, t) for t in range(5)] + [
+        (1, t) for t in range(4)
+    ]
+    assert [row["reward"] for row in rows] == [1.0] * 9
+    for late in (3, 8):  # behind the slow step
+        assert 0.06 < rows[late]["late_s"] <= rows[late]["ready_s"] and rows[late]["step_s"] < rows[late]["late_s"]
+    assert rows[4]["late_s"] < rows[3]["late_s"]  # what follows has moved, and is not late for ever
+
+
+def test_a_slower_computer_takes_so_many_times_as_long(monkeypatch):
+    planner, slept = SlowedPlanner(tiny_model(), BUDGET), []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    z = torch.full((1, 16), 1 / 8)
+    planner(z, None, streams(0))
+    planner.factor = 4.0
+    planner(z, None, streams(0))
+    assert slept[0] == 0 and slept[1] == pytest.approx(0.75 * planner.seconds[1]) and planner.seconds[1] > 0
+
+
+def test_the_period_of_a_task_is_the_physics_time_of_a_decision():
+    assert own_period("walker-run") == pytest.approx(0.05) and own_period("cartpole-swingup") == pytest.approx(0.02)
+    assert own_period("gym:HalfCheetah-v5") == pytest.approx(0.05)
+    with pytest.raises(ConfigError, match="gym:MountainCarContinuous-v0 does not tell how long its steps take; give"):
+        own_period("gym:MountainCarContinuous-v0")
+
+
+def test_a_short_run_tells_what_came_of_it(tmp_path, capsys):
+    out = tmp_path / "new" / "demo.json"
+    words = ["--task", "cup-catch", "--planner", "8x2", "--rate", "100", "--seconds", "0.5", "--slower", "2"]
+    assert main([*words, "--out", str(out)]) == 0
+    told, table = json.loads(out.read_text()), capsys.readouterr().out
+    assert told["decisions"] == 50 and told["rate"] == 100 and told["slower"] == 2
+    assert told["delay"] == max(np.ceil(told["solve_ms"] / 10), 1) and told["solves"] >= told["taken_up"] > 0
+    assert len(told["returns"]) == len(told["returns_simulated"]) == 1 and told["episodes"][0][1] == 50
+    assert 0 <= told["missed_in_act"] <= told["missed"] <= 50
+    assert f"missed deadlines                    {told['missed']} of 50" in table and "simulated" in table
+    assert main(words) == 0 and sorted(path.name for path in tmp_path.rglob("*")) == ["demo.json", "new"]
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--task", "walker-rnu"], "task='walker-rnu' is not known"),
+    (["--rate", "-1"], "--rate -1 must lie in 0…10000."),
+    (["--rate", "nan"], "--rate nan must lie in 0…10000."),
+    (["--seconds", "0"], "--seconds 0 must lie in 0.1…86400."),
+    (["--slower", "0.5"], "--slower 0.5 must lie in 1…10000."),
+    (["--planner", "512"], "budget '512' is not known; write samples x iterations, as in 512x6."),
+    (["--seed", "77"], "there is no teacher 'walker-run-1m-77'"),
+    (["--seconds", "0.3", "--rate", "1"], "--seconds 0.3 is less than the 1 s of one decision."),
+    (["--out", "."], "--out . must be a JSON file, as in build/realtime.json."),
+])  # fmt: skip
+def test_what_cannot_be_played_is_one_sentence(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"realtime_demo: {said}") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
