@@ -88,6 +88,7 @@ DEADLINES = (
     drawn(
         "deadlines",
         lambda scope: scope.result("deadlines/summary.csv"),
+        "deadlines-delay",
         wanted=lambda scope: bool(scope.deadlines_cells),
     ),
 )  # fmt: skip

@@ -3,11 +3,11 @@
     table = summarise("walker-run-1m-1", episodes, steps, period_ms=50.0)
     delay_on(20.0, solve_ms=7.5, period_ms=50.0)         # 3 decisions, on a computer 20 times slower than the one timed
 
-**What is in time.** A decision has one control period, the physics of it. A solve that takes more than that is used at
-the first decision after it is done: when it took x periods, ⌈x⌉ decisions after the observation that it was begun with.
-Who waits for a plan (`late`, and the planner at every step) has it at once while x ≤ 1. Who plans in the background
-never waits, and has it a decision later even then. A step in the foreground that takes more than a period is late
-itself: no arm is followed beyond that. Times are 95th percentiles, so that 19 of 20 solves are there by then.
+**What is in time.** A decision has one control period, the physics of it. While a solve takes no more than that it is
+waited for: all that plan are the planner at every step. A solve that takes x > 1 periods is used at the first decision
+after it is done, ⌈x⌉ decisions after the observation that it was begun with; there is no delay of 1. A step in the
+foreground that takes more than a period is late itself: no arm is followed beyond that. Times are 95th percentiles, so
+that 19 of 20 solves are there by then.
 
 Between delays that were played, the return is taken to be that of the next longer one; beyond the longest it is not
 known.
@@ -24,21 +24,19 @@ from lib.study.stats.intervals import Estimate, StatisticsError, bootstrap_ci, k
 
 KEEP = 0.95  # of the return without delay, for the slowest computer that still has it
 EVERY_STEP = "every-step"  # the planner without delay
-WAITING = ("late", "late-hold")  # kinds of arms that are the planner at every step where it is fast enough
 WAY = ["arm", "planner"]
 MEANS = ("plan_age", "action_change", "planner_calls")
 TIME = "p95_ms"
 
 
-def delay_on(slower: float, solve_ms: float, period_ms: float, waits: bool = False) -> int:
-    """Decisions until a plan is used, on a computer so many times slower; `waits`: see the module."""
+def delay_on(slower: float, solve_ms: float, period_ms: float) -> int:
+    """Decisions until a plan is used, on a computer so many times slower."""
     periods = slower * solve_ms / period_ms
-    return 0 if waits and periods <= 1 else max(math.ceil(periods), 1)
+    return 0 if periods <= 1 else math.ceil(periods)
 
 
 def slowest_with(delay: int, solve_ms: float, period_ms: float) -> float:
-    """How many times slower a computer is at most on which plans are used after so many decisions, or earlier. With 0
-    who waits for a plan has it within the period."""
+    """How many times slower a computer is at most on which plans are used after so many decisions, or earlier."""
     return max(delay, 1) * period_ms / solve_ms
 
 
@@ -97,10 +95,11 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
 
 
 def with_start(table: pd.DataFrame, arm: str, planner) -> pd.DataFrame:
-    """The rows of an arm on a planner, the shortest delay first: where it waits, that of the planner at every step."""
-    arms = (arm, EVERY_STEP) if arm in WAITING else (arm,)
-    on = table["planner"].eq(planner) | (table["planner"].isna() & pd.isna(planner))
-    return table[table["arm"].isin(arms) & on].sort_values("delay", kind="stable")
+    """The rows of a cell that are an arm on a planner, the shortest delay first: that of the planner at every step."""
+    if pd.isna(planner):
+        return table[table["planner"].isna() & (table["arm"] == arm)]
+    mine = table[table["planner"].eq(planner) & table["arm"].isin([arm, EVERY_STEP])]
+    return mine.sort_values("delay", kind="stable")
 
 
 def computers(table: pd.DataFrame) -> pd.DataFrame:
