@@ -112,15 +112,14 @@ def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, le
         scale = alt.Scale(domain=domain, nice=False, zero=False)
         return alt.Y(field, type="quantitative", scale=scale, axis=axis, title=KEPT if left else None)
 
+    dash = alt.StrokeDash("planned:N", scale=alt.Scale(domain=[True, False], range=[[1, 0], [5, 2]]), legend=None)
+    dots = alt.StrokeDash("kept:N", scale=alt.Scale(range=[[1, 2], [4, 2]]), legend=None)
     promise = alt.Chart(pd.DataFrame({"kept": [100.0, 100 * KEEP]})).mark_rule(color=MUTED, strokeWidth=0.7)
     lines = alt.Chart(corners.assign(order=corners.index)).mark_line(strokeWidth=1.2, strokeJoin="miter")
     base = alt.Chart(middle[middle["planned"] | by_computer]).encode(x=x, color=colour(marks))
     layers = [
-        promise.encode(y=y("kept"), strokeDash=alt.StrokeDash("kept:N", scale=alt.Scale(range=[[1, 2], [4, 2]]),
-                                                              legend=None)),
-        lines.encode(x=x, y=y("kept"), order="order:Q", color=colour(marks), detail="arm:N",
-                     strokeDash=alt.StrokeDash("planned:N", scale=alt.Scale(domain=[True, False], range=[[1, 0], [5, 2]]),
-                                               legend=None)),
+        promise.encode(y=y("kept"), strokeDash=dots),
+        lines.encode(x=x, y=y("kept"), order="order:Q", color=colour(marks), detail="arm:N", strokeDash=dash),
         base.transform_filter("datum.kept_low < datum.kept_high").mark_rule(strokeWidth=0.9, opacity=0.6)
         .encode(y=y("kept_low"), y2="kept_high"),
         base.mark_point(size=15, filled=True, opacity=1).encode(y=y("kept"), shape=shape(marks)),
