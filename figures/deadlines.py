@@ -92,7 +92,7 @@ def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMi
 def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, left: bool) -> alt.LayerChart:
     """One cell and planner. Only at the left and bottom do axes have titles."""
     by_computer = "from" in marks
-    marks = marks.assign(**{name: 100 * marks[name] for name in ("kept", "kept_low", "kept_high")})
+    marks = marks.assign(**{name: 100 * marks[name].astype(float) for name in ("kept", "kept_low", "kept_high")})
     if by_computer:
         scale = alt.Scale(type="log", domain=[LEAST, MOST], nice=False)
         axis = alt.Axis(values=[1, 3, 10, 30, 100], format="d", grid=False, labelOverlap=False)

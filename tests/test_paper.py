@@ -19,8 +19,11 @@ from lib.study.drafting import CURVE
 from lib.study.stats.aggregates import aggregate
 from lib.study.stats.comparisons import compare, cost_ends
 from lib.study.stats.coverage import power_table
+from lib.study.stats.deadlines import summarise as with_delays
 from lib.study.stats.drafts import learnt
 from lib.study.stats.intervals import summarise
+from tests.study.stats.test_deadlines import PERIOD
+from tests.study.stats.test_deadlines import tables as delayed
 from tests.tiny_results import episodes
 
 SOURCE = paths.PAPER  # the repository's own, before any monkeypatching
@@ -265,6 +268,14 @@ def distilled() -> None:
     shutil.copy(paths.figures("paper") / "pareto.svg", paths.figures("paper") / "drafts.svg")
 
 
+def deadlines() -> None:
+    """A cell that was played with delays, and timed: 128×2 is the larger planner."""
+    table = with_delays(CELL, *delayed(), PERIOD)
+    write_table(paths.results("paper") / "deadlines" / "summary.csv", table)
+    for name in ("deadlines", "deadlines-delay"):
+        shutil.copy(paths.figures("paper") / "pareto.svg", paths.figures("paper") / f"{name}.svg")
+
+
 def gpu() -> None:
     folder = paths.results("paper") / "planner"
     timings(folder, "nvidia-h200", "NVIDIA H200", ("float32", "bfloat16"))
@@ -415,6 +426,10 @@ CHANGES = {
     "drafts and parts": [
         distilled, f"{CELL} 900 1.5 951 450 300 225 0.067 0.300 0.012 0.046", "mean return of 2 episodes",
         f"{CELL} +12 [−3, +20]", "Corrector: a less b."],
+    "deadlines": [
+        deadlines, "Appendix: deadlines", "intervals over 2 episodes", f"{CELL} distilled 100× 100×",
+        f"{CELL} policy none none", f"{CELL} every-step 5.0× 2.5×", f"{CELL} late 5.0× –",
+        f"{CELL} async 10× –", f"{CELL} async+two-tower – ≥ 10×"],
     "a teacher that learned from a replay": [
         lambda: teacher("walker-walk-5m-1", size="5m", offline={"updates": 12_000}),
         ("walker-walk 5m collected no decisions of its own: it made 12,000 updates on the replay", 2)],
