@@ -74,7 +74,10 @@ SIZE = {
     },
     "many_tasks": {"tasks": ["walker-walk", "reacher-three-easy"], "episodes": 1},  # else as in the paper
 }  # fmt: skip
-MINUTES = {"horizon": 4.0}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
+MINUTES = {
+    "horizon": 4.0,
+    "deadlines": 4.0,
+}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
 REPLAY = Path(__file__).with_name("replay.py")
 
 
