@@ -13,12 +13,8 @@ ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds 
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
 DRAFTS = ("distilled", "cloned", "prior+")
 PUBLIC = (paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv")
-MOST_CELLS = {
-    "pareto-cells": 2,
-    "horizon-cells": 3,
-    "offline-cells": 0,
-    "deadlines-delay": 0,
-}  # that the first figure has room for
+# That the first figure has room for, by the second one's name.
+MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0, "deadlines-delay": 0}
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 

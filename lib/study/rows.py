@@ -87,11 +87,8 @@ def deadlines(profile: str, cell: str) -> list[Row]:
     A row's name ends in the arm as tables have it, by which an audit finds what it has replayed.
     """
     settings, files = _networks(profile, cell)
-    study, has, studied = (
-        settings.profile.delays,
-        available(settings.profile, cell),
-        cell in settings.profile.study_cells,
-    )
+    study, has = settings.profile.delays, available(settings.profile, cell)
+    studied = cell in settings.profile.study_cells
     decisions = min(settings.decisions(settings.cell.task), study.decisions)
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=decisions)
     standard, file, found = settings.planner(stage.wm.action_dim), gates_file(profile, cell), []
