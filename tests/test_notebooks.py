@@ -114,6 +114,8 @@ COLUMNS = {
         kept_e6""",
     f"decision_transformer/{CELL}-expert-1.csv": """updates minutes action_loss val_loss return_mean return_std
         normalised_score""",
+    f"deadlines/{CELL}.csv": "arm planner delay episode_seed return plan_age action_change planner_calls",
+    f"deadlines/perturbed/{CELL}.csv": "arm planner delay perturbation severity episode_seed return plan_age",
     "planner/cpu.csv": """size batch mode dtype solve_ms_p50 solve_ms_p95 gflops ceiling_gflops ratio_to_twin
         ratio_to_floor""",
 }
@@ -225,6 +227,16 @@ def test_08_measures_and_plays(copy, run_all):
     first = SEED_BLOCKS["calibrate"]  # not what is reported
     assert seeds == {"float32": [first, first + 1], "bfloat16": [first, first + 1]}
     assert not (copy.root / SMOKE / "planner" / "cpu-memory.csv").exists()
+
+
+def test_09_plays_every_arm_at_every_delay_and_times_it(copy, run_all):
+    table, study = copy.table(f"deadlines/{CELL}.csv"), PROFILES["smoke"].delays
+    assert set(table["arm"]) == {"every-step", *study.arms, *study.unplanned}
+    played = table.dropna(subset="delay").groupby(["arm", "planner"])["delay"].unique().map(list)
+    assert all(delays == ([0] if arm == "every-step" else [2]) for (arm, _), delays in played.items())
+    assert {planner for _, planner in played.index} == {"16×1", "32×1"} and table["action_change"].gt(0).all()
+    steps = copy.table(f"deadlines/{CELL}-steps.csv")
+    assert set(steps.loc[steps["part"] == "solve", "arm"]) >= {"16×1+async-d8", "async+draft-d8", "late-hold-d8"}
 
 
 def test_08_measures_where_only_torch_numpy_and_safetensors_are_installed(tmp_path):

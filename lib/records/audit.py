@@ -44,7 +44,7 @@ from lib.records.pipeline import jobs
 from lib.records.run import components, guarded, kept_run, key_of_parts
 
 AUDITED = ("distillation", "corrector", "drafts", "horizon", "certified", "sequence", "action_error", "perturbed")
-AUDITED += ("model_error", "offline", "many_tasks")
+AUDITED += ("model_error", "offline", "many_tasks", "deadlines")
 # Fields of the audit's profile that are not those of smoke: all budgets as in the paper, and an arm of every kind.
 SIZE = {
     "planner": None,
@@ -67,9 +67,17 @@ SIZE = {
     "perturb_arms": ["teacher", "budget-64x2", "64x2+gated-6", "policy"],
     "perturb_episodes": 2,
     "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],
+    "draft_cells": ["walker-run-1m-1", "cheetah-run-1m-1", "cup-catch-1m-1"],  # where arms with a draft are played
+    "delays": {
+        "delays": [0, 2], "planners": ["64x2"], "standard_delays": [], "episodes": 2, "study_episodes": 2,
+        "perturbations": ["mass-1.5"], "perturbed_delays": [0, 2],
+    },
     "many_tasks": {"tasks": ["walker-walk", "reacher-three-easy"], "episodes": 1},  # else as in the paper
 }  # fmt: skip
-MINUTES = {"horizon": 4.0}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
+MINUTES = {
+    "horizon": 4.0,
+    "deadlines": 4.0,
+}  # about how long a stage takes at audit size in both trees; 1 where nothing else is said
 REPLAY = Path(__file__).with_name("replay.py")
 
 

@@ -48,6 +48,11 @@ class Scope:
         return tuple(cell for cell in self.cells if cell in self.profile.certified_cells)
 
     @property
+    def deadlines_cells(self) -> tuple[str, ...]:
+        """The same of those that it plays with plans that take time."""
+        return tuple(cell for cell in self.cells if cell in self.profile.deadlines_cells)
+
+    @property
     def teacher_cells(self) -> tuple[str, ...]:
         shipped = (
             {file.stem for file in files(paths.TEACHERS, "*.safetensors")} if self.profile.every_teacher else set()
@@ -66,9 +71,9 @@ class Scope:
         wanted = self.result(*names)
         return [path for path in wanted if path.is_file()] or wanted
 
-    def timed(self, cells: tuple[str, ...]) -> list[Path]:
+    def timed(self, cells: tuple[str, ...], table: str = "latency/{}.csv") -> list[Path]:
         """Of timings the sidecars: that a column of times has changed is otherwise no reason to do anything again."""
-        return [p for p in self.result(*(f"latency/{cell}.csv.meta.json" for cell in cells)) if p.is_file()]
+        return [p for p in self.result(*(f"{table.format(cell)}.meta.json" for cell in cells)) if p.is_file()]
 
 
 @dataclass(frozen=True)

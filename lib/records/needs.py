@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lib.files import files
 from lib.records import paths
-from lib.records.jobs import Scope
+from lib.records.jobs import Scope, Stage
 
 ACTING = "lib.correctors:TwoTowerCorrector"  # what acts while the later rounds of a set are collected
 CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector"}
 DRAFTS = ("distilled", "cloned", "prior+")
 PUBLIC = (paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv")
-MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0}  # that the first figure has room for
+# That the first figure has room for, by the second one's name.
+MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0, "deadlines-delay": 0}
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
@@ -86,6 +87,18 @@ def drawings(scope: Scope, figure: str, more: str = "") -> list[Path]:
     """The file of a figure, and of a second one where there are cells for which the first has no room."""
     names = [figure, more] if more and len(scope.cells) > MOST_CELLS[more] else [figure]
     return [paths.figures(scope.profile.name) / f"{name}.svg" for name in names]
+
+
+def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
+    """The stage of a figure; `more` is a second one, drawn of cells for which the first has no room."""
+    return Stage(
+        f"{name}-figure",
+        f"figures/{name}.py",
+        (),
+        lambda scope, _: drawings(scope, name, more),
+        lambda scope, _: needs(scope),
+        **options,
+    )
 
 
 def seeds(scope: Scope) -> list[str]:

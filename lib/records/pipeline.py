@@ -9,7 +9,7 @@ because they are found by name at run time. The study is named and not imported:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from lib.config import one_of
 from lib.files import files
@@ -20,12 +20,11 @@ from lib.records.needs import (
     COLLECTED,
     ENDS,
     PUBLIC,
-    certifiable,
     concluded_from,
     corrector_files,
     correctors,
     draft_files,
-    drawings,
+    drawn,
     learnt,
     making_correctors,
     network_files,
@@ -37,20 +36,9 @@ from lib.records.needs import (
     tables,
     weights,
 )
+from lib.records.studies import CERTIFIED, DEADLINES
 
 # --------------------------------------------------------------------------------------------------------- the stages
-
-
-def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
-    """The stage of a figure; `more` is a second one, drawn of cells for which the first has no room."""
-    return Stage(
-        f"{name}-figure",
-        f"figures/{name}.py",
-        (),
-        lambda scope, _: drawings(scope, name, more),
-        lambda scope, _: needs(scope),
-        **options,
-    )
 
 
 KEYED = "coverage"  # a table of simulations, which has a key of its own
@@ -138,34 +126,7 @@ STAGES = (
         settings=("many_tasks", "decisions", "planner"),
         wanted=lambda scope: scope.profile.many_tasks is not None,
     ),
-    Stage(
-        "certified",
-        "paper/certify.py",
-        ("certified",),
-        lambda scope, cell: scope.result(f"certified/{cell}.csv", f"certified/{cell}-episodes.csv"),
-        lambda scope, cell: network_files(scope, cell, certifiable(scope))
-        + [*scope.result(f"corrector/{cell}-calibration.json"), *weights(cell)],
-        each=lambda scope: scope.certified_cells,
-        settings=("certification", *COLLECTED, "calibrate_episodes"),
-        rows="lib.study.rows:certified",
-    ),
-    Stage(
-        "certified-summary",
-        "paper/certified.py",
-        (),
-        lambda scope, _: scope.result("certified/summary.csv"),
-        lambda scope, _: scope.there(
-            *(f"certified/{cell}{end}.csv" for cell in scope.certified_cells for end in ("", "-episodes"))
-        )
-        + scope.timed(scope.certified_cells),
-        keeps=lambda scope, _: scope.result(*["certified/validity.csv"] * (scope.profile.name == "paper")),
-        wanted=lambda scope: bool(scope.certified_cells),
-    ),
-    drawn(
-        "certified",
-        lambda scope: scope.result("certified/summary.csv"),
-        wanted=lambda scope: bool(scope.certified_cells),
-    ),
+    *CERTIFIED,
     drawn(
         "teachers",
         lambda scope: [
@@ -247,6 +208,7 @@ STAGES = (
         lambda scope: [file for file in scope.result(*tables(scope, "perturbed")) if file.is_file()],
         wanted=lambda scope: any(file.is_file() for file in scope.result(*tables(scope, "perturbed"))),
     ),
+    *DEADLINES,
     drawn("replans", lambda scope: scope.there(*tables(scope, "horizon", "-phase"), *tables(scope, "horizon"))),
     drawn("returns", lambda scope: scope.there(*tables(scope, "horizon"))),
     drawn(

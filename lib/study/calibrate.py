@@ -4,7 +4,7 @@
 
 A threshold, and how far a corrector is trusted at each depth, come from the held-out states of the cell's distillation
 set (`lib.distil.thresholds`). The ladder has three numbers that depend on each other: they are chosen by playing on
-start states of their own.
+start states of their own, and so are those of drafts' gates, and of gates on plans that arrive late.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lib.records.ledger import same
 from lib.records.seeds import episode_seeds
 from lib.records.store import intact, read_sidecar, write_artefact
 from lib.rollout import rollout
-from lib.study.arms import Arm, DraftArm, TrustedArm, arm_name, make_arm, numbers_of
+from lib.study.arms import Arm, DelayArm, DraftArm, TrustedArm, arm_name, make_arm, make_controller, numbers_of
 from lib.study.cells import Settings
 from lib.study.distillation import COLLECTED_BY, distillation_key, distillation_set
 from lib.study.evaluate import Stage, arm_key, arm_roots
@@ -47,6 +47,8 @@ LADDER_CALLS = (1.25, 2.0)
 NO_LEVELS = (0.0, 0.0)  # a ladder that trusts neither plan nor correction unchecked
 UNCALIBRATED = {"threshold": torch.inf, "levels": NO_LEVELS, "trust": (), "thresholds": (None,) * len(SCORES)}
 WANTED = 0.98  # of the teacher's return, for the ladder
+GATED_AT = 2  # decisions that plans take while the gate on arriving ones is calibrated, whatever the arm's own delay
+DROPPED = 0.1  # share of them that it would drop there
 
 
 # ------------------------------------------------------------------------------------------------------- the ladder
@@ -110,6 +112,36 @@ def draft_thresholds(stage: Stage, arm: DraftArm, episodes: int) -> dict:
     return {"thresholds": thresholds, "asked": float(asked), "decisions": scores.shape[1], "episode_seeds": seeds}
 
 
+# ------------------------------------------------------------------------------------------- plans that arrive late
+
+
+def arrival_threshold(stage: Stage, arm: DelayArm, episodes: int) -> dict:
+    """The threshold above which the gate of a `DelayArm` would drop a share `DROPPED` of the plans that arrive, from
+    calibration episodes with a delay of `GATED_AT` decisions in which it drops none.
+
+    One for all delays: a plan is no better for having been expected to be bad. Raises `ConfigError` where none arrives.
+    """
+    seeds = episode_seeds("calibrate", episodes, stage.cell.seed)
+    controller = make_controller(_undropped(arm), stage.wm, stage.correctors)
+    what, envs = f"{stage.cell} plans that arrive at {arm.name}", partial(make_env, stage.cell.task)
+    steps = [step.info for step in rollout(controller, envs, seeds, stage.decisions, what)]
+    scores = np.concatenate([info["score"][info["plan_age"] == GATED_AT] for info in steps])
+    if not scores.size or not np.isfinite(scores).all():
+        raise ConfigError(
+            f"{arm.name}: no plan arrived in {len(seeds)} episodes of {stage.cell}, or none where its score is finite; "
+            "play longer episodes, or check the teacher's weights."
+        )
+    threshold = float(np.quantile(scores, 1 - DROPPED))
+    return {"threshold": threshold, "delay": GATED_AT, "plans": scores.size, "episode_seeds": seeds}
+
+
+def _undropped(arm: DelayArm) -> DelayArm:
+    """The arm that the thresholds of all delays come from."""
+    return replace(arm, name="", delay=GATED_AT, execution_horizon=GATED_AT, threshold=np.inf)
+
+
+PLAYED = {DraftArm: draft_thresholds, DelayArm: arrival_threshold}  # kind of arm → whose episodes give its numbers
+
 # ------------------------------------------------------------------------------------------- kept beside the corrector
 
 
@@ -119,16 +151,21 @@ def calibration_file(profile: str, cell) -> Path:
 
 
 def gate_numbers(
-    settings: Settings, stage: Stage, names: list[str], standard: PlannerConfig, threshold: float | None = None
+    settings: Settings,
+    stage: Stage,
+    names: list[str],
+    standard: PlannerConfig,
+    threshold: float | None = None,
+    path: Path | None = None,
 ) -> dict[str, dict]:
-    """Arm → its numbers, for those of the named arms that have any: what the profile's calibration of the cell says,
-    which is made where it is lacking, and `threshold` for all of them instead if it is given."""
+    """Arm → its numbers, for those of the named arms that have any: what the profile's calibration of the cell says (or
+    another file, `path`), which is made where it is lacking, and `threshold` for all of them instead if it is given."""
     given = {} if threshold is None else {"threshold": threshold, "levels": NO_LEVELS}
     found = {name: given for name in _calibrated(names, standard)}
     lacking = [name for name in found if not set(numbers_of(make_arm(name, standard))) <= given.keys()]
     if given and not lacking:
         return found
-    path = calibration_file(settings.profile.name, stage.cell)
+    path = path or calibration_file(settings.profile.name, stage.cell)
     key = distillation_key(settings, stage.cell)
     for arch, file in stage.corrector_files.items():
         if arch in CORRECTORS and not same(read_sidecar(file).get("distillation_key"), key):
@@ -174,8 +211,9 @@ def ensure_calibration(
         key = calibration_key(stage, arm, held_out_key, episodes)
         if same(kept.get(name, {}).get("key"), key):
             continue
-        if isinstance(arm, DraftArm):
-            kept[name] = draft_thresholds(stage, arm, episodes) | {"key": key}
+        if made := PLAYED.get(type(arm)):
+            alike = next((numbers for numbers in kept.values() if same(numbers.get("key"), key)), None)
+            kept[name] = alike or made(stage, arm, episodes) | {"key": key}
             save()
             continue
         data = held_out() if data is None else data
@@ -198,9 +236,11 @@ def ensure_calibration(
 
 def calibration_key(stage: Stage, arm: Arm, held_out_key: str, episodes: int) -> str:
     """All that an arm's numbers depend on; `arm` has none yet."""
-    played = arm_key(arm, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
-    if isinstance(arm, DraftArm):  # learns nothing from the held-out states of correctors
-        return key_of((*arm_roots(arm), draft_thresholds), rest_of(played), episodes)
+    one = _undropped(arm) if isinstance(arm, DelayArm) else arm
+    played = arm_key(one, stage.cell, stage.teacher, stage.corrector_files.get(arm.corrector), stage.decisions)
+    if made := PLAYED.get(type(arm)):  # which learns nothing from the held-out states of correctors
+        wanted = [GATED_AT, DROPPED] if isinstance(arm, DelayArm) else []
+        return key_of((*arm_roots(arm), made), rest_of(played), episodes, *wanted)
     wanted = [CALLS_PER_PLAN, LADDER_LEVELS, LADDER_CALLS, WANTED, episodes if arm.gate is LadderGate else None]
     roots = (*arm_roots(arm), *COLLECTED_BY, calibrate_ladder, calibrate)
     roots += (trust_by_depth,) if isinstance(arm, TrustedArm) else ()

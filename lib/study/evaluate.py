@@ -103,6 +103,11 @@ def _episode(arm: Arm, records: list[dict]) -> dict:
     corrected = [r for r in records if arm.corrector and not (r["planner_called"] or r["refined"])]
     if isinstance(arm, DraftArm):  # what the draft did by itself: it does not act along a plan
         corrected = [r for r in corrected if not r["depth"]]
+    deltas = [r["delta_abs"] for r in corrected]
+    if isinstance(arm, DelayArm):  # a plan acts later than it is begun, and a draft changes none: it acts without one
+        drafted = arm.corrector in DRAFTED
+        corrected = [r for r in records if arm.corrector and r["fallback" if drafted else "depth"]]
+        deltas = [] if drafted else [r["delta_abs"] for r in corrected]
     return {
         "return": float(sum(r["reward"] for r in records)),
         "length": len(records),
@@ -111,7 +116,7 @@ def _episode(arm: Arm, records: list[dict]) -> dict:
         "fallbacks": counts["fallback"],
         "refinements": counts["refined"],
         "corrector_calls": len(corrected),
-        "delta_abs": float(np.mean([r["delta_abs"] for r in corrected])) if corrected else None,
+        "delta_abs": float(np.mean(deltas)) if deltas else None,
     }
 
 

@@ -144,6 +144,7 @@ OWN: dict[str, dict[str, Rule]] = {
     "04_horizon_evaluation": {"model_size": among(*MODEL_SIZES)},
     "06_offline_vs_downstream": {"task": among(*SNAPSHOTS, "all")},
     "07_decision_transformer": {"model_size": among(*MODEL_SIZES)},
+    "09_deadlines": {"model_size": among(*MODEL_SIZES)},
     "11_drafts": {"model_size": among(*MODEL_SIZES)},
 }
 

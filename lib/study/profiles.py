@@ -130,6 +130,28 @@ class DraftStudy:
 
 
 @dataclass(frozen=True)
+class DelayStudy:
+    """How much work notebook 09 does: `delays` of plans, in decisions, kinds of `arms` as `lib.study.arms` has them,
+    each on all of the `planners`, and what acts `unplanned`. On study cells the teacher's planner has `standard_delays`
+    and more episodes. Worlds with `perturbations` are played with `perturbed_arms` at `perturbed_delays`."""
+
+    delays: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8)
+    arms: tuple[str, ...] = (
+        "late", "late-hold", "async", "async+two-tower", "async+temporal", "async+gated", "async+draft",
+    )  # fmt: skip
+    unplanned: tuple[str, ...] = ("policy", "distilled")
+    planners: tuple[str, ...] = ("64x2", "128x2")
+    standard_delays: tuple[int, ...] = ()  # none: it is not played
+    episodes: int = 20
+    study_episodes: int = 50
+    decisions: int = 500  # of an episode at most
+    perturbations: tuple[str, ...] = ()
+    perturbed_arms: tuple[str, ...] = ("async", "async+draft")
+    perturbed_delays: tuple[int, ...] = (0, 2, 4)
+    steps: int = 1_200  # timed of each arm: of more than a thousand in the foreground there is a 99.9th percentile
+
+
+@dataclass(frozen=True)
 class ManyTasks:
     """Weights that know many tasks, from elsewhere, and how much is played of each task."""
 
@@ -211,6 +233,8 @@ class Profile:
     speed: SpeedStudy = SpeedStudy()
     draft_cells: tuple[str, ...] = ()  # of the cells, those with drafts
     drafts: DraftStudy = DraftStudy()
+    deadlines_cells: tuple[str, ...] = ()  # of the cells, those that are played with plans that take time
+    delays: DelayStudy = DelayStudy()
     many_tasks: ManyTasks | None = None  # None: none are played
     certified_cells: tuple[str, ...] = ()  # of the cells, those for which the cheapest way to control is certified
     certification: Certification | None = None  # None: there is nothing to pick from
@@ -240,6 +264,7 @@ _MAKERS = {
     "errors": ErrorStudy,
     "speed": SpeedStudy,
     "drafts": DraftStudy,
+    "delays": DelayStudy,
     "many_tasks": lambda planner, **fields: ManyTasks(planner=PlannerConfig.budget(**planner), **fields),
     "cell_episodes": CellEpisodes,
     "certification": lambda episodes, **fields: Certification(tuple(episodes.items()), **fields),

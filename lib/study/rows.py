@@ -3,12 +3,13 @@
     for row in rows("paper", "walker-walk-1m-1"):
         print(row.name, row.why or "fresh")
 
-`lib.records` asks here for the rows of notebook 04, of perturbed worlds and of certified choices: an arm more, or a
-gate that one arm uses, is a reason to play that arm, and no other.
+`lib.records` asks here for the rows of notebooks 04 and 09, of perturbed worlds and of certified choices: an arm more,
+or a gate that one arm uses, is a reason to play that arm, and no other.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +22,7 @@ from lib.records.store import intact, read_sidecar, read_table
 from lib.study.arms import DRAFTED, arm_name, make_arm, network_file, numbers_of, recorded
 from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key
 from lib.study.cells import Cell, Settings
+from lib.study.delays import arms_of, available, changed_arms, deadlines_file, gates_file, label, places
 from lib.study.distillation import distillation_key
 from lib.study.evaluate import Stage, arm_key
 from lib.study.perturb import perturbed_file, read_deviations, std_file, worlds
@@ -77,6 +79,40 @@ def perturbed(profile: str, cell: str) -> list[Row]:
             why = _why(then, now, count, own.perturb_episodes)
             found.append(Row(f"{world} arm {name}", table, then, now, why and f"{world} arm {name} {why}"))
     return found
+
+
+def deadlines(profile: str, cell: str) -> list[Row]:
+    """The profile's arms at each delay, in the teacher's world and in changed ones, and the numbers of their gates.
+
+    A row's name ends in the arm as tables have it, by which an audit finds what it has replayed.
+    """
+    settings, files = _networks(profile, cell)
+    study, has = settings.profile.delays, available(settings.profile, cell)
+    studied = cell in settings.profile.study_cells
+    decisions = min(settings.decisions(settings.cell.task), study.decisions)
+    stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=decisions)
+    standard, file, found = settings.planner(stage.wm.action_dim), gates_file(profile, cell), []
+    calibrated = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
+    wanted, names = study.study_episodes if studied else study.episodes, arms_of(study, has, studied)
+    for bare in (make_arm(name, standard, UNCALIBRATED) for name in names):
+        if numbers_of(bare):
+            now = calibration_key(stage, bare, "", settings.profile.calibrate_episodes)
+            then = calibrated.get(bare.name, {}).get("key", "")
+            found.append((f"the gate of {bare.name}", file, then, now, _why(then, now, 1, 1)))
+    changed = places(stage, study.perturbations) if study.perturbations else {}
+    for where, played_there in ((places(stage), names), (changed, changed_arms(study, has, studied))):
+        table = deadlines_file(profile, cell, where is changed)
+        kept = read_sidecar(table).get("keys", {}) if intact(table) else {}
+        played = read_table(table) if kept else None
+        arms = [make_arm(name, standard, calibrated.get(name)) for name in played_there]
+        for (world, place), arm in itertools.product(where.items(), arms):
+            then, now = kept.get(world, {}).get(arm.name, ""), place.key(arm)
+            count = len(place.rows_of(arm, played)) if then else 0
+            about = label(arm)
+            on = f"{about['planner']} d{about['delay']} " if arm.planner else ""
+            name = f"{world} {on}arm {about['arm']}"
+            found.append((name, table, then, now, _why(then, now, count, wanted)))
+    return [Row(name, file, then, now, why and f"{name} {why}") for name, file, then, now, why in found]
 
 
 def learnt(profile: str, cell: str) -> list[Row]:

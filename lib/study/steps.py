@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from lib.compilation import prepared, resolve_mode
@@ -32,6 +33,7 @@ from lib.config import PlannerConfig
 from lib.correctors import appended, token
 from lib.environments import make_env
 from lib.gates import Look
+from lib.planner import MPPI
 from lib.records import paths
 from lib.records.keys import key_of, rest_of
 from lib.records.ledger import renamed
@@ -39,7 +41,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_sidecar, read_table
 from lib.rollout import start
 from lib.speculation import SpeculativeController
-from lib.study.arms import Arm, DraftArm, arm_name, make_arm, make_controller
+from lib.study.arms import Arm, DelayArm, DraftArm, arm_name, make_arm, make_controller
 from lib.study.evaluate import Stage, arm_key
 from lib.study.speed.timing import summary, synchronise, timed
 from lib.world_model import total_variation
@@ -91,12 +93,14 @@ def step_times(
     calibration: dict[str, dict],
     work: dict[int, tuple[list[str], int]],
     compile_all: bool = False,
+    file: Path | None = None,
 ) -> pd.DataFrame:
     """The rows of `measure` for every batch: the names of its arms, and decisions of each of them.
     `compile_all` compiles, as for a robot, also planners so small that whoever plays episodes does not wait for it.
 
-    Kept as the result file `latency/<cell>.csv` while arms, weights and device stay the same, whatever code says: no
-    audit can carry a time over, so it keeps its commit and date, and is measured again once the file is removed."""
+    Kept as the result file `latency/<cell>.csv`, or as `file`, while arms, weights and device stay the same, whatever
+    code says: no audit can carry a time over, so it keeps its commit and date, and is measured again once the file is
+    removed."""
     arms, key = steps_key(stage, standard, calibration, work, compile_all)
 
     def make(path: Path) -> None:
@@ -104,7 +108,7 @@ def step_times(
         rows = [row for batch, wanted, count in timed for row in measure(stage, wanted, count, batch)]
         pd.DataFrame(rows).to_csv(path, index=False)
 
-    file = paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
+    file = file or paths.results(stage.profile) / "latency" / f"{stage.cell}.csv"
     if not (intact(file) and rest_of(renamed(read_sidecar(file).get("key", "-"))) == rest_of(key)):
         cached(file, key, make, f"step times of {stage.cell}", load=os.getloadavg()[0])
     return read_table(file)
@@ -132,11 +136,13 @@ def compiled(arm: Arm, device: torch.device) -> Arm:
 def measure(stage: Stage, arms: list[Arm], decisions: int = 300, batch: int = 1) -> list[dict]:
     """Rows of arm × part of the step: `step` (all of the controller's), `plan` (those in which a row asked a planner or
     refiner), `between` (the others), `env` (the environments' own), and what is in `between`, each by itself: `encode`,
-    `predict`, `correct` and `gate` (see `alone`).
+    `predict`, `correct` and `gate` (see `alone`). Of an arm with a delay it is the `solve` by itself: that is in
+    the background in earnest, and `between` the step in the foreground.
 
-    Milliseconds p50_ms, p95_ms, p999_ms (of `TAIL` steps or more), mean_ms, and mean_error_ms, the standard error over
-    so many turns (not for parts by themselves); share of the steps; steps_per_s, of the mean; planner calls per
-    decision of an episode; the batch, the device, and threads of the CPU. A part that an arm does not have has no row.
+    Milliseconds p50_ms, p95_ms, p99_ms (of a tenth of `TAIL` steps or more), p999_ms (of `TAIL`), max_ms, mean_ms, and
+    mean_error_ms, the standard error over so many turns (not for parts by themselves); the number of `steps`, and their
+    share; steps_per_s, of the mean; planner calls per decision of an episode; the batch, the device, and threads of the
+    CPU. A part that an arm does not have has no row.
     """
     seeds, device = episode_seeds("latency", batch), stage.wm.device
     playing = []
@@ -192,9 +198,10 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
     times, planned = np.array(one.times), np.array(one.planned)
     found = {"step": times} | {part: times[planned == asked] for part, asked in PARTS.items()}
     shares = {part: len(values) / len(times) for part, values in found.items()}
+    shares |= {"env": 1.0, "solve": shares["plan"]}
     found["env"], turns = np.array(one.env_times), (WARM_UP + np.arange(len(times))) // TURN
     of = {"step": turns, "env": turns} | {part: turns[planned == asked] for part, asked in PARTS.items()}
-    if shares["between"]:
+    if shares["between"] or isinstance(one.arm, DelayArm):
         found |= {part: parts[part, which] for part, which in _made_of(one.arm).items() if (part, which) in parts}
     for part, values in found.items():
         if len(values):
@@ -203,11 +210,14 @@ def _rows(one: _Playing, parts: dict[tuple[str, str], np.ndarray], device: torch
                 "part": part,
                 "batch": len(one.seeds),
                 **summary(values),
+                "p99_ms": float(np.quantile(values, 0.99)) if len(values) >= TAIL / 10 else math.nan,
                 "p999_ms": float(np.quantile(values, 0.999)) if len(values) >= TAIL else math.nan,
+                "max_ms": float(values.max()),
                 "mean_ms": float(values.mean()),
                 "mean_error_ms": turn_error(values, of[part]) if part in of else math.nan,
                 "turns": len(np.unique(of[part])) if part in of else math.nan,
-                "share": shares.get(part, 1.0 if part == "env" else shares["between"]),
+                "steps": len(values),
+                "share": shares.get(part, shares["between"]),
                 "steps_per_s": 1e3 / float(values.mean()),
                 "calls_per_decision": one.calls / len(times) / len(one.seeds),
                 "device": device.type,
@@ -223,6 +233,8 @@ def _made_of(arm: Arm) -> dict[str, object]:
     """Part of a step without a plan -> which one: arms with the same corrector or kind of gate share it."""
     if arm.planner is None or isinstance(arm, DraftArm):  # a draft and its gate are one function
         return {}
+    if isinstance(arm, DelayArm):  # and so is what acts at once
+        return {"solve": arm.planner}
     beyond = arm.tail == "policy" and arm.execution_horizon > arm.planner.horizon
     found = {"encode": "whole", "predict": "beyond" if beyond else "within", "correct": arm.corrector, "gate": arm.gate}
     return {part: which for part, which in found.items() if which}
@@ -238,6 +250,8 @@ def alone(one: _Playing) -> dict[tuple[str, str], Callable[[], object]]:
     if not (made_of := _made_of(one.arm)):
         return {}
     controller = one.controller
+    if isinstance(one.arm, DelayArm):
+        return {("solve", one.arm.planner): _solve(controller.planner, one.obs)}
     wm, corrector, gate = controller.wm, controller.corrector, controller.gate
     seen = controller.propose(one.obs)
     depth, history = torch.ones_like(seen.depth), None
@@ -255,6 +269,15 @@ def alone(one: _Playing) -> dict[tuple[str, str], Callable[[], object]]:
         "gate": (functools.partial(_judge, wm, gate), look),
     }
     return {(part, which): _call(controller, *calls[part]) for part, which in made_of.items()}
+
+
+def _solve(planner: MPPI, obs: Tensor) -> Callable[[], object]:
+    """A call of the planner as a controller calls it, from where it is, with a start and the rows' random streams."""
+    with torch.no_grad():
+        z = planner.wm.encode(obs.to(planner.wm.device))
+    start = z.new_zeros(len(z), planner.config.horizon, planner.wm.action_dim)
+    streams = [torch.Generator().manual_seed(row) for row in range(len(z))]
+    return torch.no_grad()(functools.partial(planner, z, start, streams))
 
 
 def _call(controller: SpeculativeController, function: functools.partial, inputs: tuple) -> Callable[[], object]:

@@ -49,6 +49,7 @@ PARAMETERS = {  # notebook: values, and a word of the sentence that each gets
         ("episodes -1", "episodes"), ("env Hopper", "env"), ("checkpoint no.safetensors", "checkpoint")
     ],
     "08_planner_benchmark": [("seconds -1", "seconds"), ("device tpu", "device")],
+    "09_deadlines": [("episodes -1", "episodes"), ("model_size all", "model_size"), ("seed 100", "seed")],
     "11_drafts": [("episodes -1", "episodes"), ("model_size all", "model_size")],
 }  # fmt: skip
 

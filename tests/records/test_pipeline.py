@@ -24,6 +24,7 @@ JUDGED |= {"cells", "study_cells", "every_teacher", "offline_weights", "planner_
 JUDGED |= {"correctors", "planner_options"}
 JUDGED |= {"drafts", "draft_cells"}  # whose files have keys of their own
 JUDGED |= {"perturb_cells", "perturb_arms", "perturb_episodes", "perturbations"}
+JUDGED |= {"deadlines_cells", "delays"}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,31 @@ def test_only_cells_that_the_profile_names_are_certified(monkeypatch, tmp_path):
     assert [path.name for path in summary.keeps] == ["validity.csv"]
 
 
+def test_only_cells_that_the_profile_names_are_played_with_delays(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    stages = ("deadlines", "deadlines-summary", "deadlines-figure")
+    play, summary, figure = jobs(Scope.of(profile("smoke")), stages)
+    assert [out.relative_to(tmp_path / "smoke/deadlines").as_posix() for out in (*play.outs, *play.keeps)] == [
+        "walker-walk-1m-1.csv", "perturbed/walker-walk-1m-1.csv",
+        "walker-walk-1m-1-gates.json", "walker-walk-1m-1-steps.csv",
+    ]  # fmt: skip
+    assert [need.stem for need in play.needs if need.is_relative_to(tmp_path)] == [
+        f"walker-walk-1m-1-{name}" for name in ("two_tower", "temporal", "distilled")
+    ]
+    assert summary.needs == play.outs[:1] and set(summary.outs) >= set(figure.needs)
+    assert [out.name for out in figure.outs] == ["deadlines.svg", "deadlines-delay.svg"]
+    play, *_ = jobs(Scope.of(profile("quick")), stages)  # which has no changed world and no gate
+    assert [out.name for out in (*play.outs, *play.keeps)] == ["walker-walk-1m-1.csv", "walker-walk-1m-1-steps.csv"]
+    assert not list(jobs(Scope.of(profile("smoke"), ("a-1m-1",)), stages))
+    none = dataclasses.replace(profile("paper"), deadlines_cells=())
+    assert not list(jobs(Scope.of(none), stages))
+    timed = tmp_path / "smoke/deadlines/walker-walk-1m-1-steps.csv.meta.json"
+    timed.parent.mkdir(parents=True)
+    timed.touch()
+    _, summary, _ = jobs(Scope.of(profile("smoke")), stages)
+    assert timed in summary.needs  # new timings are a reason to summarise again
+
+
 @pytest.mark.parametrize("stage", ["action_error", "sequence"])
 def test_cells_that_only_confirm_have_no_errors_of_actions_and_no_sequence_model(stage):
     study = profile("paper").study_cells
@@ -126,7 +152,7 @@ def test_who_makes_a_folder():
         "latency": "04",
         "offline": "06",
     }
-    makers |= {"model_error": "05", "decision_transformer": "07", "planner": "08"}
+    makers |= {"model_error": "05", "decision_transformer": "07", "planner": "08", "deadlines": "09"}
     assert {folder: made_by(f"{folder}/a.csv")[10:12] for folder in makers} == makers
     assert made_by("certified/a.csv") == "paper/certify.py"
     assert made_by("statistics/a.csv") == "paper/summary.py" and made_by("elsewhere/a.csv") == ""

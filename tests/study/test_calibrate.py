@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib.config import PlannerConfig
+from lib.config import ConfigError, PlannerConfig
 from lib.distil.thresholds import trust_by_depth
 from lib.drafts import SCORES, Draft, DraftGate
+from lib.rollout import rollout
 from lib.study import calibrate as calibration
-from lib.study.arms import make_arm
+from lib.study.arms import DelayArm, make_arm, make_controller
 from lib.study.calibrate import calibrate_ladder, ensure_calibration, gate_numbers
 from lib.study.cells import Cell, resolve
 from lib.study.evaluate import Stage, Tables
@@ -160,3 +161,60 @@ def test_a_drafts_gate_asks_as_often_as_it_says_on_the_drafts_own_episodes(monke
             z_pred, obs = wm.next(z, drafted), world.step(drafted[0].numpy())[0]
     levels = torch.tensor([t if t is not None else torch.inf for t in found["thresholds"]])
     assert (torch.stack(seen) > levels).any(1).float().mean() == pytest.approx(found["asked"], abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------- plans that arrive late
+
+LATE = ["async+gated-d1", "async+gated-d4", "8x2+async+gated-d2", "async+two-tower-d2"]
+
+
+def test_the_gate_on_arriving_plans_would_drop_a_tenth_of_them_at_one_delay(stage, monkeypatch, env):  # noqa: F811
+    monkeypatch.setattr(calibration, "make_env", env)
+    found = calibration.arrival_threshold(stage, make_arm("async+gated-d7", BUDGET, calibration.UNCALIBRATED), 3)
+    ungated = make_controller(make_arm("async+two-tower-d2", BUDGET), stage.wm, stage.correctors)
+    seeds = [401_000_000, 401_000_001, 401_000_002]
+    steps = list(rollout(ungated, [env("tiny", seed) for seed in seeds], seeds, 12))
+    arrived = np.concatenate([step.info["mismatch"] for step in steps[2::2]])  # at every second decision
+    assert found["plans"] == len(arrived) == 15 and found["delay"] == 2 and found["episode_seeds"] == seeds
+    assert found["threshold"] == pytest.approx(np.quantile(arrived, 0.9))
+    assert 0 < (arrived > found["threshold"]).sum() <= 2
+
+
+def test_all_delays_have_the_same_threshold_which_is_made_once(stage, tmp_path, monkeypatch, env):  # noqa: F811
+    monkeypatch.setattr(calibration, "make_env", env)
+    calls, real = [], calibration.arrival_threshold
+
+    @functools.wraps(real)
+    def counted(stage, arm, episodes):
+        calls.append(arm.name)
+        return real(stage, arm, episodes)
+
+    monkeypatch.setitem(calibration.PLAYED, DelayArm, counted)
+    made = calibrated(stage, tmp_path, LATE)
+    assert calls == ["async+gated-d1", "8×2+async+gated-d2"] == [list(made)[0], list(made)[2]]
+    assert made["async+gated-d1"] == made["async+gated-d4"] != made["8×2+async+gated-d2"]
+    assert calibrated(stage, tmp_path, LATE) == made and len(calls) == 2
+    monkeypatch.setattr(calibration, "DROPPED", 0.5)
+    assert calibrated(stage, tmp_path, LATE)["async+gated-d4"]["threshold"] < made["async+gated-d4"]["threshold"]
+    new_corrector(7)
+    again = calibrated(Stage.of(CELL, "smoke", corrector_files=stage.corrector_files, decisions=12), tmp_path, LATE)
+    assert again["async+gated-d4"]["key"] != made["async+gated-d4"]["key"] and len(calls) == 6
+
+
+def test_without_a_plan_that_arrives_there_is_no_threshold(stage, monkeypatch, env):  # noqa: F811
+    monkeypatch.setattr(calibration, "make_env", env)
+    stage.decisions = 2
+    with pytest.raises(
+        ConfigError, match=r"async\+gated-d4: no plan arrived in 3 episodes of tiny-task-1m-1.*; play l"
+    ):
+        calibration.arrival_threshold(stage, make_arm("async+gated-d4", BUDGET, calibration.UNCALIBRATED), 3)
+
+
+def test_numbers_may_be_kept_in_a_file_of_their_own(stage, tmp_path, monkeypatch, env):  # noqa: F811
+    monkeypatch.setattr(calibration, "make_env", env)
+    settings = resolve("smoke", "walker-walk", "1m", 1, "", "cpu")
+    monkeypatch.setattr(calibration, "distillation_key", lambda *a: "a-b")
+    monkeypatch.setattr(calibration, "read_sidecar", lambda file: {"distillation_key": "a-b"})
+    found = gate_numbers(settings, stage, ["async+gated-d2"], BUDGET, path=tmp_path / "own.json")
+    assert json.loads((tmp_path / "own.json").read_text()) == found and found["async+gated-d2"]["threshold"] > 0
+    assert not calibration.calibration_file("smoke", CELL).is_file()

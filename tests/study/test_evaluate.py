@@ -17,6 +17,7 @@ from lib.study.cells import Cell
 from lib.study.evaluate import Stage, evaluate, evaluated_cells, read_cell, run_episodes, write_results
 from lib.weights.distilled import NetworkError, save_network
 from lib.weights.native import save_world_model, teacher_key
+from tests.test_drafts import random_draft
 from tests.tiny import ACTIONS, BUDGET, LATENT, fresh_env, tiny_model
 
 CELL = Cell("tiny-task", "1m", 1)
@@ -170,6 +171,23 @@ def test_arms_with_a_delay_are_played_and_counted(home, env):
     assert {rows[name]["model_evaluations"] for name in list(calls)[1:]} == {4 * 16 * 2 * 3}
     depths = [d["depth"] for d in tables.depths if (d["arm"], d["episode_seed"]) == ("async+two-tower-d3", FIRST)]
     assert depths == [0, 3, 4, 5] and rows["async+two-tower-d3"]["delta_abs"] > 0
+
+
+def test_who_acts_along_a_plan_that_is_late_is_counted_by_who_acts(home, env):
+    """Not by when a solve is begun: the corrector once a plan has arrived, a draft while there is none left."""
+    draft = home / "draft.safetensors"
+    save_network(random_draft(), draft, teacher_key(str(CELL)))
+    files = {"two_tower": corrector_file(), "distilled": draft}
+    names = [f"{name}-d{d}" for name in ("async+two-tower", "async+draft") for d in (0, 3, 6)] + ["async-d3", "late-d3"]
+    tables, _ = played(names, corrector_files=files, calibration={})
+    rows = {row["arm"]: row for row in tables.episodes if row["episode_seed"] == FIRST}
+    calls = {name: rows[name]["corrector_calls"] for name in names}
+    assert calls == dict(zip(names, [0, 7, 4, 0, 3, 7, 0, 0], strict=True))  # of 10; a plan has 3 actions
+    assert {name for name in names if rows[name]["delta_abs"]} == {"async+two-tower-d3", "async+two-tower-d6"}
+    assert {rows[name]["delta_abs"] for name in names[3:6]} == {None}  # a draft changes no plan
+    of = [d for d in tables.depths if (d["arm"], d["episode_seed"]) == ("async+two-tower-d3", FIRST) and d["depth"]]
+    total = sum(d["delta_abs"] * d["count"] for d in of)
+    assert rows["async+two-tower-d3"]["delta_abs"] == pytest.approx(total / 7)
 
 
 def test_refinements_are_counted_with_those_that_were_in_vain(home, env):

@@ -12,6 +12,7 @@ import torch
 from lib.config import PlannerConfig
 from lib.correctors import TemporalCorrector, TwoTowerCorrector, token
 from lib.gates import LadderGate, Look, ValueGate
+from lib.planner import MPPI
 from lib.records import paths
 from lib.study import steps as latency
 from lib.study.arms import make_arm
@@ -199,6 +200,43 @@ def test_the_parts_of_a_step_are_those_that_the_arm_has(stage, clock, monkeypatc
     predicted = [parts[name]["predict"] for name in ("8×2+open-loop-3", "8×2+open-loop-4", "8×2+hold-last-4")]
     assert predicted == [2.0, 6.0, 2.0]  # beyond the plan's end the prior is asked once more
     assert (parts["8×2+ladder-3"]["gate"], parts["value-only-3"]["gate"]) == (4.0, 5.0)
+
+
+def test_a_solve_in_the_background_is_timed_by_itself_and_the_foreground_where_none_begins(stage, clock, monkeypatch):
+    solved, real = [], MPPI.__call__
+
+    def noted(planner, z, *rest):
+        solved.append((len(z), planner.config.samples))
+        return real(planner, z, *rest)
+
+    def timed(functions, rounds, **_):
+        del solved[:]
+        for function in functions.values():
+            function()
+        assert rounds == 9 and list(functions) == [("solve", arm.planner) for arm in arms[1:]]
+        return {name: np.arange(1.0, 10.0) for name in functions}
+
+    monkeypatch.setattr(MPPI, "__call__", noted)
+    monkeypatch.setattr(latency, "timed", timed)
+    monkeypatch.setattr(latency, "TAIL", 60)
+    arms = named("policy", "8x2+async+two-tower-d2", "4x2+late-d2")
+    found = {(r["arm"], r["part"]): r for r in measure(stage, arms, decisions=9)}
+    asynchronous, late = arms[1].name, arms[2].name
+    assert solved == [(1, 8), (1, 4)]
+    assert {part for arm, part in found if arm == asynchronous} == {"step", "plan", "between", "env", "solve"}
+    assert {part for arm, part in found if arm == late} == {"step", "plan", "env", "solve"}  # one begins at every step
+    between, solve = found[asynchronous, "between"], found[asynchronous, "solve"]
+    assert (between["steps"], between["share"]) == (4, pytest.approx(4 / 9)) and between["max_ms"] == pytest.approx(1)
+    assert math.isnan(between["p99_ms"]) and solve["p99_ms"] == pytest.approx(np.quantile(np.arange(1.0, 10.0), 0.99))
+    assert (solve["steps"], solve["max_ms"], solve["p50_ms"], solve["share"]) == (9, 9, 5, pytest.approx(5 / 9))
+    assert found[late, "solve"]["share"] == 1 and math.isnan(solve["mean_error_ms"])
+    assert found["policy", "step"]["max_ms"] == pytest.approx(1)
+
+
+def test_times_may_be_kept_in_a_file_of_their_own(stage, monkeypatch, tmp_path):
+    monkeypatch.setattr(latency, "measure", functools.wraps(measure)(lambda *given: [{"part": "step", "batch": 1}]))
+    step_times(stage, BUDGET, {}, {1: (["policy"], 4)}, file=tmp_path / "own.csv")
+    assert (tmp_path / "own.csv").is_file() and not (paths.results("smoke") / "latency").exists()
 
 
 @pytest.mark.parametrize("corrector", [TwoTowerCorrector, TemporalCorrector])

@@ -1,0 +1,185 @@
+"""Return kept when plans take time: against how many times slower the computer is, and against the delay itself.
+
+    python figures/deadlines.py --profile smoke
+
+reads data/results/smoke/deadlines/summary.csv and writes figures/smoke/deadlines.{svg,pdf,png}, in which each arm has
+the delay that its solve takes on such a computer, and figures/smoke/deadlines-delay.{svg,pdf,png}; a row per cell, a
+column per planner. A line ends where the step in the foreground is late itself, or delays are longer than was played.
+Of more cells than fit a page, those with the most episodes are drawn.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from figures import charts, pages
+from figures.charts import MUTED
+from lib.records import paths
+from lib.records.store import read_table
+from lib.study.stats.deadlines import EVERY_STEP, KEEP, computers
+
+SLOWER, DELAY, KEPT = "Computer, times slower", "Delay (decisions)", "Return kept (%)"
+LEAST, MOST = 1.0, 100.0  # times slower
+AXIS, GAP, NAMES, HEIGHT = 40, 12, 84, 104  # units: axis of the first panel, between panels, names, of a panel
+LINE = 9.5  # units from name to name
+CELLS = 4  # on a page
+DODGE = 0.07  # decisions between marks of different arms
+BESIDE = ["cell", "arm", "planner"]
+
+
+def read(profile: str) -> pd.DataFrame:
+    """The rows of `lib.study.stats.deadlines.summarise` of a profile."""
+    return read_table(paths.results(profile) / "deadlines" / "summary.csv")
+
+
+def drawings(table: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """Both figures, by name."""
+    table = pages.fitting(table, CELLS, "deadlines")
+    return {"deadlines": draw(slower(table), table, SLOWER), "deadlines-delay": draw(delayed(table), table, DELAY)}
+
+
+def slower(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of marks: `x`, the slowest of the computers on which an arm has a delay, and from which on, `begin`."""
+    marks = on_each_planner(computers(table), table)
+    marks = marks[(marks["to"] > LEAST) & (marks["from"] < MOST)]
+    return marks.assign(begin=marks["from"].clip(lower=LEAST), x=marks["to"].clip(upper=MOST))
+
+
+def delayed(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of marks: `x`, the delay, beside that of other arms; all lines begin without delay, where they are one."""
+    start, later = table[table["arm"] == EVERY_STEP], table[table["arm"] != EVERY_STEP]
+    ways = later.dropna(subset="planner")[BESIDE].drop_duplicates()
+    begun = start.drop(columns="arm").merge(ways, on=["cell", "planner"])
+    flat = later[later["planner"].isna()]
+    last = float(table["delay"].max())
+    flat = pd.concat([flat.assign(delay=0), flat.assign(delay=last)])
+    marks = on_each_planner(pd.concat([begun, later.dropna(subset="planner"), flat, start]), table)
+    arms = list(table["arm"].unique())
+    beside = marks["arm"].map({arm: DODGE * (i - len(arms) / 2) for i, arm in enumerate(arms)})
+    x = marks["delay"].astype(float)
+    return marks.assign(x=x + beside.where(marks["planned"] & (x > 0), 0.0))
+
+
+def on_each_planner(marks: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """What acts without a plan stands beside every planner of its cell; `planned` is whether a mark has one."""
+    planners = table.dropna(subset="planner")[["cell", "planner"]].drop_duplicates()
+    without = marks[marks["planner"].isna()].drop(columns="planner").merge(planners, on="cell")
+    return pd.concat([marks.dropna(subset="planner").assign(planned=True), without.assign(planned=False)])
+
+
+def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+    """A figure of `marks`; the `table` says which cells, planners and arms there are."""
+    cells, planners = list(table["cell"].unique()), ordered(table["planner"].dropna().unique())
+    width = min(200, (charts.FULL_WIDTH - AXIS - NAMES - GAP * len(planners)) / len(planners))
+    rows = []
+    for number, cell in enumerate(cells):
+        mine, whole = marks[marks["cell"] == cell], table[table["cell"] == cell]
+        own = ordered(whole["planner"].dropna().unique())
+        ends = 100 * whole[["kept", "kept_low", "kept_high"]].stack()
+        domain = [min(0, ends.min()), max(105, ends.max() + 1)]
+        bottom = number == len(cells) - 1
+        row = [
+            panel(mine[mine["planner"] == planner], planner, domain, title if bottom else "", planner == own[0])
+            for planner in own
+        ]
+        row = [one.properties(width=width, height=HEIGHT) for one in row]
+        about = alt.Title(pages.cell_title(cell, cells), offset=2)
+        rows.append(alt.hconcat(*row, names(mine, domain), spacing=GAP).properties(title=about))
+    return alt.vconcat(*rows, spacing=8) if len(rows) > 1 else rows[0]
+
+
+def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, left: bool) -> alt.LayerChart:
+    """One cell and planner. Only at the left and bottom do axes have titles."""
+    by_computer = "from" in marks
+    marks = marks.assign(**{name: 100 * marks[name].astype(float) for name in ("kept", "kept_low", "kept_high")})
+    if by_computer:
+        scale = alt.Scale(type="log", domain=[LEAST, MOST], nice=False)
+        axis = alt.Axis(values=[1, 3, 10, 30, 100], format="d", grid=False, labelOverlap=False)
+        corners = pd.concat([marks.assign(x=marks["begin"], order=0), marks.assign(order=1)])
+        corners = corners.sort_values(["from", "order"], kind="stable").reset_index(drop=True)
+        middle = marks.assign(x=(marks["begin"] * marks["x"]) ** 0.5)
+    else:
+        last = max(marks["x"].max(), 1)
+        scale = alt.Scale(domain=[-0.3, last + 0.3], nice=False)
+        axis = alt.Axis(values=list(range(int(last) + 1)), format="d", grid=False)
+        corners, middle = marks.sort_values("x", kind="stable").reset_index(drop=True), marks
+    x = alt.X("x:Q", scale=scale, axis=axis, title=title or None)
+
+    def y(field: str) -> alt.Y:
+        extent = AXIS - 14 if left else 0
+        axis = alt.Axis(tickCount=5, labels=left, ticks=left, domain=left, minExtent=extent, maxExtent=extent)
+        scale = alt.Scale(domain=domain, nice=False, zero=False)
+        return alt.Y(field, type="quantitative", scale=scale, axis=axis, title=KEPT if left else None)
+
+    dash = alt.StrokeDash("planned:N", scale=alt.Scale(domain=[True, False], range=[[1, 0], [5, 2]]), legend=None)
+    dots = alt.StrokeDash("kept:N", scale=alt.Scale(range=[[1, 2], [4, 2]]), legend=None)
+    promise = alt.Chart(pd.DataFrame({"kept": [100.0, 100 * KEEP]})).mark_rule(color=MUTED, strokeWidth=0.7)
+    lines = alt.Chart(corners.assign(order=corners.index)).mark_line(strokeWidth=1.2, strokeJoin="miter")
+    base = alt.Chart(middle[middle["planned"] | by_computer]).encode(x=x, color=colour(marks))
+    layers = [
+        promise.encode(y=y("kept"), strokeDash=dots),
+        lines.encode(x=x, y=y("kept"), order="order:Q", color=colour(marks), detail="arm:N", strokeDash=dash),
+        base.transform_filter("datum.kept_low < datum.kept_high").mark_rule(strokeWidth=0.9, opacity=0.6)
+        .encode(y=y("kept_low"), y2="kept_high"),
+        base.mark_point(size=15, filled=True, opacity=1).encode(y=y("kept"), shape=shape(marks)),
+    ]  # fmt: skip
+    about = alt.Title(planner, anchor="middle", fontSize=charts.FONT_SIZE, offset=2)
+    return alt.layer(*layers).resolve_scale(strokeDash="independent").properties(title=about)
+
+
+def names(marks: pd.DataFrame, domain: list[float]) -> alt.LayerChart:
+    """The arms' names behind the last panel, each beside where its line ends, as far as there is room."""
+    last = marks.sort_values(["planner", "x"], key=lambda v: v.map(evaluations) if v.name == "planner" else v)
+    last = last.groupby("arm", sort=False).last().reset_index()
+    height = [HEIGHT * (1 - (100 * kept - domain[0]) / (domain[1] - domain[0])) for kept in last["kept"]]
+    last = last.assign(y=height).sort_values("y", kind="stable").assign(y=lambda t: apart(list(t["y"])))
+    y = alt.Y("y:Q", scale=alt.Scale(domain=[HEIGHT, 0], nice=False, zero=False), axis=None)
+    base = alt.Chart(last[["arm", "y"]]).encode(y=y, color=colour(marks))
+    mark = base.mark_point(size=22, filled=True, opacity=1).encode(x=alt.value(2), shape=shape(marks))
+    text = base.mark_text(align="left", dx=9).encode(x=alt.value(0), text="arm:N")
+    return alt.layer(mark, text).properties(width=NAMES - GAP, height=HEIGHT)
+
+
+def apart(heights: list[float]) -> list[float]:
+    """Heights from above, at least a `LINE` from each other and on the panel, where that has room for them."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + LINE) if placed else height)
+    limit = HEIGHT
+    for number in reversed(range(len(placed))):
+        placed[number] = min(placed[number], limit)
+        limit = placed[number] - LINE
+    return placed
+
+
+def colour(marks: pd.DataFrame) -> alt.Color:
+    arms = list(marks["arm"].unique())
+    return alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[look(arm).colour for arm in arms]), legend=None)
+
+
+def shape(marks: pd.DataFrame) -> alt.Shape:
+    arms = list(marks["arm"].unique())
+    return alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[look(arm).shape for arm in arms]), legend=None)
+
+
+def look(arm: str) -> charts.Family:
+    return charts.EVERY_STEP if arm == EVERY_STEP else charts.family(arm)
+
+
+def evaluations(planner: str) -> int:
+    """Samples × iterations, by which planners stand beside each other."""
+    samples, iterations = planner.split("×")
+    return int(samples) * int(iterations)
+
+
+def ordered(planners) -> list[str]:
+    return sorted(planners, key=evaluations)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    pages.command_line(__doc__, lambda profile: drawings(read(profile)), arguments)
+
+
+if __name__ == "__main__":
+    main()
