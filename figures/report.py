@@ -12,6 +12,7 @@ import base64
 import dataclasses
 import html
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ from lib.records.store import write_text
 from lib.study.arms import make_arm
 from lib.study.stats.certification import CHAINS
 
-DECISIONS, CLIP_BYTES = 150, 400_000  # of the clip
+DECISIONS, CLIP_BYTES, CLIP_SECONDS = 150, 400_000, 10  # of the clip, at most; the last is for playing it
+DRAWING = 0.02  # seconds of a decision
 WIDTH = 560
 FORMS = {"return": ".1f", "kept": ".1%", "evaluations": ",.0f", "median_ms": ".3g", "p99_ms": ".3g"}
 ADMITTED, REFUSED, CHOSEN = "#009E73", "#D55E00", "#000000"
@@ -170,12 +172,15 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def clip(folder: Path, found: dict) -> bytes | None:
-    """A GIF of the controller's first decisions, of a task of DMControl; None where nothing draws."""
-    if ":" in found["task"] or not (backend := film.gl_backend()):
+    """A GIF of the controller's first decisions, of a task of DMControl: as many as a few seconds are enough for; None
+    where that is not many, or nothing draws."""
+    steps = found["times"].get(found["pick"], [math.inf])
+    decisions = min(int(CLIP_SECONDS / (sum(steps) / len(steps) / 1e3 + DRAWING)), DECISIONS)
+    if ":" in found["task"] or decisions < DECISIONS / 5 or not (backend := film.gl_backend()):
         return None
     os.environ["MUJOCO_GL"] = backend
     arm, seed = dataclasses.replace(make_arm("policy", None), name=found["pick"]), episode_seeds("trial", 1)[0]
-    frames, seconds, _ = film.panel_of(arm, load_controller(folder, mode="eager"), found["task"], seed, DECISIONS)
+    frames, seconds, _ = film.panel_of(arm, load_controller(folder, mode="eager"), found["task"], seed, decisions)
     with TemporaryDirectory() as place:
         try:
             film.save_gif(frames, Path(place) / "clip.gif", seconds, CLIP_BYTES)

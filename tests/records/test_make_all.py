@@ -71,7 +71,7 @@ def test_every_result_is_there(made):
     assert (folder / RESULTS / f"corrector/{CELL}-two_tower.safetensors").is_file()
     arms = json.loads((folder / RESULTS / "horizon/arms.json").read_text())[CELL]
     assert list(arms) == [name.replace("x", "×") for name in PROFILES["smoke"].arms]
-    assert said.count("running notebooks/") == 9
+    assert said.count("running notebooks/") == 10
 
 
 def test_the_pdf_shows_the_numbers_of_this_run(made):

@@ -22,7 +22,7 @@ from lib.environments import EnvironmentFailed
 from lib.records.ending import endable
 from lib.records.keys import ResultError
 from lib.study.accelerate import accelerate
-from lib.study.stats.certification import KEEP
+from lib.study.stats.certification import KEEP, NothingToKeep
 from lib.weights.distilled import NetworkError
 from lib.weights.native import CheckpointError
 
@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with endable():
             folder, found = accelerate(given.checkpoint, given.env, given.rate, given.keep, given.minutes, given.out)
+    except NothingToKeep as error:
+        print(f"accelerate: {error}", file=sys.stderr)
+        return 1
     except (ConfigError, CheckpointError, NetworkError) as error:
         print(f"accelerate: {error}", file=sys.stderr)
         return 2

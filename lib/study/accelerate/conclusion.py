@@ -14,7 +14,7 @@ from lib.study.certify import ALL, RANDOM, TEACHER, floor_of, picks
 from lib.study.stats.certification import ALPHA, kept_above
 from lib.study.stats.intervals import bootstrap_ci
 
-REPORT = 15.0  # seconds for drawing the report
+REPORT = 30.0  # seconds for drawing the report
 
 
 def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> tuple[dict, pd.DataFrame]:

@@ -30,20 +30,20 @@ def accelerate(
 
     teacher: a name or a file of weights; task: as of `make_env`; rate: decisions per second (0: no deadline); keep: the
     share of the teacher's return; `decisions` cut episodes short, and `planner` is the teacher's if not the standard
-    one. Raises `ConfigError` for values that are not allowed, a folder that holds something else, and a teacher of
-    which there is nothing to keep; `CheckpointError` for weights that are not the environment's; `EnvironmentFailed`.
+    one. Raises `ConfigError` for values that are not allowed, and a folder that holds something else, `NothingToKeep`
+    for a teacher that has learnt nothing, `CheckpointError` for weights that are not the environment's, and
+    `EnvironmentFailed` where it does again and again.
     """
     search = Search(teacher, task, rate, keep, minutes, decisions, planner)
     folder = Path(out or f"build/{search.cell}")
     check_place(folder, search.key, task)
     search.prepare()
     search.check_rate()
-    table, episodes = pd.DataFrame(columns=["chain", "candidate", "admitted"]), pd.DataFrame()
-    with search.or_left_out("everything but the teacher"):
+    with search.or_left_out("calibration, and what is learnt"):
         search.right_size()
         if search.plan.certification:
             search.learn()
-        table, episodes = search.choose()
+    table, episodes = search.choose()
     found, more = conclusion(search, table, episodes)
     pick = found["pick"]
     arm = dataclasses.replace(search.arm(pick), planner=in_mode(search.arm(pick).planner, "auto"))

@@ -28,12 +28,12 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import write_json
 from lib.study.accelerate import learning
 from lib.study.accelerate.plan import LEAST, Clock, Costs, OutOfTime, Plan, ladder, measured
-from lib.study.accelerate.playing import Playing, Still, again, in_mode, plain
+from lib.study.accelerate.playing import LEAST_STEPS, WARM_UP, Playing, Still, again, in_mode, plain
 from lib.study.arms import Arm, make_arm, numbers_of
 from lib.study.cells import Cell
 from lib.study.certify import FRESH, RANDOM, TEACHER, certify, floor_of, random_episodes, random_returns
 from lib.study.evaluate import Stage
-from lib.study.stats.certification import above, kept_above, student_p, verdict
+from lib.study.stats.certification import NothingToKeep, above, kept_above, student_p, verdict
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 from lib.world_model import WorldModel
 
@@ -125,9 +125,15 @@ class Search:
         """Milliseconds within which 99 % of an arm's steps are done, one episode at a time; measured once."""
         if name not in self.times:
             self.clock.say(f"steps of {name}")
-            seconds = min(max(self.plan.seconds["time"] / 8, 0.5), 10)
+            seconds = min(max(self.plan.seconds["time"] / 8, 0.5), 10.0)
             self.times[name] = again(lambda: self.stage.times(self.arm(name), seconds))
         return float(np.quantile(self.times[name], QUANTILE))
+
+    def timing(self, name: str) -> float:
+        """Seconds that it takes to time an arm, at least so many of its slowest steps."""
+        costs, planner = self.stage.costs, self.arm(name).planner
+        least = (WARM_UP + LEAST_STEPS) * (costs.step + costs.solve(planner)) + (costs.compile if planner else 0.0)
+        return max(least, min(self.plan.seconds["time"] / 8, 10.0))
 
     def check_rate(self) -> None:
         """Raises `ConfigError` for a rate that even the policy prior cannot meet."""
@@ -162,13 +168,13 @@ class Search:
         return {RANDOM: random["return"].to_numpy(), STILL: np.array([row["return"] for row in still])}
 
     def something(self, teacher, trivial: dict[str, np.ndarray], sure: float) -> None:
-        """Raises `ConfigError` unless the teacher returns more than both trivial policies, where a test of paired
+        """Raises `NothingToKeep` unless the teacher returns more than both trivial policies, where a test of paired
         episodes may err with the chance `sure`."""
         for name, returns in trivial.items():
             above(teacher, returns.mean(), f"{TRIVIAL[name]} on the same start states")
             difference = np.asarray(teacher) - returns
             if len(difference) > 1 and student_p(difference) > sure:
-                raise ConfigError(
+                raise NothingToKeep(
                     f"the teacher returns {np.mean(teacher):.4g} on average, and {TRIVIAL[name]} "
                     f"{returns.mean():.4g}, which a test does not tell apart: there is nothing to keep a share "
                     "of; train it longer."
@@ -224,9 +230,10 @@ class Search:
                 self.left_out.append(f"{count} episodes of each candidate: {error}")
                 count //= 2
         else:
+            minutes = math.ceil(self.plan.needed)
             self.left_out.append(
-                f"the test: it needs at least {LEAST} episodes of the teacher and of each candidate, which takes about "
-                f"{math.ceil(self.plan.needed)} minutes on this machine"
+                f"the test: it needs at least {LEAST} episodes of the teacher and of each candidate, and on this machine "
+                f"all in all about {minutes} minute{'s' * (minutes > 1)}"
             )
             return pd.DataFrame(columns=["chain", "candidate", "admitted"]), pd.DataFrame()
         table, episodes, _ = told
