@@ -9,12 +9,10 @@ import pandas as pd
 
 from lib.records.store import machine, versions
 from lib.study.accelerate.playing import plain
-from lib.study.accelerate.search import QUANTILE, Search
+from lib.study.accelerate.search import QUANTILE, REPORT, Search
 from lib.study.certify import ALL, RANDOM, TEACHER, floor_of, picks
 from lib.study.stats.certification import ALPHA, kept_above
 from lib.study.stats.intervals import bootstrap_ci
-
-REPORT = 30.0  # seconds for drawing the report
 
 
 def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> tuple[dict, pd.DataFrame]:

@@ -42,6 +42,7 @@ ENOUGH = 64  # samples in all iterations, of a planner whose plans are learnt fr
 PATIENT = 10  # minutes from which on compiling planners pays
 STILL = "still"
 TRIVIAL = {RANDOM: "a random policy", STILL: "doing nothing"}
+REPORT = 30.0  # seconds for drawing the report
 QUANTILE = 0.99  # of the steps, that has to be within the period
 SURE = 0.05  # the chance that a teacher that has learnt nothing passes for one that has
 
@@ -104,8 +105,8 @@ class Search:
         else:
             self.clock.say("what a decision costs here")
             costs = measured(self.stage.wm, self.task, self.standard, self.length)
-            guess = ladder(self.standard)[1:2]  # nothing is known of the right-sized planner yet
-            self.right_sized = guess[0].name if guess else TEACHER
+            sizes = [TEACHER, *self.sizes()]
+            self.right_sized = sizes[len(sizes) // 2]  # a guess: nothing is known of it yet
             arms = [self.arm(name) for chain in self.candidates.values() for name in chain]
             left = self.clock.left
             self.plan = Plan.of(costs, self.standard, arms, left, 60 * self.minutes - left)
@@ -153,13 +154,17 @@ class Search:
         teacher = self.stage.returns(self.arm(TEACHER), seeds)
         self.something(teacher, trivial, 0.5)
         floor = floor_of(self.task, pd.DataFrame({"return": trivial[RANDOM]}))
-        for arm in ladder(self.standard) if self.plan.certification else ():
-            if arm.planner.samples * arm.planner.iterations < ENOUGH:
+        for name in self.sizes() if self.plan.certification else ():
+            if not kept_above(self.stage.returns(self.arm(name), seeds), teacher, floor).value >= self.keep - SLACK:
                 break
-            if not kept_above(self.stage.returns(arm, seeds), teacher, floor).value >= self.keep - SLACK:
-                break
-            self.right_sized = arm.name
-        self.clock.say(f"the right-sized planner is {self.right_sized.removeprefix('budget-')}")
+            self.right_sized = name
+        if self.plan.certification:
+            self.clock.say(f"the right-sized planner is {self.right_sized.removeprefix('budget-')}")
+
+    def sizes(self) -> list[str]:
+        """The planners that may label, the largest first."""
+        enough = [arm for arm in ladder(self.standard) if arm.planner.samples * arm.planner.iterations >= ENOUGH]
+        return [arm.name for arm in enough]
 
     def trivial(self, seeds: list[int]) -> dict[str, np.ndarray]:
         """What needs no teacher returns on these start states: random actions, and none."""
@@ -171,7 +176,7 @@ class Search:
         """Raises `NothingToKeep` unless the teacher returns more than both trivial policies, where a test of paired
         episodes may err with the chance `sure`."""
         for name, returns in trivial.items():
-            above(teacher, returns.mean(), f"{TRIVIAL[name]} on the same start states")
+            above(teacher, returns.mean(), f"the return of {TRIVIAL[name]} on the same start states")
             difference = np.asarray(teacher) - returns
             if len(difference) > 1 and student_p(difference) > sure:
                 raise NothingToKeep(
@@ -232,8 +237,8 @@ class Search:
         else:
             minutes = math.ceil(self.plan.needed)
             self.left_out.append(
-                f"the test: it needs at least {LEAST} episodes of the teacher and of each candidate, and on this machine "
-                f"all in all about {minutes} minute{'s' * (minutes > 1)}"
+                f"the test: it needs at least {LEAST} episodes of the teacher and of each candidate, and on this "
+                f"machine all in all about {minutes} minute{'s' * (minutes > 1)}"
             )
             return pd.DataFrame(columns=["chain", "candidate", "admitted"]), pd.DataFrame()
         table, episodes, _ = told
@@ -265,11 +270,14 @@ class Search:
 
     def checked(self, pick: str, floor: float) -> tuple[dict, pd.DataFrame]:
         """What fresh episodes say of the pick, and these; {} where there is no time for them."""
-        count, tables = self.plan.check, []
         if pick == TEACHER:
             return {}, pd.DataFrame()
+        each, tables = sum(self.stage.costs.episode(self.arm(name)) for name in (TEACHER, pick)), []
+        count = max(
+            self.plan.check, min(int((self.clock.left - REPORT) / (self.clock.pace * each)), self.plan.certification)
+        )
         with self.or_left_out("the check of the pick on fresh episodes"):
-            if not count:
+            if count < LEAST:
                 raise OutOfTime(f"it needs at least {LEAST} episodes more of the teacher and of the pick")
             for name in (TEACHER, pick):
                 rows = pd.DataFrame(

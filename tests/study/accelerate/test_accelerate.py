@@ -24,6 +24,7 @@ from lib.study.arms import Arm, make_arm
 from lib.study.evaluate import run_episodes
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 from tests import own_envs
+from tests.bare import run_notebook
 from tests.study.accelerate.made import TASK, teacher
 
 PLANNER = PlannerConfig.budget(128, 2)
@@ -166,6 +167,24 @@ def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
     with pytest.raises(NothingToKeep, match="doing nothing 9, which a test does not tell apart"):
         asked(None, [8.0, 12.0, 8.5], {"random": np.array([1.0, 2, 1]), "still": np.array([9.0, 9, 9])}, 0.05)
     asked(None, [18.0, 22.0, 18.5], {"random": np.array([1.0, 2, 1]), "still": np.array([9.0, 9, 9])}, 0.05)
+
+
+def test_notebook_10_makes_a_folder_of_a_teacher_and_an_environment_of_ones_own(home, weights, tmp_path, capsys):
+    given = {"task": TASK, "teacher": str(weights), "minutes": MINUTES, "out": str(tmp_path / "out")}
+    run_notebook("10_your_own_teacher", profile="smoke", **given)
+    said = capsys.readouterr().out
+    assert all(name in said for name in folder.NAMES)
+    (file,) = (paths.results("smoke") / "accelerated").glob("*.csv")
+    found = read_about(tmp_path / "out")["about"]["accelerated"]
+    table = pd.read_csv(file)
+    assert table["arm"].tolist() == [row["arm"] for row in found["candidates"]] and table["arm"][0] == "teacher"
+    assert table["evaluations"][0] == 12 * 96  # smoke's episodes, and its planner
+
+
+def test_notebook_10_says_where_there_is_nothing_to_keep(home, tmp_path, capsys):
+    untrained = teacher(tmp_path / "nothing.safetensors", updates=0)
+    run_notebook("10_your_own_teacher", profile="smoke", task=TASK, teacher=str(untrained), minutes=MINUTES)
+    assert "there is nothing to keep a share of" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------- what may fail, and time
