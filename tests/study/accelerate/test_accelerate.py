@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from figures import report
+from figures import film, report
 from lib.bundle import load_controller, read_about, save_controller
 from lib.config import ConfigError, PlannerConfig
 from lib.policy import PolicyController
 from lib.records import paths
-from lib.records.seeds import SEED_BLOCKS, episode_seeds
+from lib.records.seeds import SEED_BLOCKS
 from lib.study import evaluate as evaluation
 from lib.study.accelerate import NothingToKeep, accelerate, folder, playing, search
 from lib.study.accelerate.__main__ import main
@@ -111,6 +111,18 @@ def test_a_repeated_command_plays_nothing_again_and_takes_the_place_of_its_folde
     assert again == place and same["candidates"][0]["return"] == found["candidates"][0]["return"]
     assert same["plan"] == found["plan"] and same["pick"] == found["pick"]
     assert (place / "report.html").read_text() == "drawn" and len(list(place.parent.iterdir())) == 1
+
+
+def test_no_clip_is_drawn_of_a_controller_that_would_take_long_or_of_another_simulator(made, monkeypatch):
+    place, found = made
+    asked = []
+    monkeypatch.setattr(film, "gl_backend", lambda: asked.append("gl"))  # nothing draws
+    times = {"slow": [400.0] * 101, "fast": [1.0] * 101}
+    for pick, task in (("slow", "walker-walk"), ("fast", TASK), ("untimed", "walker-walk")):
+        assert report.clip(place, found | {"pick": pick, "task": task, "times": times}) is None and not asked
+    assert report.clip(place, found | {"pick": "fast", "task": "walker-walk", "times": times}) is None and asked == [
+        "gl"
+    ]
 
 
 def datasets(chart):
@@ -287,7 +299,3 @@ def test_a_report_is_drawn_of_an_accelerated_controller_alone(weights, tmp_path)
     command = [sys.executable, "-m", "figures.report", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "says nothing of how its controller was found" in done.stderr.splitlines()[-1]
-
-
-def test_calibration_has_its_own_start_states():
-    assert set(episode_seeds("calibrate", 5, 1)).isdisjoint(episode_seeds("trial", 5_000))
