@@ -131,8 +131,10 @@ def beside(panels: list[list[Image.Image]]) -> list[Image.Image]:
     return frames
 
 
-def save_gif(frames: list[Image.Image], path: Path, seconds: float) -> None:
-    """Write an endless GIF with as many of `COLOURS` as leave it below `LIMIT` bytes; `ConfigError` if none does."""
+def save_gif(frames: list[Image.Image], path: Path, seconds: float, limit: int = 0) -> None:
+    """Write an endless GIF with as many of `COLOURS` as leave it below `limit` bytes, 0 for `LIMIT`; `ConfigError` if
+    none does."""
+    limit = limit or LIMIT
     first, last = frames[0], frames[-1]
     both = Image.new("RGB", (first.width, 2 * first.height))  # one palette for all: what stands still costs nothing
     both.paste(first, (0, 0))
@@ -141,9 +143,9 @@ def save_gif(frames: list[Image.Image], path: Path, seconds: float) -> None:
         palette = both.quantize(colours)
         images = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
         images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 * seconds), loop=0)
-        if path.stat().st_size <= LIMIT:
+        if path.stat().st_size <= limit:
             return
-    raise ConfigError(f"the film is larger than {LIMIT / 1e6:g} MB with {colours} colours; give fewer --decisions.")
+    raise ConfigError(f"the film is larger than {limit / 1e6:g} MB with {colours} colours; give fewer --decisions.")
 
 
 @dataclass(frozen=True)

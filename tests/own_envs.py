@@ -130,3 +130,34 @@ def a_number():
 
 def broken():
     raise KeyError("x")
+
+
+class Guess(Limited):
+    """Two new numbers are seen at every frame, and an action is worth more the nearer it is to the first of them."""
+
+    observation_space, frames = box(2), 20
+
+    def seen(self):
+        self.x = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.x
+
+    def step(self, action):
+        reward, self.frame = float(np.exp(-4 * (float(action[0]) - self.x[0]) ** 2)), self.frame + 1
+        return self.seen(), reward, False, False, {}
+
+
+class NowAndThen(Guess):
+    """The same, but that the step raises now and then, whatever the seed."""
+
+    steps = 0
+
+    def step(self, action):
+        NowAndThen.steps += 1
+        if NowAndThen.steps % 3_001 == 3_000:
+            raise RuntimeError("a cable broke")
+        return super().step(action)
+
+
+class AlwaysFailing(Guess):
+    def step(self, action):
+        raise RuntimeError("no power")

@@ -110,6 +110,7 @@ COLUMNS = {
     f"horizon/{CELL}-depth.csv": "arm episode_seed depth mismatch delta_abs reward count",
     f"model_error/{CELL}.csv": """source step mse mse_std mse_min mse_max tv cosine reward_mse batches episodes growth
         persistence_mse mean_latent_mse""",
+    f"accelerated/{CELL}.csv": "arm admitted episodes return kept p evaluations median_ms p99_ms",
     "offline/cells.csv": """task size seed decisions m1 m2 m3 m4 m5 cpg cpg_low cpg_high verdict teacher_return kept_e3
         kept_e6""",
     f"decision_transformer/{CELL}-expert-1.csv": """updates minutes action_loss val_loss return_mean return_std

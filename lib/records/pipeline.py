@@ -93,6 +93,16 @@ STAGES = (
         keeps=lambda scope, cell: draft_files(scope, cell),
     ),
     Stage(
+        "accelerate",
+        "notebooks/10_your_own_teacher.ipynb",
+        ("accelerated",),
+        lambda scope, cell: scope.result(f"accelerated/{cell}.csv"),
+        lambda scope, cell: weights(cell),
+        each=lambda scope: scope.cells[:1] if scope.profile.accelerate else (),
+        settings=("accelerate",),
+        timing=True,
+    ),
+    Stage(
         "drafts-summary",
         "paper/drafts.py",
         (),

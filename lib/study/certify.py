@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -69,12 +70,19 @@ LISTS = Path(__file__).with_name("profiles.toml")
 
 
 def certify(
-    stage: Stage, chains: dict[str, tuple[str, ...]], planner: PlannerConfig, calibration: dict[str, dict], count: int
+    stage: Stage,
+    chains: dict[str, tuple[str, ...]],
+    planner: PlannerConfig,
+    calibration: dict[str, dict],
+    count: int,
+    keep: float = KEEP,
+    fits: Callable[[str, str], bool] = lambda name, block: True,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Choose for a cell: what was tried, all episodes, and what was found beside (`floor`, `picks`, `arms`).
 
     chains: name → arms, safest first; `planner` is the teacher's; `calibration` has the gates' numbers by arm; `count`
-    episodes are played of each arm. Rows of the first table: chain, position, candidate, tried; of a tried one
+    episodes are played of each arm. Where `fits` says that an arm is not to be played in a block of seeds, its chain
+    ends before it, or it is not checked. Rows of the first table: chain, position, candidate, tried; of a tried one
     `episodes`, `kept` (a share of the teacher's), `p`, `admitted`, `evaluations` of the model per episode, `falls` and
     the upper end of the interval of their share, `falls_high`. Rows of the second are episodes of a `block` of seeds.
 
@@ -99,11 +107,11 @@ def certify(
     for chain, candidates in chains.items():
         p_values, going = [], True
         for position, name in enumerate([TEACHER, *(n for n in map(arm_name, candidates) if n != TEACHER)]):
-            row = {"chain": chain, "position": position, "candidate": name, "tried": going, "admitted": False}
-            if going:
-                mine = play(name)
+            row = {"chain": chain, "position": position, "candidate": name, "tried": False, "admitted": False}
+            if going := going and (name == TEACHER or fits(name, "certify")):
+                row["tried"], mine = True, play(name)
                 if name != TEACHER:
-                    p_values.append(keeps_less(mine["return"], teacher["return"], floor))
+                    p_values.append(keeps_less(mine["return"], teacher["return"], floor, keep))
                     row["p"], going = p_values[-1], fixed_sequence(p_values, ALPHA / CHAINS)[-1]
                 fallen = falls(mine, teacher, floor)
                 row |= {
@@ -121,7 +129,8 @@ def certify(
     )
     picked = picks(table)
     for name in dict.fromkeys([TEACHER, *picked.values()]):
-        play(name, fresh)
+        if fits(name, fresh):
+            play(name, fresh)
     episodes = pd.concat([rows.assign(block=block, arm=name) for (block, name), rows in played.items()])
     episodes = episodes[["block", *COLUMNS]].astype(dict.fromkeys(COLUMNS[-3:], "Int64"))  # a random policy has none
     return table, episodes, {"floor": floor, "picks": picked, "arms": configurations}

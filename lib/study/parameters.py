@@ -46,7 +46,7 @@ def among(*allowed: str) -> Rule:
 
 
 def anything(name: str, value) -> None:
-    """Who loads a teacher says whether there is one."""
+    """Who loads a teacher says whether there is one, and who writes a folder whether it may."""
 
 
 def task(name: str, value: str) -> None:
@@ -137,6 +137,10 @@ RULES: dict[str, Rule] = {
     "dataset": dataset,
     "checkpoint": file,
     "seconds": between(0, 86_400),
+    "rate": between(0, 10**6),
+    "keep": between(0, 1),
+    "minutes": between(0, 10_000),
+    "out": anything,
 }
 # Where a parameter means something else in one notebook.
 OWN: dict[str, dict[str, Rule]] = {
@@ -145,6 +149,7 @@ OWN: dict[str, dict[str, Rule]] = {
     "06_offline_vs_downstream": {"task": among(*SNAPSHOTS, "all")},
     "07_decision_transformer": {"model_size": among(*MODEL_SIZES)},
     "09_deadlines": {"model_size": among(*MODEL_SIZES)},
+    "10_your_own_teacher": {"model_size": among(*MODEL_SIZES), "device": among("cpu")},
     "11_drafts": {"model_size": among(*MODEL_SIZES)},
 }
 

@@ -181,6 +181,16 @@ class Certification:
         return {"planners": self.planners, "reuse": self.reuse, "drafts": self.drafts}
 
 
+@dataclass(frozen=True)
+class WorkedExample:
+    """How long notebook 10 searches, in minutes, with the teacher's planner and the decisions of an episode cut down to
+    what fits into them."""
+
+    minutes: float
+    decisions: int
+    planner: PlannerConfig
+
+
 class CellEpisodes(NamedTuple):
     """Numbers of episodes in cells whose names match the pattern `cells`."""
 
@@ -236,6 +246,7 @@ class Profile:
     deadlines_cells: tuple[str, ...] = ()  # of the cells, those that are played with plans that take time
     delays: DelayStudy = DelayStudy()
     many_tasks: ManyTasks | None = None  # None: none are played
+    accelerate: WorkedExample | None = None  # None: the whole of it, which no stage asks for
     certified_cells: tuple[str, ...] = ()  # of the cells, those for which the cheapest way to control is certified
     certification: Certification | None = None  # None: there is nothing to pick from
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
@@ -266,6 +277,7 @@ _MAKERS = {
     "drafts": DraftStudy,
     "delays": DelayStudy,
     "many_tasks": lambda planner, **fields: ManyTasks(planner=PlannerConfig.budget(**planner), **fields),
+    "accelerate": lambda planner, **fields: WorkedExample(planner=PlannerConfig.budget(**planner), **fields),
     "cell_episodes": CellEpisodes,
     "certification": lambda episodes, **fields: Certification(tuple(episodes.items()), **fields),
 }

@@ -50,6 +50,7 @@ PARAMETERS = {  # notebook: values, and a word of the sentence that each gets
     ],
     "08_planner_benchmark": [("seconds -1", "seconds"), ("device tpu", "device")],
     "09_deadlines": [("episodes -1", "episodes"), ("model_size all", "model_size"), ("seed 100", "seed")],
+    "10_your_own_teacher": [("keep 1.2", "keep"), ("device cuda", "device"), ("minutes -1", "minutes")],
     "11_drafts": [("episodes -1", "episodes"), ("model_size all", "model_size")],
 }  # fmt: skip
 
@@ -73,6 +74,11 @@ COMMANDS = {  # words of the command line after python -m, and a word of the sen
     "lib.teachers.cli ship --task walker-walk --seed 77": "train first",
     "lib.weights.cli info no-such-teacher": "no-such-teacher",
     "lib.weights.cli list --manifest nowhere.json": "nowhere.json",
+    "lib.study.accelerate walker-walk-1m-1 --env walker-walk --keep 1.2": "keep",
+    "lib.study.accelerate walker-walk-1m-1 --env walker-walk --minutes 0": "minutes",
+    "lib.study.accelerate walker-walk-1m-1 --env cheetah-run": "walker-walk",
+    "lib.study.accelerate walker-walk-1m-1 --env walker-walk --out data": "data",
+    "lib.study.accelerate no-such --env walker-walk": "no-such",
     "figures.film --profile paper --cell ../x": "cell",
 }
 

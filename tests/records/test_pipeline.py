@@ -51,7 +51,7 @@ def test_no_two_jobs_make_the_same_result(name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_job_needs_what_is_shipped_or_made_by_those_before_it(name, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)  # as in a new profile: nothing is there
-    shipped, made = [paths.TEACHERS, *PUBLIC], set()
+    shipped, made = [paths.TEACHERS, paths.PAPER, *PUBLIC], set()
     for job in every(name):
         for need in job.needs:
             assert need in made or any(need.is_relative_to(place) for place in shipped), (job.name, need)

@@ -94,6 +94,23 @@ ARMS = {
 }  # fmt: skip
 
 
+def test_a_smaller_share_admits_more_and_a_larger_one_less(random_returns):
+    for keep, admitted in ((0.9, ["budget-256×2", "budget-64×2", "budget-16×1"]), (0.999, [])):
+        table, _, _ = certify(Told(ARMS), {"planners": CHAINS["planners"]}, BUDGET, {}, 20, keep)
+        assert table.loc[table["admitted"], "candidate"].tolist() == ["teacher", *admitted]
+
+
+def test_what_does_not_fit_ends_its_chain_and_is_not_checked(random_returns):
+    stage = Told(ARMS)
+    table, episodes, found = certify(
+        stage, CHAINS, BUDGET, {}, 20, fits=lambda name, block: block == "certify" and name != "64×2+open-loop-3"
+    )
+    reuse = table[table["chain"] == "reuse"].set_index("candidate")
+    assert not reuse.loc[["64×2+open-loop-3", "open-loop-6"], ["tried", "admitted"]].any(axis=None)
+    assert [name for name, _ in stage.asked] == ["teacher", "budget-256×2", "budget-64×2"]
+    assert set(episodes["block"]) == {"certify"} and found["picks"]["reuse"] == "teacher"
+
+
 def test_a_chain_is_played_until_its_first_failure_and_picks_are_checked_on_fresh_states(random_returns):
     stage = Told(ARMS)
     table, episodes, found = certify(stage, CHAINS, BUDGET, {}, count=20)

@@ -44,7 +44,7 @@ def keeps_less(arm, teacher, floor: float = 0.0, keep: float = KEEP, resamples: 
     with few falls have a high mean and, at once, a small error. The bootstrap-t corrects for that skewness, and errs
     with few episodes where the teacher falls as often as the arm. Both admit what did not fall in any episode.
 
-    Raises `ConfigError` for a teacher that is not above the floor, `StatisticsError` for missing returns and for a
+    Raises `NothingToKeep` for a teacher that is not above the floor, `StatisticsError` for missing returns and for a
     `keep` that is no share.
     """
     arm, teacher = pair(arm, teacher, "arm", "teacher")
@@ -56,10 +56,14 @@ def keeps_less(arm, teacher, floor: float = 0.0, keep: float = KEEP, resamples: 
     return float(TESTS["both"]((arm - floor) - keep * (teacher - floor), resamples, seed))
 
 
+class NothingToKeep(ConfigError):
+    """A teacher returns no more than what needs none."""
+
+
 def above(teacher, least: float, what: str = "the floor") -> None:
-    """Raises `ConfigError` unless the teacher's mean return is above `least`, which is that of `what`."""
+    """Raises `NothingToKeep` unless the teacher's mean return is above `least`, which is that of `what`."""
     if not np.mean(teacher) > least:
-        raise ConfigError(
+        raise NothingToKeep(
             f"the teacher returns {np.mean(teacher):.4g} on average, and {what} is {least:.4g}: there is nothing to "
             "keep a share of; train it longer, or leave its cell out."
         )

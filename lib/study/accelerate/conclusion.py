@@ -1,0 +1,98 @@
+"""What was found, in plain values and in words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from lib.records.store import machine, versions
+from lib.study.accelerate.playing import plain
+from lib.study.accelerate.search import QUANTILE, REPORT, Search
+from lib.study.certify import ALL, RANDOM, TEACHER, floor_of, picks
+from lib.study.stats.certification import ALPHA, kept_above
+from lib.study.stats.intervals import bootstrap_ci
+
+
+def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> tuple[dict, pd.DataFrame]:
+    """What was found, as plain values, and the episodes of the check."""
+    by_arm = {name: rows.set_index("episode_seed") for name, rows in episodes.groupby("arm")} if len(episodes) else {}
+    floor = floor_of(search.task, by_arm[RANDOM].reset_index()) if by_arm else 0.0
+    pick = picks(table)[ALL] if len(table) else TEACHER
+    check, more = search.checked(pick, floor)
+    broken = check.get("verdict") == "broken"
+    tried = [name for name in dict.fromkeys(table["candidate"]) if name in by_arm]
+    for name in dict.fromkeys([pick, "policy", TEACHER, *tried]):
+        if name in search.times or search.clock.fits(
+            search.plan.seconds["time"] / 8 + search.stage.costs.compile, REPORT
+        ):
+            search.timed(name)
+    rows = []
+    for name in tried or [TEACHER]:
+        mine = table[table["candidate"] == name]
+        row = {
+            "arm": name,
+            "chains": mine["chain"].tolist(),
+            "admitted": name == TEACHER or bool(mine["admitted"].any()),
+        }
+        if by_arm:
+            returns, teacher = by_arm[name]["return"], by_arm[TEACHER]["return"]
+            row |= {"episodes": len(returns), "return": float(returns.mean())}
+            row |= dict(zip(("return_low", "return_high"), map(plain, bootstrap_ci(returns)), strict=True))
+            row |= dict(
+                zip(("kept", "kept_low", "kept_high"), map(plain, kept_above(returns, teacher, floor)), strict=True)
+            )
+            row |= {name: plain(mine.iloc[0][name]) for name in ("p", "evaluations", "falls", "falls_high")}
+        rows.append(row)
+    for row in [row for row in rows if row["arm"] in search.times]:
+        times = search.times[row["arm"]]
+        row |= {"median_ms": float(np.median(times)), "p99_ms": float(np.quantile(times, QUANTILE))}
+        row |= {"in_time": float(np.mean(np.array(times) <= search.period))} if search.rate else {}
+    chosen = TEACHER if broken else pick
+    about = {name: getattr(search, name) for name in ("task", "teacher", "rate", "keep", "minutes", "left_out")}
+    return about | {
+        "teacher_key": search.key,
+        "spent_minutes": round(search.minutes - search.clock.left / 60, 2),
+        "pick": chosen,
+        "why": why(search, chosen, rows, check),
+        "fallback": chosen == TEACHER,
+        "right_sized": search.right_sized,
+        "level": ALPHA,
+        "floor": floor,
+        "candidates": rows,
+        "check": check,
+        "times": {name: np.quantile(times, np.linspace(0, 1, 101)).tolist() for name, times in search.times.items()},
+        "mode": search.mode,
+        "plan": search.plan.settings,
+        "machine": machine(),
+        "versions": versions(),
+    }, more
+
+
+def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
+    """What was chosen and why, in a few sentences."""
+    mine, share = next(row for row in rows if row["arm"] == pick), f"{100 * search.keep:g} %"
+    if check.get("verdict") == "broken":
+        said = f"The pick of the test kept less than {share} of the teacher's return on {check['episodes']} fresh "
+        said += "episodes, so the full planner stays."
+    elif pick == TEACHER and "episodes" not in mine:
+        said = "There was no time for a test, so the full planner stays."
+    elif pick == TEACHER:
+        said = f"No candidate was shown to keep {share} of the teacher's return, so the full planner stays."
+    else:
+        teacher = next(row for row in rows if row["arm"] == TEACHER)
+        ratio = teacher["evaluations"] / mine["evaluations"] if mine["evaluations"] else math.inf
+        fewer = f"{ratio:.3g} times fewer evaluations of the model" if mine["evaluations"] else "no plan at all"
+        said = (
+            f"{pick} is the cheapest that a test of {mine['episodes']} episodes shows to keep {share} of the teacher's "
+        )
+        said += f"return: it keeps {100 * mine['kept']:.1f} %, with {fewer}."
+    if check and check["verdict"] != "broken":
+        said += (
+            f" On {check['episodes']} fresh episodes it keeps {100 * check['kept']:.1f} % [{100 * check['low']:.1f}, "
+        )
+        said += f"{100 * check['high']:.1f}]: the promise is {check['verdict']}."
+    if search.rate and mine.get("p99_ms", 0.0) > search.period:
+        said += f" It misses the deadline: 99 % of its steps take {mine['p99_ms']:.3g} ms of {search.period:.3g}."
+    return said

@@ -1,0 +1,141 @@
+"""Where candidates are played and timed: with an eye on the clock, and again where an environment failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lib.config import PlannerConfig
+from lib.drafts import DraftController
+from lib.environments import EnvironmentFailed, make_env
+from lib.policy import PolicyController
+from lib.records.seeds import episode_seeds
+from lib.rollout import rollout
+from lib.study.accelerate.plan import Clock, Costs, OutOfTime
+from lib.study.arms import Arm, make_controller
+from lib.study.evaluate import Stage, Tables
+
+TRIES = 3  # of a piece of work in which an environment fails
+WARM_UP, LEAST_STEPS, MOST_STEPS = 12, 30, 500  # steps that are not timed, and that are
+
+
+def again(piece: Callable, tries: int = TRIES):
+    """What `piece()` gives, begun anew where an environment failed; after so many tries its `EnvironmentFailed`."""
+    for number in range(1, tries + 1):
+        try:
+            return piece()
+        except EnvironmentFailed as error:
+            if number == tries:
+                raise
+            print(f"{error} It is tried again ({number} of {tries - 1}).", file=sys.stderr, flush=True)
+
+
+def in_mode(config: PlannerConfig | None, mode: str) -> PlannerConfig | None:
+    """The same planner, run in this way."""
+    return config and dataclasses.replace(config, mode=mode)
+
+
+@dataclass
+class Playing(Stage):
+    """A stage that begins no block of episodes that would not end in time (`OutOfTime`); planners run in `mode`."""
+
+    clock: Clock | None = None
+    costs: Costs | None = None
+    mode: str = "auto"
+    begun: set[str] = field(default_factory=set)  # arms whose planners have been compiled
+
+    @classmethod
+    def on(cls, stage: Stage, clock: Clock, costs: Costs, mode: str) -> Playing:
+        fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(Stage)}
+        return cls(**fields, clock=clock, costs=costs, mode=mode)
+
+    def as_run(self, arm: Arm) -> Arm:
+        return dataclasses.replace(arm, planner=in_mode(arm.planner, self.mode))
+
+    def play(self, arm: Arm, seeds: list[int]) -> tuple[Tables, str]:
+        return super().play(self.as_run(arm), seeds)
+
+    def controller(self, arm: Arm):
+        """As `make_controller` makes it, but that nothing is compiled where the mode says so."""
+        if self.mode == "eager" and arm.planner is None:
+            if arm.corrector:
+                return DraftController(self.wm, self.correctors[arm.corrector], mode=self.mode)
+            return PolicyController(self.wm, arm.samples, self.mode)
+        return make_controller(self.as_run(arm), self.wm, self.correctors)
+
+    def run(self, arm: Arm, controller, seeds: list[int], what: str) -> Tables:
+        estimated = len(seeds) * self.costs.episode(arm) + (0 if arm.name in self.begun else self.costs.compile)
+        if not self.clock.fits(estimated):
+            raise OutOfTime(f"{what} would take {estimated * self.clock.pace / 60:.1f} minutes")
+        self.clock.say(what)
+        self.begun.add(arm.name)
+        begin = time.monotonic()
+        tables = again(partial(super().run, arm, self.controller(arm), seeds, what))
+        self.clock.took(time.monotonic() - begin, estimated)
+        return tables
+
+    def returns(self, arm: Arm, seeds: list[int]) -> pd.Series:
+        """By seed."""
+        rows = pd.DataFrame(self.play(arm, seeds)[0].episodes)
+        return rows.set_index("episode_seed")["return"]
+
+    def times(self, arm: Arm, seconds: float) -> list[float]:
+        """Milliseconds of steps at batch 1, as many as fit into the seconds but at least a few: from the observation in
+        host memory to the action in host memory."""
+        controller = Timed(self.controller(arm))
+        end = time.monotonic() + seconds
+
+        def enough() -> bool:
+            count = len(controller.times) - WARM_UP
+            return count >= MOST_STEPS or (count >= LEAST_STEPS and time.monotonic() > end)
+
+        for seed in episode_seeds("latency", MOST_STEPS + WARM_UP):
+            for _ in rollout(controller, partial(make_env, self.cell.task), [seed], self.decisions):
+                if enough():
+                    return controller.times[WARM_UP:]
+        return controller.times[WARM_UP:]
+
+
+class Timed:
+    """A controller whose decisions are timed."""
+
+    def __init__(self, controller):
+        self.controller, self.times = controller, []
+        self.reset, self.keep = controller.reset, controller.keep
+
+    def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
+        begin = time.perf_counter()
+        actions, info = self.controller.act(obs)
+        actions = actions.cpu()
+        self.times.append(1e3 * (time.perf_counter() - begin))
+        return actions, info
+
+
+class Still:
+    """No action at all, which is what a planner comes to whose model has learnt nothing."""
+
+    def __init__(self, action_dim: int):
+        self.action_dim = action_dim
+
+    def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
+        self._batch = batch_size
+
+    def keep(self, rows: list[int]) -> None:
+        self._batch = len(rows)
+
+    def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.zeros(self._batch, self.action_dim), {}
+
+
+def plain(value) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return float(value) if value is not None and pd.notna(value) and math.isfinite(value) else None
