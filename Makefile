@@ -11,6 +11,8 @@ PROFILE = quick
 CELLS =
 ONLY =
 AGAIN =
+# How many stages side by side, with the cores shared out; empty: two in quick where there are two cores, else one.
+JOBS =
 ROWS = 1
 STAGE =
 PYTHON ?=
@@ -31,8 +33,8 @@ STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.paper
 all: results  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@$(PY) paper/build.py --profile $(PROFILE)
 
-results: setup  ## run what is stale (CELLS=, ONLY= narrow it; AGAIN=1 runs what is fresh, too)
-	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(if $(AGAIN),--again)
+results: setup  ## run what is stale (CELLS=, ONLY= narrow it; JOBS=4 side by side; AGAIN=1 runs what is fresh, too)
+	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS))
 
 paper: setup  ## the PDF of the paper profile from the results that are there, naming stale ones; runs no notebook
 	@$(RUN) warn --profile $(PAPER) $(OPTIONS)
