@@ -28,7 +28,7 @@ OPTIONS = $(if $(CELLS),--cells "$(CELLS)") $(if $(ONLY),--only "$(ONLY)")
 PAPER = $(if $(filter command line,$(origin PROFILE)),$(PROFILE),paper)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
-.PHONY: all results paper status audit planner test test-slow lint html film verify teachers clean help setup install
+.PHONY: all results paper status audit planner demo test test-slow lint html film verify teachers clean help setup install
 
 all: results  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@$(PY) paper/build.py --profile $(PROFILE)
@@ -60,6 +60,9 @@ lint: setup  ## style of code and notebooks, and which part imports which
 	$(PY) -m ruff format --check .
 	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
+
+demo: setup  ## a minute with the cheapest controller that ships, beside its teacher, and a film: build/demo.gif
+	@$(PY) -m figures.demo
 
 film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)
 	$(PY) -m figures.film --cell walker-walk-1m-1 --profile paper

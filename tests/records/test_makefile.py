@@ -50,7 +50,9 @@ def calls(log: Path) -> list[str]:
 
 def test_help_lists_the_targets():
     text = make(ROOT, "help")
-    for target in "all results paper status audit planner test test-slow lint html verify teachers clean help".split():
+    for (
+        target
+    ) in "all results paper status audit planner demo test test-slow lint html verify teachers clean help".split():
         assert f"make {target} " in text
 
 
@@ -74,6 +76,7 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
         ("planner PROFILE=paper", [f"{RUN} run --profile paper --only planner"]),
         ("test", ["-m pytest"]),
         ("test-slow", ["-m pytest -m slow"]),
+        ("demo", ["-m figures.demo"]),
         ("film", ["-m figures.film --cell walker-walk-1m-1 --profile paper"]),
         ("verify PROFILE=paper", ["-m lib.study.verify --profile paper"]),
         ("teachers", ["-m lib.teachers.cli zoo"]),
