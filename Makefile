@@ -25,16 +25,17 @@ PY = exec "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 RUN = $(PY) -m lib.records.run
 OPTIONS = $(if $(CELLS),--cells "$(CELLS)") $(if $(ONLY),--only "$(ONLY)")
+HOW = $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS))
 PAPER = $(if $(filter command line,$(origin PROFILE)),$(PROFILE),paper)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: all results paper status audit planner demo test test-slow lint html film verify teachers clean help setup install
 
-all: results  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
-	@$(PY) paper/build.py --profile $(PROFILE)
+all: setup  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
+	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(HOW) --pdf
 
 results: setup  ## run what is stale (CELLS=, ONLY= narrow it; JOBS=4 side by side; AGAIN=1 runs what is fresh, too)
-	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS))
+	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(HOW)
 
 paper: setup  ## the PDF of the paper profile from the results that are there, naming stale ones; runs no notebook
 	@$(RUN) warn --profile $(PAPER) $(OPTIONS)

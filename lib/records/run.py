@@ -27,7 +27,7 @@ from typing import Literal
 import tyro
 
 from lib.config import ConfigError, one_of
-from lib.records import attempts, paths, store
+from lib.records import attempts, paths, settled, store
 from lib.records.ending import child, endable
 from lib.records.executors import Here, SideBySide, carry_through, cores, sentence
 from lib.records.fingerprint import FingerprintError
@@ -135,15 +135,14 @@ def run_script(job: Job) -> None:
         raise RunError(f"script failed: {shown(job.source)} ended with exit status {status}; its error is above.")
 
 
-def report(job: Job, parts: dict, fresh_too: bool, lines: list[str]) -> None:
-    """Print "stale" and why, or "fresh", for each result; of stale ones the line is added to `lines`."""
-    names = [line.split(" (")[0] for line in lines]
-    waiting = [f"input {name} is stale" for name in parts["inputs"] if name in names]
+def report(job: Job, parts: dict, fresh_too: bool, lines: dict[str, str]) -> None:
+    """Print "stale" and why, or "fresh", for each result; of stale ones that is added to `lines`."""
+    waiting = [f"input {name} is stale" for name in parts["inputs"] if name in lines]
     for out, (why, minutes) in reasons(job, parts).items():
         if why := why or (", ".join(waiting) if out in job.outs else ""):
             about = "" if minutes is None else "; under 1 min" if minutes < 1 else f"; about {minutes:.0f} min"
-            lines.append(f"{shown(out)} ({why}{about})")
-            print(f"stale: {lines[-1]}", flush=True)
+            lines[shown(out)] = f"{shown(out)} ({why}{about})"
+            print(f"stale: {lines[shown(out)]}", flush=True)
         elif fresh_too:
             print(f"fresh: {shown(out)}{age(job, out)}", flush=True)
 
@@ -173,11 +172,17 @@ class Command:
     only: str = ""  # some stages by name; empty: all
     again: bool = False  # run: also what is fresh; what has a key of its own (episodes, weights) is not made again
     jobs: int = 0  # run: how many side by side, with the cores shared out; 0: two in quick where there are two cores
+    pdf: bool = False  # run: then build the paper, build/<profile>/paper.pdf
     job: str = ""  # run: one job by its name, in this process, as another runner asks for it
 
     def __post_init__(self):
         if self.jobs < 0:
             raise ConfigError(f"jobs={self.jobs} must be at least 1; leave it out, or 0, for the profile's own.")
+
+    @property
+    def asked(self) -> str:
+        """What is looked at, in words."""
+        return f"cells {self.cells or 'all'}, stages {self.only or 'all'}"
 
     @property
     def side_by_side(self) -> int:
@@ -189,9 +194,10 @@ def carry_out(command: Command) -> None:
     """Go through the jobs, each when those before it are done."""
     scope = Scope.of(profile(command.profile), tuple(command.cells.split()))
     if command.verb == "run":
-        return run_all(command, scope)
+        run_all(command, scope)
+        return build(command) if command.pdf else None
     listed = paths.executed(command.profile) / ("status.txt" if command.verb == "status" else "stale.txt")
-    lines: list[str] = []
+    lines: dict[str, str] = {}
     for job in jobs(scope, tuple(command.only.split())):
         parts = components(job)
         draws = job.stage.endswith("-figure") and command.verb == "warn" and all(n.is_file() for n in job.needs)
@@ -205,12 +211,20 @@ def carry_out(command: Command) -> None:
         else:
             unchanged(job)
     with contextlib.suppress(*[ResultError] if command.verb == "status" else []):  # it was said, and can be no more
-        store.write_text(listed, "".join(f"{line}\n" for line in lines))
+        store.write_text(listed, "".join(f"{line}\n" for line in lines.values()))
 
 
 def run_all(command: Command, scope: Scope) -> None:
     """Run what is stale; `RunError` that names what failed, when all that does not wait for it is done."""
-    started, asked, nodes = time.time(), [], plan(scope, tuple(command.only.split()))
+    (paths.executed(command.profile) / "stale.txt").unlink(missing_ok=True)
+    only = tuple(command.only.split())
+    started, asked, nodes = time.time(), [], plan(scope, only)
+    code, now = settled.code(), settled.state(command.profile)
+    own = any("--" in cell for cell in scope.cells)  # their environments may be in files that nobody looks at here
+    if not (command.again or command.job or own) and settled.known(command.profile, command.asked) == now:
+        for node in nodes:
+            unchanged(node.job(scope))
+        return
 
     def wanted(node: Node) -> bool:
         """Whether it is not fresh, or may yet be changed or put back by another runner that is at it."""
@@ -228,7 +242,6 @@ def run_all(command: Command, scope: Scope) -> None:
     count = command.side_by_side
     executor = SideBySide(scope, count, lambda node: worker(command, node)) if count > 1 else Here(scope, alone)
     failed, left = carry_through(nodes, wanted, executor)
-    (paths.executed(command.profile) / "stale.txt").unlink(missing_ok=True)
     taken: dict[str, list[float]] = {}
     for node in asked:
         if (last := attempts.last(command.profile, node.name)).get("ended", 0) >= started:
@@ -237,6 +250,29 @@ def run_all(command: Command, scope: Scope) -> None:
         print(attempts.table(taken, (time.time() - started) / 60), file=sys.stderr, flush=True)
     if failed:
         raise RunError(sentence(failed, left))
+    if asked:  # what was run is looked at once more, so that nothing is remembered that was changed meanwhile
+        now = settled.state(command.profile)
+        if any(stale(node.job(scope)) for node in plan(scope, only)):
+            return
+    if settled.code() == code and settled.state(command.profile) == now:
+        settled.remember(command.profile, command.asked, now)
+
+
+def build(command: Command) -> None:
+    """The PDF, of what is there, unless nothing has changed since it was built."""
+    path = paths.executed(command.profile) / "paper.pdf"
+
+    def what() -> str:
+        return settled.line_of(path, path.stat()) if path.is_file() else ""
+
+    now = settled.state(command.profile)
+    if what() and settled.known(command.profile, what()) == now:
+        return print(f"unchanged {shown(path)}", flush=True)
+    words = child(str(paths.PAPER / "build.py"), "--profile", command.profile)
+    if subprocess.run(words, cwd=paths.ROOT, env={**os.environ, "PYTHONPATH": python_path()}).returncode:
+        raise RunError("the paper was not built; its error is above.")
+    if settled.state(command.profile) == now:
+        settled.remember(command.profile, what(), now)
 
 
 def worker(command: Command, node: Node) -> list[str]:

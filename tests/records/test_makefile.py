@@ -62,8 +62,8 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        ("", [f"{RUN} run --profile quick", f"{BUILD} quick"]),
-        ("all PROFILE=smoke", [f"{RUN} run --profile smoke", f"{BUILD} smoke"]),
+        ("", [f"{RUN} run --profile quick --pdf"]),
+        ("all PROFILE=smoke", [f"{RUN} run --profile smoke --pdf"]),
         ("results ONLY=horizon+pareto-figure CELLS=a-1m-1+b-1m-1",
          [f"{RUN} run --profile quick --cells a-1m-1 b-1m-1 --only horizon pareto-figure"]),
         ("results JOBS=4 AGAIN=1", [f"{RUN} run --profile quick --again --jobs 4"]),
@@ -127,7 +127,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 3
+    assert len(calls(tmp_path / "log")) == 2
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):
