@@ -13,6 +13,9 @@ ONLY =
 AGAIN =
 # How many stages side by side, with the cores shared out; empty: two in quick where there are two cores, else one.
 JOBS =
+# slurm: stages as jobs of a cluster, through submitit (`pip install submitit`), in this PARTITION; empty: processes here.
+EXECUTOR =
+PARTITION =
 ROWS = 1
 STAGE =
 PYTHON ?=
@@ -25,7 +28,8 @@ PY = exec "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 RUN = $(PY) -m lib.records.run
 OPTIONS = $(if $(CELLS),--cells "$(CELLS)") $(if $(ONLY),--only "$(ONLY)")
-HOW = $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS))
+HOW = $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--executor $(EXECUTOR)) \
+	$(if $(PARTITION),--partition $(PARTITION))
 PAPER = $(if $(filter command line,$(origin PROFILE)),$(PROFILE),paper)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 

@@ -172,6 +172,9 @@ class Command:
     only: str = ""  # some stages by name; empty: all
     again: bool = False  # run: also what is fresh; what has a key of its own (episodes, weights) is not made again
     jobs: int = 0  # run: how many side by side, with the cores shared out; 0: two in quick where there are two cores
+    # run: local, or jobs of a cluster by submitit: slurm, or submitit, which is processes of this machine again
+    executor: Literal["local", "slurm", "submitit"] = "local"
+    partition: str = ""  # of the cluster
     pdf: bool = False  # run: then build the paper, build/<profile>/paper.pdf
     job: str = ""  # run: one job by its name, in this process, as another runner asks for it
 
@@ -240,7 +243,14 @@ def run_all(command: Command, scope: Scope) -> None:
     if command.job:
         return alone(next(node for node in nodes if node.name == one_of("job", command.job, [n.name for n in nodes])))
     count = command.side_by_side
-    executor = SideBySide(scope, count, lambda node: worker(command, node)) if count > 1 else Here(scope, alone)
+    executor = Here(scope, alone)
+    if command.executor != "local":
+        from lib.records.cluster import Cluster
+
+        kind = {"slurm": "slurm", "submitit": "local"}[command.executor]
+        executor = Cluster(scope, lambda node: worker(command, node), kind, command.partition)
+    elif count > 1:
+        executor = SideBySide(scope, count, lambda node: worker(command, node))
     failed, left = carry_through(nodes, wanted, executor)
     taken: dict[str, list[float]] = {}
     for node in asked:
@@ -277,7 +287,7 @@ def build(command: Command) -> None:
 
 def worker(command: Command, node: Node) -> list[str]:
     """The command that carries out one job."""
-    words = ["--profile", command.profile, "--cells", command.cells, "--only", command.only, "--job", node.name]
+    words = ["--profile", command.profile, "--cells", command.cells, "--only", node.stage.name, "--job", node.name]
     return [sys.executable, "-m", "lib.records.run", "run", *words, *["--again"] * command.again]
 
 

@@ -66,6 +66,8 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
         ("all PROFILE=smoke", [f"{RUN} run --profile smoke --pdf"]),
         ("results ONLY=horizon+pareto-figure CELLS=a-1m-1+b-1m-1",
          [f"{RUN} run --profile quick --cells a-1m-1 b-1m-1 --only horizon pareto-figure"]),
+        ("results EXECUTOR=slurm PARTITION=cpu",
+         [f"{RUN} run --profile quick --executor slurm --partition cpu"]),
         ("results JOBS=4 AGAIN=1", [f"{RUN} run --profile quick --again --jobs 4"]),
         ("paper", [f"{RUN} warn --profile paper", f"{BUILD} paper"]),
         ("paper PROFILE=quick", [f"{RUN} warn --profile quick", f"{BUILD} quick"]),
