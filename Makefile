@@ -11,6 +11,11 @@ PROFILE = quick
 CELLS =
 ONLY =
 AGAIN =
+# How many stages side by side, with the cores shared out; empty: two in quick where there are two cores, else one.
+JOBS =
+# slurm: stages as jobs of a cluster, through submitit (`pip install submitit`), in this PARTITION; empty: processes here.
+EXECUTOR =
+PARTITION =
 ROWS = 1
 STAGE =
 PYTHON ?=
@@ -23,16 +28,18 @@ PY = exec "$(if $(PYTHON),$(PYTHON),.venv/bin/python)"
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 RUN = $(PY) -m lib.records.run
 OPTIONS = $(if $(CELLS),--cells "$(CELLS)") $(if $(ONLY),--only "$(ONLY)")
+HOW = $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--executor $(EXECUTOR)) \
+	$(if $(PARTITION),--partition $(PARTITION))
 PAPER = $(if $(filter command line,$(origin PROFILE)),$(PROFILE),paper)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
-.PHONY: all results paper status audit planner test test-slow lint html film verify teachers clean help setup install
+.PHONY: all results paper status audit planner demo test test-slow lint html film verify teachers clean help setup install
 
-all: results  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
-	@$(PY) paper/build.py --profile $(PROFILE)
+all: setup  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
+	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(HOW) --pdf
 
-results: setup  ## run what is stale (CELLS=, ONLY= narrow it; AGAIN=1 runs what is fresh, too)
-	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(if $(AGAIN),--again)
+results: setup  ## run what is stale (CELLS=, ONLY= narrow it; JOBS=4 side by side; AGAIN=1 runs what is fresh, too)
+	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(HOW)
 
 paper: setup  ## the PDF of the paper profile from the results that are there, naming stale ones; runs no notebook
 	@$(RUN) warn --profile $(PAPER) $(OPTIONS)
@@ -58,6 +65,9 @@ lint: setup  ## style of code and notebooks, and which part imports which
 	$(PY) -m ruff format --check .
 	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
+
+demo: setup  ## a minute with the cheapest controller that ships, beside its teacher, and a film: build/demo.gif
+	@$(PY) -m figures.demo
 
 film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)
 	$(PY) -m figures.film --cell walker-walk-1m-1 --profile paper

@@ -38,10 +38,11 @@ from lib.config import ConfigError, compiled_folder, one_of
 from lib.files import alive, files
 from lib.records import ledger, paths, store
 from lib.records.ending import child
+from lib.records.freshness import components, kept_run, key_of_parts
 from lib.records.jobs import Job, Scope, profile
 from lib.records.keys import TIMING, ResultError, shown
 from lib.records.pipeline import jobs
-from lib.records.run import components, guarded, kept_run, key_of_parts
+from lib.records.run import guarded
 
 AUDITED = ("distillation", "corrector", "drafts", "horizon", "certified", "sequence", "action_error", "perturbed")
 AUDITED += ("model_error", "offline", "many_tasks", "deadlines")

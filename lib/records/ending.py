@@ -22,6 +22,7 @@ import psutil
 LOOK = 0.5  # seconds from one look at the parent to the next
 GRACE = 4.0  # seconds for putting results back, after which the process ends whatever it does
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TOLD: set[int] = set()  # processes of ours that put results back when they are told to end, and end what they started
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def endable() -> Iterator[None]:
         for heard in handlers:
             signal.signal(heard, signal.SIG_IGN)  # once is enough, and what follows is to be finished
         timer.start()
-        end_children(others)
+        end_children(others | told())
         raise KeyboardInterrupt
 
     # What is ignored stays so: SIGHUP by nohup, SIGINT by a shell for what runs in the background.
@@ -79,6 +80,16 @@ def following(end: Callable[[], object], parent: int | None = None) -> Iterator[
         yield
     finally:
         over.set()
+
+
+def told() -> set[int]:
+    """Tell those of `TOLD` to end; their numbers, and those of what they started, which is theirs to end."""
+    found = set(TOLD)
+    for pid in TOLD:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+            os.kill(pid, signal.SIGTERM)
+    return found
 
 
 def end_all() -> None:

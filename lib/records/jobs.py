@@ -6,7 +6,7 @@ for job in STAGE.jobs(Scope.of(profile("quick"))): ...
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,12 +106,13 @@ class Job:
     keeps: list[Path] = field(default_factory=list)
     rows: str = ""
     timing: bool = False
+    alone: bool = False
     cell: str = ""
     profile: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.stage}-{self.cell}" if self.cell else self.stage
+        return job_name(self.stage, self.cell)
 
     @property
     def evidence(self) -> Path:
@@ -123,7 +124,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """How the jobs of one kind are made of a scope. Functions take the scope, and the cell where there is one."""
+    """How the jobs of one kind are made of a scope. Functions take the scope, and the cell where there is one. What
+    measures time is `alone`: nothing else runs meanwhile, and it has all cores."""
 
     name: str
     source: str
@@ -137,29 +139,45 @@ class Stage:
     keeps: Callable = lambda scope, cell: []
     rows: str = ""
     timing: bool = False
+    alone: bool = False
     wanted: Callable[[Scope], bool] = lambda scope: True
 
+    def asked(self, scope: Scope) -> tuple[str, ...]:
+        """The cells that there is a job for; "" is that of a stage that has one for all."""
+        return self.each(scope) if self.each else ("",) if self.wanted(scope) else ()
+
+    def job(self, scope: Scope, cell: str) -> Job:
+        """The job for one of the cells that are `asked`, as the files that are there now have it."""
+        given = {"profile": scope.profile.name} | (cell_parameters(self.source, cell) if cell else {})
+        return Job(
+            stage=self.name,
+            source=paths.ROOT / self.source,
+            outs=self.outs(scope, cell),
+            needs=self.needs(scope, cell),
+            parameters=given | self.parameters(scope, cell),
+            settings=self.settings,
+            roots=self.roots(scope),
+            keeps=self.keeps(scope, cell),
+            rows=self.rows,
+            timing=self.timing,
+            alone=self.alone,
+            cell=cell,
+            profile=scope.profile.name,
+        )
+
     def jobs(self, scope: Scope) -> list[Job]:
-        found = []
-        for cell in self.each(scope) if self.each else ("",) if self.wanted(scope) else ():
-            given = {"profile": scope.profile.name} | (cell_parameters(self.source, cell) if cell else {})
-            found.append(
-                Job(
-                    stage=self.name,
-                    source=paths.ROOT / self.source,
-                    outs=self.outs(scope, cell),
-                    needs=self.needs(scope, cell),
-                    parameters=given | self.parameters(scope, cell),
-                    settings=self.settings,
-                    roots=self.roots(scope),
-                    keeps=self.keeps(scope, cell),
-                    rows=self.rows,
-                    timing=self.timing,
-                    cell=cell,
-                    profile=scope.profile.name,
-                )
-            )
-        return found
+        return [self.job(scope, cell) for cell in self.asked(scope)]
+
+
+def chosen(stages: Iterable[Stage], only: tuple[str, ...] = ()) -> list[Stage]:
+    """The stages of these names, or all, in their order; `ConfigError` for a name that is none."""
+    for name in only:
+        one_of("stage", name, [stage.name for stage in stages])
+    return [stage for stage in stages if not only or stage.name in only]
+
+
+def job_name(stage: str, cell: str) -> str:
+    return f"{stage}-{cell}" if cell else stage
 
 
 def cell_parameters(source: str, cell: str) -> dict[str, str]:

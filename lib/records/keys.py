@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -27,8 +28,14 @@ class ResultError(RuntimeError):
 
 def shown(path: str | Path) -> str:
     """A path as it is printed and keyed: relative to the repository, with forward slashes, wherever possible."""
-    path = Path(path).resolve()
+    path = Path(path)
+    path = _resolved(path) if path.is_absolute() else path.resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+
+
+@functools.lru_cache(maxsize=100_000)  # each result is shown many times, and a look at every folder above it takes long
+def _resolved(path: Path) -> Path:
+    return path.resolve()
 
 
 def file_hash(path: str | Path) -> str:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lib.config import one_of
 from lib.files import files
 from lib.records import paths
-from lib.records.jobs import Job, Scope, Stage
+from lib.records.jobs import Job, Scope, Stage, chosen
 from lib.records.needs import (
     ACTING,
     COLLECTED,
@@ -126,7 +125,7 @@ STAGES = (
         each=lambda scope: scope.cells,
         settings=(*COLLECTED, "calibrate_episodes", "candidates", "trials"),
         keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),
-        rows="lib.study.rows:rows",
+        rows="lib.study.rows:rows", alone=True,
     ),
     Stage(
         "many_tasks",
@@ -265,7 +264,7 @@ STAGES = (
         lambda scope, _: scope.result(*(f"planner/{table}.csv" for table in scope.profile.planner_tables)),
         lambda scope, _: weights("walker-walk-1m-1") if "bfloat16" in scope.profile.planner_tables else [],
         parameters=lambda scope, _: {name: str(value) for name, value in scope.profile.planner_options.items()},
-        timing=True,
+        timing=True, alone=True,
     ),
     drawn("planner", lambda scope: scope.result("planner/cpu.csv")),
     Stage(
@@ -284,11 +283,8 @@ def jobs(scope: Scope, only: tuple[str, ...] = ()) -> Iterator[Job]:
 
     One by one, as what a stage needs may depend on what those before it have made.
     """
-    for name in only:
-        one_of("stage", name, [stage.name for stage in STAGES])
-    for stage in STAGES:
-        if not only or stage.name in only:
-            yield from stage.jobs(scope)
+    for stage in chosen(STAGES, only):
+        yield from stage.jobs(scope)
 
 
 def made_by(result: str) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -27,127 +26,45 @@ from typing import Literal
 
 import tyro
 
-from lib.config import ConfigError
-from lib.records import ledger, paths, store
+from lib.config import ConfigError, one_of
+from lib.records import attempts, paths, settled, store
 from lib.records.ending import child, endable
-from lib.records.fingerprint import FingerprintError, fingerprint
+from lib.records.executors import Here, SideBySide, carry_through, cores, sentence
+from lib.records.fingerprint import FingerprintError
+from lib.records.freshness import age, components, key_of_parts, reasons, stale
+from lib.records.graph import Node, plan
 from lib.records.jobs import Job, Scope, profile
-from lib.records.keys import ResultError, combine, content_hash, shown
+from lib.records.keys import ResultError, shown
 from lib.records.notebook import RunError, at_home, execute, python_path, read_parameters
 from lib.records.pipeline import jobs
-
-LABELS = {"parameters": "parameter ", "settings": "the profile's ", "inputs": "input "}
-
-
-# ------------------------------------------------------------------------------------------------ keys and reasons
-
-
-def components(job: Job) -> dict:
-    """What the key of a job's results is made of; kept beside each, so that a later change can be named."""
-    given = dict(job.parameters)
-    if job.source.suffix == ".ipynb":
-        given = read_parameters(job.source, given)[0]
-    values = profile(job.profile)
-    return {
-        "code": fingerprint(shown(job.source), *job.roots),
-        "parameters": given,
-        "settings": {name: combine(getattr(values, name)) for name in job.settings},
-        "inputs": {shown(need): content_hash(need) if need.is_file() else None for need in job.needs},
-    }
-
-
-def key_of_parts(parts: dict) -> str:
-    """The key that these components make."""
-    return f"{parts['code']}-{combine([parts[name] for name in LABELS])}"
-
-
-def kept_run(out: Path) -> dict | None:
-    """The record of the run that made a result: its sidecar's, else what the ledger adopted it with."""
-    run = store.known(out).get("run", {})
-    if {"stage", "key", "components"} <= run.keys() and run["key"].count("-") == 1:
-        return run
-    entry = ledger.adopted(out)
-    return entry["run"] | {"minutes": run.get("minutes")} if entry else None
-
-
-def stale_reason(out: Path, parts: dict) -> tuple[str, float | None]:
-    """Why `out` is not up to date ("" if it is), and the minutes its last run took, if known."""
-    if not out.is_file():
-        return "never built", None
-    if not (run := kept_run(out)):
-        return "made by hand or by a run that did not finish", None
-    minutes = run.get("minutes")
-    if not ledger.same(run["key"], key_of_parts(parts)):
-        return changes(run["components"], parts) or "the record beside it is damaged", minutes
-    return ("" if store.intact(out) else "file changed by hand or half-written"), minutes
-
-
-def changes(old: dict, new: dict) -> str:
-    """The differences between two sets of components, in words."""
-    words = []
-    for group, label in LABELS.items():
-        before, after = old.get(group, {}), new[group]
-        for name in {**before, **after}:
-            if name not in before:
-                words.append(f"{label}{name} is new")
-            elif name not in after:
-                words.append(f"{label}{name} is gone")
-            elif before[name] != after[name]:
-                words.append(f"{label}{name} {before[name]} → {after[name]}" if group == "parameters" else
-                             f"{label}{name} {'is missing' if after[name] is None else 'changed'}")  # fmt: skip
-    if new["code"] not in ledger.equals(str(old.get("code"))):
-        words.append("code changed")
-    return ", ".join(words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more changes"])
-
-
-def stale_rows(job: Job) -> list[str]:
-    """Why rows of a job's table are not up to date; rows that are asked for no more do not matter."""
-    if not job.rows or not job.outs[0].is_file():
-        return []
-    try:
-        return [row.why for row in pkgutil.resolve_name(job.rows)(job.profile, job.cell) if row.why]
-    except (ResultError, ConfigError) as error:
-        return [str(error)]
-
-
-def reasons(job: Job, parts: dict) -> dict[Path, tuple[str, float | None]]:
-    """Each result of a job → why it is stale ("" if it is fresh) and the minutes that its last run took."""
-    found = {out: stale_reason(out, parts) for out in job.outs}
-    found |= {out: ("" if out.is_file() else "never built", None) for out in job.keeps}
-    if not found[job.outs[0]][0] and (rows := stale_rows(job)):
-        more = f", and {len(rows) - 3} more" if len(rows) > 4 else ""
-        found[job.outs[0]] = ", ".join(rows[:3] if more else rows) + more, found[job.outs[0]][1]
-    if job.timing:  # measured when somebody asks for it: what code would measure today is another question
-        found = {out: (why if why in ("", "never built") else "", minutes) for out, (why, minutes) in found.items()}
-    return found
-
-
-def report(job: Job, parts: dict, fresh_too: bool, stale: list[str]) -> None:
-    """Print "stale" and why, or "fresh", for each result; lines of stale ones are added to `stale`."""
-    names = [line.split(" (")[0] for line in stale]
-    waiting = [f"input {name} is stale" for name in parts["inputs"] if name in names]
-    for out, (why, minutes) in reasons(job, parts).items():
-        if why := why or (", ".join(waiting) if out in job.outs else ""):
-            about = "" if minutes is None else "; under 1 min" if minutes < 1 else f"; about {minutes:.0f} min"
-            stale.append(f"{shown(out)} ({why}{about})")
-            print(f"stale: {stale[-1]}", flush=True)
-        elif fresh_too:
-            print(f"fresh: {shown(out)}{age(job, out)}", flush=True)
-
-
-def age(job: Job, out: Path) -> str:
-    """How old timings are: they are of the code and the machine of their day, whatever code says now."""
-    if not job.timing and "/latency/" not in shown(out):
-        return ""
-    day, commit = store.known(out).get("written", "some day")[:10], store.commit_of(out)[:8]
-    return f" (timed {day}, {commit or 'before commits were kept'})"
-
 
 # -------------------------------------------------------------------------------------------------------- running
 
 
-def run(job: Job, parts: dict) -> None:
-    """Run the source; every result must be written anew, with the key in its sidecar."""
+def attempt(profile: str, name: str, job: Callable[[], Job], again: bool = False) -> None:
+    """Make the results of a job, unless they are fresh by then, while nobody else does; a record says what came of it.
+
+    `job` gives the job as the files that are there when its turn comes have it.
+    """
+    possible(job())
+    with attempts.held(profile, name):
+        found, started = job(), time.time()
+        if not again and not stale(found):
+            return unchanged(found)
+        try:
+            run(found, components(found))
+        except (RunError, ResultError) as error:
+            attempts.note(profile, name, found.stage, started, str(error))
+            raise
+        attempts.note(profile, name, found.stage, started)
+
+
+def unchanged(job: Job) -> None:
+    print("\n".join(f"unchanged {shown(out)}" for out in job.outs), flush=True)
+
+
+def possible(job: Job) -> None:
+    """Raise `RunError` where an input is missing or a result cannot be written."""
     for need in job.needs:
         if not need.is_file():
             raise RunError(f"{shown(need)}, which {shown(job.source)} needs, is missing; {store.how_to_make(need)}.")
@@ -155,6 +72,10 @@ def run(job: Job, parts: dict) -> None:
         folder = next(parent for parent in out.parents if parent.is_dir())
         if not os.access(folder, os.W_OK):
             raise RunError(f"{shown(out)} cannot be written: {shown(folder)} is read-only; work in a copy elsewhere.")
+
+
+def run(job: Job, parts: dict) -> None:
+    """Run the source; every result must be written anew, with the key in its sidecar."""
     before = {out: stamp(out) for out in job.outs}
     kept = {file: file.read_bytes() if file.is_file() else None
             for out in job.outs for file in (out, store.sidecar(out))}  # fmt: skip
@@ -214,6 +135,29 @@ def run_script(job: Job) -> None:
         raise RunError(f"script failed: {shown(job.source)} ended with exit status {status}; its error is above.")
 
 
+def report(job: Job, parts: dict, fresh_too: bool, lines: dict[str, str]) -> None:
+    """Print "stale" and why, or "fresh", for each result; of stale ones that is added to `lines`."""
+    waiting = [f"input {name} is stale" for name in parts["inputs"] if name in lines]
+    for out, (why, minutes) in reasons(job, parts).items():
+        if why := why or (", ".join(waiting) if out in job.outs else ""):
+            about = "" if minutes is None else "; under 1 min" if minutes < 1 else f"; about {minutes:.0f} min"
+            lines[shown(out)] = f"{shown(out)} ({why}{about})"
+            print(f"stale: {lines[shown(out)]}", flush=True)
+        elif fresh_too:
+            print(f"fresh: {shown(out)}{age(job, out)}", flush=True)
+
+
+def tell_attempt(job: Job, stale: bool) -> None:
+    """Print who is making a job's results now, or why the last attempt did not."""
+    place = attempts.log(job.profile, job.name)
+    words = f"; its words are in {shown(place)}" if place.is_file() else ""
+    if who := attempts.holder(job.profile, job.name):
+        since = (time.time() - who.get("since", time.time())) / 60
+        print(f"running: {job.name} ({attempts.in_words(who)} for {since:.0f} min{words})", flush=True)
+    elif stale and (why := attempts.last(job.profile, job.name).get("failed")):
+        print(f"failed: {job.name} ({why.rstrip('.')}{words})", flush=True)
+
+
 # --------------------------------------------------------------------------------------------------- command line
 
 
@@ -227,27 +171,124 @@ class Command:
     cells: str = ""  # <task>-<size>-<seed> and more of them; empty: the profile's
     only: str = ""  # some stages by name; empty: all
     again: bool = False  # run: also what is fresh; what has a key of its own (episodes, weights) is not made again
+    jobs: int = 0  # run: how many side by side, with the cores shared out; 0: two in quick where there are two cores
+    # run: local, or jobs of a cluster by submitit: slurm, or submitit, which is processes of this machine again
+    executor: Literal["local", "slurm", "submitit"] = "local"
+    partition: str = ""  # of the cluster
+    pdf: bool = False  # run: then build the paper, build/<profile>/paper.pdf
+    job: str = ""  # run: one job by its name, in this process, as another runner asks for it
+
+    def __post_init__(self):
+        if self.jobs < 0:
+            raise ConfigError(f"jobs={self.jobs} must be at least 1; leave it out, or 0, for the profile's own.")
+
+    @property
+    def asked(self) -> str:
+        """What is looked at, in words."""
+        return f"cells {self.cells or 'all'}, stages {self.only or 'all'}"
+
+    @property
+    def side_by_side(self) -> int:
+        """Where no job is long, as in quick, two of one thread each end sooner than one after another of two."""
+        return self.jobs or (2 if self.profile == "quick" and cores() > 1 else 1)
 
 
 def carry_out(command: Command) -> None:
     """Go through the jobs, each when those before it are done."""
     scope = Scope.of(profile(command.profile), tuple(command.cells.split()))
+    if command.verb == "run":
+        run_all(command, scope)
+        return build(command) if command.pdf else None
     listed = paths.executed(command.profile) / ("status.txt" if command.verb == "status" else "stale.txt")
-    stale: list[str] = []
+    lines: dict[str, str] = {}
     for job in jobs(scope, tuple(command.only.split())):
         parts = components(job)
         draws = job.stage.endswith("-figure") and command.verb == "warn" and all(n.is_file() for n in job.needs)
-        if command.verb != "run" and not draws:
-            report(job, parts, command.verb == "status", stale)
-        elif command.again or any(why for why, _ in reasons(job, parts).values()):
-            run(job, parts)
+        if not draws:
+            before = len(lines)
+            report(job, parts, command.verb == "status", lines)
+            if command.verb == "status":
+                tell_attempt(job, len(lines) > before)
+        elif stale(job):
+            attempt(command.profile, job.name, lambda job=job: job)
         else:
-            print("\n".join(f"unchanged {shown(out)}" for out in job.outs), flush=True)
-    if command.verb == "run" and listed.is_file():
-        listed.unlink()
-    elif command.verb != "run":
-        with contextlib.suppress(*[ResultError] if command.verb == "status" else []):  # it was said, and can be no more
-            store.write_text(listed, "".join(f"{line}\n" for line in stale))
+            unchanged(job)
+    with contextlib.suppress(*[ResultError] if command.verb == "status" else []):  # it was said, and can be no more
+        store.write_text(listed, "".join(f"{line}\n" for line in lines.values()))
+
+
+def run_all(command: Command, scope: Scope) -> None:
+    """Run what is stale; `RunError` that names what failed, when all that does not wait for it is done."""
+    (paths.executed(command.profile) / "stale.txt").unlink(missing_ok=True)
+    only = tuple(command.only.split())
+    started, asked, nodes = time.time(), [], plan(scope, only)
+    code, now = settled.code(), settled.state(command.profile)
+    own = any("--" in cell for cell in scope.cells)  # their environments may be in files that nobody looks at here
+    if not (command.again or command.job or own) and settled.known(command.profile, command.asked) == now:
+        for node in nodes:
+            unchanged(node.job(scope))
+        return
+
+    def wanted(node: Node) -> bool:
+        """Whether it is not fresh, or may yet be changed or put back by another runner that is at it."""
+        if found := command.again or attempts.holder(command.profile, node.name) or stale(node.job(scope)):
+            asked.append(node)
+        else:
+            unchanged(node.job(scope))
+        return bool(found)
+
+    def alone(node: Node) -> None:
+        attempt(command.profile, node.name, lambda: node.job(scope), command.again)
+
+    if command.job:
+        return alone(next(node for node in nodes if node.name == one_of("job", command.job, [n.name for n in nodes])))
+    count = command.side_by_side
+    executor = Here(scope, alone)
+    if command.executor != "local":
+        from lib.records.cluster import Cluster
+
+        kind = {"slurm": "slurm", "submitit": "local"}[command.executor]
+        executor = Cluster(scope, lambda node: worker(command, node), kind, command.partition)
+    elif count > 1:
+        executor = SideBySide(scope, count, lambda node: worker(command, node))
+    failed, left = carry_through(nodes, wanted, executor)
+    taken: dict[str, list[float]] = {}
+    for node in asked:
+        if (last := attempts.last(command.profile, node.name)).get("ended", 0) >= started:
+            taken.setdefault(node.stage.name, []).append(last["minutes"])
+    if taken:
+        print(attempts.table(taken, (time.time() - started) / 60), file=sys.stderr, flush=True)
+    if failed:
+        raise RunError(sentence(failed, left))
+    if asked:  # what was run is looked at once more, so that nothing is remembered that was changed meanwhile
+        now = settled.state(command.profile)
+        if any(stale(node.job(scope)) for node in plan(scope, only)):
+            return
+    if settled.code() == code and settled.state(command.profile) == now:
+        settled.remember(command.profile, command.asked, now)
+
+
+def build(command: Command) -> None:
+    """The PDF, of what is there, unless nothing has changed since it was built."""
+    path = paths.executed(command.profile) / "paper.pdf"
+
+    def what() -> str:
+        return settled.line_of(path, path.stat()) if path.is_file() else ""
+
+    now = settled.state(command.profile)
+    if what() and settled.known(command.profile, what()) == now:
+        return print(f"unchanged {shown(path)}", flush=True)
+    words = child(str(paths.PAPER / "build.py"), "--profile", command.profile)
+    if subprocess.run(words, cwd=paths.ROOT, env={**os.environ, "PYTHONPATH": python_path()}).returncode:
+        raise RunError("the paper was not built; its error is above.")
+    if settled.state(command.profile) == now:
+        settled.remember(command.profile, what(), now)
+
+
+def worker(command: Command, node: Node) -> list[str]:
+    """The command that carries out one job."""
+    words = ["--profile", command.profile, "--cells", command.cells, "--only", node.stage.name, "--job", node.name]
+    return [sys.executable, "-m", "lib.records.run", "run", *words, *["--again"] * command.again]
 
 
 def guarded(work: Callable[[], None]) -> int:

@@ -50,7 +50,9 @@ def calls(log: Path) -> list[str]:
 
 def test_help_lists_the_targets():
     text = make(ROOT, "help")
-    for target in "all results paper status audit planner test test-slow lint html verify teachers clean help".split():
+    for (
+        target
+    ) in "all results paper status audit planner demo test test-slow lint html verify teachers clean help".split():
         assert f"make {target} " in text
 
 
@@ -60,10 +62,13 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        ("", [f"{RUN} run --profile quick", f"{BUILD} quick"]),
-        ("all PROFILE=smoke", [f"{RUN} run --profile smoke", f"{BUILD} smoke"]),
+        ("", [f"{RUN} run --profile quick --pdf"]),
+        ("all PROFILE=smoke", [f"{RUN} run --profile smoke --pdf"]),
         ("results ONLY=horizon+pareto-figure CELLS=a-1m-1+b-1m-1",
          [f"{RUN} run --profile quick --cells a-1m-1 b-1m-1 --only horizon pareto-figure"]),
+        ("results EXECUTOR=slurm PARTITION=cpu",
+         [f"{RUN} run --profile quick --executor slurm --partition cpu"]),
+        ("results JOBS=4 AGAIN=1", [f"{RUN} run --profile quick --again --jobs 4"]),
         ("paper", [f"{RUN} warn --profile paper", f"{BUILD} paper"]),
         ("paper PROFILE=quick", [f"{RUN} warn --profile quick", f"{BUILD} quick"]),
         ("status PROFILE=paper", [f"{RUN} status --profile paper"]),
@@ -73,6 +78,7 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
         ("planner PROFILE=paper", [f"{RUN} run --profile paper --only planner"]),
         ("test", ["-m pytest"]),
         ("test-slow", ["-m pytest -m slow"]),
+        ("demo", ["-m figures.demo"]),
         ("film", ["-m figures.film --cell walker-walk-1m-1 --profile paper"]),
         ("verify PROFILE=paper", ["-m lib.study.verify --profile paper"]),
         ("teachers", ["-m lib.teachers.cli zoo"]),
@@ -123,7 +129,7 @@ def test_a_folder_with_a_space_in_its_name(tmp_path):
     shutil.copy(ROOT / "Makefile", folder)
     python = stand_in(folder / "bin/python", tmp_path / "log")
     make(folder, f"PYTHON={python}", "PROFILE=smoke")
-    assert len(calls(tmp_path / "log")) == 3
+    assert len(calls(tmp_path / "log")) == 2
 
 
 def test_the_environment_is_installed_again_only_when_the_lock_changes(repo):

@@ -62,6 +62,18 @@ def test_parameters_have_annotations_or_the_types_of_their_defaults(tmp_path):
     assert given == {"lr": 2.0, "name": "7", "flag": True} and every == defaults | given
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_parameters_are_those_that_papermill_sees(path):
+    from papermill import inspect_notebook
+
+    every, _ = read_parameters(path, {})
+    theirs = inspect_notebook(str(path))
+    assert list(every) == list(theirs)
+    for name, about in theirs.items():
+        assert every[name] == ast.literal_eval(about["default"])
+        assert type(every[name]).__name__ == about["inferred_type_name"].strip("'\"")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

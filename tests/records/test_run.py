@@ -225,9 +225,10 @@ def test_a_failing_cell_leaves_the_earlier_result_and_names_the_traceback(repo):
     before = repo.results()
     repo.edit("lib/records/pipeline.py", 'PARAMETERS = "", {}', "PARAMETERS = \"\", {'episodes': '12'}")
     failed = repo("run")
-    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.returncode == 1 and failed.stdout == f"unchanged {repo.timed}\n"
     evidence = f"build/smoke/one-{CELL}.ipynb"
-    message = f"error: notebook failed: AssertionError: too many episodes; the traceback is in {evidence}"
+    why = f"notebook failed: AssertionError: too many episodes; the traceback is in {evidence}"
+    message = f"error: one-{CELL} failed ({why}), so two and plot-figure were not begun."
     assert failed.stderr.splitlines()[-1] == message
     assert repo.results() == before
     assert "too many episodes" in (repo.root / evidence).read_text().split('"traceback"')[1]

@@ -232,7 +232,8 @@ class Repo:
             file.write(json.dumps(entry) + "\n")
 
     def results(self):
-        return {path: path.read_bytes() for path in sorted((self.root / "data").rglob("*")) if path.is_file()}
+        files = sorted(path for path in (self.root / "data").rglob("*") if path.is_file() and "cache" not in path.parts)
+        return {path: path.read_bytes() for path in files}
 
 
 def wait_for(condition, seconds=30):
