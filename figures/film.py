@@ -32,7 +32,7 @@ from lib.study.profiles import PROFILES
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
-ARMS = ("teacher", "64×2+open-loop-6", "64×2+temporal-6")
+ARMS = ("teacher", "64×2+open-loop-6", "64×2+gated-6")
 SIZE, STRIP = 240, 42  # pixels: a panel's side, and the height of the words above it
 EVERY = 2  # decisions from one frame to the next
 LIMIT = 4_000_000  # bytes

@@ -3,7 +3,7 @@
     from lib import MPPI, SpeculativeController, load_world_model, make_env, rollout
 
 What is named here is loaded when it is first used, so that importing the package costs nothing, and whoever has no
-simulator installed can still control. The README says what the wings around the method hold.
+simulator installed can still control. paper/docs/library.md says what the wings around the method hold.
 """
 
 from __future__ import annotations
