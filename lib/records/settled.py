@@ -14,10 +14,12 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lib.files import files, held
 from lib.records import ledger, paths, store
 
 SOURCES = ("lib", "notebooks", "paper", "figures")
@@ -49,7 +51,7 @@ def remember(profile: str, what: str, now: str) -> None:
 def state(profile: str) -> str:
     """One checksum of the states of code, results, figures, teachers and ledger."""
     results = (paths.results(profile), paths.figures(profile), paths.TEACHERS, paths.CACHE / "teachers")
-    single = (ledger.file(), *paths.DATA.glob("*.csv"))
+    single = (ledger.file(), *files(paths.DATA, "*.csv"))
     about = [code(), *(line for folder in results for line in states(folder))]
     about += [line_of(path, path.stat()) for path in single if path.is_file()]
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("SPECULATIVE_TDMPC2_"))
@@ -67,16 +69,18 @@ def code() -> str:
 def states(folder: Path, folders: bool = True) -> Iterator[str]:
     """A line for each file below a folder, or in it alone, in a fixed order; what is being written is left out."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        names = held(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name in PACKAGES:
+    for name in names:
+        if name.startswith(".") or name in PACKAGES:
             continue
-        if entry.is_dir():
-            yield from states(Path(entry.path)) if folders else ()
+        path = folder / name
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            yield from states(path) if folders else ()
         else:
-            yield line_of(Path(entry.path), entry.stat())
+            yield line_of(path, about)
 
 
 def line_of(path: Path, about: os.stat_result) -> str:
