@@ -4,7 +4,8 @@
 table = "horizon/summary.csv"
 rows = "arm == 'budget-256×2' and size == '1m'"     # a pandas query; all rows where it is left out
 holds = "kept_low > 0.98"                           # of a row
-count = ">= 5"                                      # of these rows; "all" where it is left out
+count = ">= 5"                                      # of these rows; all of them where it is left out
+pivot = ["cell", "draft", "return"]                 # to compare rows: a row for each cell, a column for each draft
 
 check("smaller-planners", claim, folder)            # {"holds": True, "found": "holds of 6 of 6 rows"}
 """
@@ -21,7 +22,7 @@ import pandas as pd
 from lib.records.keys import ResultError
 from lib.records.store import read_table
 
-FIELDS = {"table", "holds"}, {"rows", "count"}  # needed, optional
+FIELDS = {"table", "holds"}, {"rows", "count", "pivot"}  # needed, optional
 COUNTS = {"==": operator.eq, ">=": operator.ge, "<=": operator.le}
 
 
@@ -34,9 +35,8 @@ def read_claims(file: Path) -> dict[str, dict[str, str]]:
     needed, optional = FIELDS
     for name, claim in claims.items():
         if not isinstance(claim, dict) or not needed <= claim.keys() <= needed | optional:
-            raise ResultError(
-                f"claim {name} in {file} needs {' and '.join(sorted(needed))}, and may have rows and count."
-            )
+            words = " and ".join(sorted(needed)), ", ".join(sorted(optional))
+            raise ResultError(f"claim {name} in {file} needs {words[0]}, and may have {words[1]}.")
     return claims
 
 
@@ -52,6 +52,8 @@ def check(name: str, claim: dict[str, str], folder: Path) -> dict:
         raise ResultError(f"claim {name}: count = {claim['count']!r} must be one of {', '.join(COUNTS)} and a number.")
     try:
         rows = table.query(claim["rows"], engine="python") if "rows" in claim else table
+        if "pivot" in claim:
+            rows = rows.pivot(**dict(zip(("index", "columns", "values"), claim["pivot"], strict=True))).reset_index()
         good = rows.eval(claim["holds"], engine="python")
     except Exception as error:  # whatever pandas raises for what it cannot parse, find or compare
         raise ResultError(

@@ -32,6 +32,8 @@ def asked(folder, **claim):
         ({"holds": "kept_low > 0"}, False),  # a missing number bears nothing out
         ({"rows": "arm == 'nobody'", "holds": "kept_low > 0"}, False),
         ({"rows": "arm == 'nobody'", "holds": "kept_low > 0", "count": "== 0"}, False),
+        ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 1"}, True),  # on x, and y has no b
+        ({"pivot": ["cell", "arm", "return"], "holds": "b > a"}, False),
     ],
 )
 def test_a_claim_holds_of_enough_rows(folder, claim, holds):
@@ -50,6 +52,7 @@ def test_what_was_found_says_why(folder):
         ({"rows": "arm ==", "holds": "kept_low > 0"}, "claim c cannot be asked of t.csv"),
         ({"holds": "kept_low"}, "'kept_low' is no yes or no"),
         ({"holds": "kept_low > 0", "count": "most"}, "count = 'most' must be one of ==, >=, <="),
+        ({"pivot": ["cell", "arm"], "holds": "a > b"}, "claim c cannot be asked of t.csv"),
         ({"table": "gone.csv", "holds": "kept_low > 0"}, "gone.csv"),
     ],
 )
@@ -62,7 +65,7 @@ def test_what_cannot_be_asked_is_refused(folder, claim, message):
     "text, message",
     [
         ("[a]\ntable = 't.csv'", "claim a .* needs holds and table"),
-        ("[a]\ntable = 't.csv'\nholds = 'x'\nwhen = 'y'", "may have rows and count"),
+        ("[a]\ntable = 't.csv'\nholds = 'x'\nwhen = 'y'", "may have count, pivot, rows"),
         ("a = 1", "claim a"),
         ("[a", "cannot be read as claims"),
     ],
