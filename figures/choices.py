@@ -76,7 +76,7 @@ def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
 
 def panel(rows: pd.DataFrame, title: str, looks: dict, width: float, ends: tuple, top: float, left: bool, bottom: bool):
     """One cell. Only at the `left` and `bottom` do axes have titles and labels."""
-    legend = alt.Legend(title=None, orient="bottom", columns=3, symbolSize=45, symbolOpacity=1, labelLimit=0, offset=4)
+    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolSize=45, symbolOpacity=1, labelLimit=0, offset=4)
     names = list(looks)
     colour = alt.Color("way:N", scale=alt.Scale(domain=names, range=[f.colour for f in looks.values()]), legend=legend)
     shape = alt.Shape("way:N", scale=alt.Scale(domain=names, range=[f.shape for f in looks.values()]), legend=legend)

@@ -34,6 +34,10 @@ def table() -> str:
         shown = f"{(tests[arm] < LEVEL).sum()} of {len(rows)} teachers" if arm != "teacher" else ""
         share = f"{kept.median():.0f} % (lowest {kept.min():.0f} %)" if arm != "teacher" else "100 %"
         lines.append(f"| `{arm}`, {words} | {evaluations(rows)} | {milliseconds(rows)} | {share} | {shown} |")
+    own = summary[summary["arm"] == "teacher"]
+    lines += ["", f"Medians over {len(own)} teachers on {own['task'].nunique()} DeepMind Control tasks, on "
+              f"{own['episodes'].min()} to {own['episodes'].max()} paired episodes each; steps are means on one "
+              "thread, of the teachers of one million parameters."]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -91,7 +91,7 @@ def test_arms_whose_corrector_or_draft_is_not_there_are_left_out():
         assert arms_of(study, has) == [*unplanned, "4×1+late-d0", *(f"4×1+{arm}-d2" for arm in wanted)]
     paper = PROFILES["paper"]
     assert available(paper, "cup-catch-1m-1") == ("two_tower", "temporal", "distilled")
-    assert available(paper, Cell.parse("reacher-easy-1m-1")) == ("two_tower", "temporal")
+    assert available(paper, Cell.parse("walker-walk-5m-1")) == ("two_tower", "temporal")
 
 
 def test_rows_say_the_arms_kind_its_planner_and_its_delay():
