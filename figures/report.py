@@ -24,7 +24,6 @@ import vl_convert
 
 from figures import charts, film
 from lib.bundle import load_controller, read_about
-from lib.config import ConfigError
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_text
@@ -180,11 +179,13 @@ def clip(folder: Path, found: dict) -> bytes | None:
         return None
     os.environ["MUJOCO_GL"] = backend
     arm, seed = dataclasses.replace(make_arm("policy", None), name=found["pick"]), episode_seeds("trial", 1)[0]
-    frames, seconds, _ = film.panel_of(arm, load_controller(folder, mode="eager"), found["task"], seed, decisions)
+    controller = load_controller(folder, mode="eager")
     with TemporaryDirectory() as place:
         try:
+            frames, seconds, _ = film.panel_of(arm, controller, found["task"], seed, decisions)
             film.save_gif(frames, Path(place) / "clip.gif", seconds, CLIP_BYTES)
-        except ConfigError:  # no palette makes it small enough
+        except Exception as error:  # whatever a GL library raises, or no palette that is small enough: a page without
+            print(f"the report has no clip: {error}", file=sys.stderr)
             return None
         return (Path(place) / "clip.gif").read_bytes()
 

@@ -131,7 +131,7 @@ class BackgroundController(RealTimeController):
         A solve that takes longer than some seconds is interrupted as soon as it is back in Python. One that never is
         cannot be stopped: a line on stderr says so, and its thread ends with the process.
         """
-        self._batch, self._solve = 0, None
+        self._batch, self._solve, self._handed = 0, None, None
         if self._thread:
             self._end()  # once; also called when nobody has this controller any more, and at the interpreter's exit
             self._thread = None

@@ -48,18 +48,20 @@ def packaged(function: Callable, modules: Sequence[nn.Module], inputs: Sequence[
     if reason := why_not_compiled(torch.device("cpu")):
         say_once(f"controller: {reason}; its steps go on as they are, which is slower")
         return None
-    tensors = [x.clone() for x in inputs if x is not None]  # a tensor given twice would be taken for one input
+    tensors = [
+        x.clone().contiguous() for x in inputs if x is not None
+    ]  # a tensor given twice would be taken for one input
     nothing = [x is None for x in function(*inputs)]
     try:
         program = torch.export.export(_Given(function, modules, inputs), tuple(tensors), strict=False)
         run = _loaded(program, tensors)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, TypeError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         say_once(f"controller: its step cannot be compiled ahead of time, going on without it ({why})")
         return None
 
     def step(*given: Tensor | None) -> tuple[Tensor | None, ...]:
-        found = iter(run([x for x in given if x is not None]))
+        found = iter(run([x.contiguous() for x in given if x is not None]))  # strides are those of the example
         return tuple(None if absent else next(found) for absent in nothing)
 
     return step

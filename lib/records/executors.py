@@ -144,7 +144,7 @@ class SideBySide:
         place.parent.mkdir(parents=True, exist_ok=True)
         share = threads(cores() if node.stage.alone else cores() // self.count)
         environment = os.environ | share | {"PYTHONPATH": python_path(), "TQDM_MININTERVAL": "10"}
-        with place.open("w") as log:
+        with place.open("a" if force else "w") as log:  # by force while another runner's job may be writing
             process = subprocess.Popen(
                 self.command(node), cwd=paths.ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
             )

@@ -97,6 +97,7 @@ STAGES = (
         ("accelerated",),
         lambda scope, cell: scope.result(f"accelerated/{cell}.csv"),
         lambda scope, cell: weights(cell),
+        alone=True,
         each=lambda scope: scope.cells[:1] if scope.profile.accelerate else (),
         settings=("accelerate",),
         timing=True,
@@ -181,7 +182,11 @@ STAGES = (
     drawn("choices", lambda scope: scope.result("horizon/summary.csv")),
     drawn(
         "overview",
-        lambda scope: [*scope.result("horizon/walker-run-1m-1.csv"), *corrector_files(scope, "walker-run-1m-1")],
+        lambda scope: [
+            *scope.result("horizon/walker-run-1m-1.csv"),
+            *corrector_files(scope, "walker-run-1m-1"),
+            *weights("walker-run-1m-1"),
+        ],
         wanted=lambda scope: "walker-run-1m-1" in scope.cells,
     ),
     Stage(

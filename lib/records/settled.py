@@ -76,7 +76,7 @@ def states(folder: Path, folders: bool = True) -> Iterator[str]:
         if name.startswith(".") or name in PACKAGES:
             continue
         path = folder / name
-        about = path.stat()
+        about = path.stat() if path.exists() else path.lstat()  # of a link to nothing
         if stat.S_ISDIR(about.st_mode):
             yield from states(path) if folders else ()
         else:

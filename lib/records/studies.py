@@ -67,6 +67,7 @@ DEADLINES = (
             *draft_files(scope, cell, ["distilled"] * (cell in scope.profile.draft_cells)),
             *weights(cell),
         ],
+        alone=True,  # it times steps
         each=lambda scope: scope.deadlines_cells,
         settings=(*COLLECTED, "calibrate_episodes"),
         roots=making_correctors,

@@ -40,6 +40,16 @@ def test_what_cannot_be_compiled_is_left_as_it_is(monkeypatch, capfd):
     assert "controller: no C++ compiler was found; its steps go on as they are" in capfd.readouterr().err
 
 
+def test_compiled_code_is_given_rows_without_gaps_as_its_example_was(monkeypatch):
+    given = []
+    monkeypatch.setattr(packaged, "_loaded", lambda program, tensors: lambda inputs: given.extend(inputs) or inputs)
+    wide = torch.arange(8.0).reshape(2, 4)
+    step = made(double, [], (wide[:, ::2], None, wide[:, 1::2]))
+    step(wide[:, ::2], None, wide[:, 1::2])
+    assert [x.tolist() for x in given] == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
+    assert all(x.is_contiguous() for x in given)
+
+
 @pytest.mark.slow
 def test_the_package_acts_as_the_eager_controller_and_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECULATIVE_TDMPC2_CACHE", str(tmp_path / "cache"))

@@ -41,6 +41,10 @@ def test_sources_exist_and_names_are_distinct():
     assert len({stage.name for stage in STAGES}) == len(STAGES)
 
 
+def test_what_measures_time_runs_alone():
+    assert {stage.name for stage in STAGES if stage.alone} == {"horizon", "planner", "deadlines", "accelerate"}
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_two_jobs_make_the_same_result(name):
     made = [out for job in every(name) for out in (*job.outs, *job.keeps)]

@@ -89,10 +89,10 @@ def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
         )
         said += f"return: it keeps {100 * mine['kept']:.1f} %, with {fewer}."
     if check and check["verdict"] != "broken":
-        said += (
-            f" On {check['episodes']} fresh episodes it keeps {100 * check['kept']:.1f} % [{100 * check['low']:.1f}, "
-        )
-        said += f"{100 * check['high']:.1f}]: the promise is {check['verdict']}."
+        ends = f" [{100 * check['low']:.1f}, {100 * check['high']:.1f}]" if check["low"] is not None else ""
+        kept = f"it keeps {100 * check['kept']:.1f} %{ends}: " if check["kept"] is not None else ""
+        said += f" On {check['episodes']} fresh episodes {kept}"
+        said += f"the promise is {check['verdict']}."
     if search.rate and mine.get("p99_ms", 0.0) > search.period:
         said += f" It misses the deadline: 99 % of its steps take {mine['p99_ms']:.3g} ms of {search.period:.3g}."
     return said

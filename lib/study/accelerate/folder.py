@@ -25,7 +25,7 @@ def check_place(folder: Path, teacher: str, task: str) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"out={str(folder)!r} is a file; give a folder that is new or empty.")
-    names = [name for name in held(folder) if not name.startswith(".")]
+    names = held(folder)  # hidden ones are somebody's, too
     if not names:
         return
     if foreign := sorted({*names} - NAMES):
@@ -54,7 +54,12 @@ def write_folder(folder: Path, controller, found: dict, episodes: pd.DataFrame) 
             with temporary(folder) as earlier:
                 if folder.exists():
                     os.rename(folder, earlier)
-                os.rename(place, folder)
+                try:
+                    os.rename(place, folder)
+                except OSError:
+                    if earlier.exists():
+                        os.rename(earlier, folder)
+                    raise
                 remove(earlier)
     except OSError as error:
         raise ResultError(f"{folder} cannot be written: {unwritable(error, folder / 'x') or error}.") from error

@@ -57,12 +57,13 @@ def draft(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> Path:
         return dataclasses.replace(settings, profile=dataclasses.replace(settings.profile, drafts=drafts))
 
     for number in range(1, rounds + 1):
-        made = rounds_of(with_rounds(number), cell, "distilled")
-        if not made[-1].path.is_file():
+        lacking = not rounds_of(with_rounds(number), cell, "distilled")[-1].path.is_file()
+        if lacking:
             _begin(clock, f"labels, round {number} of {rounds}", study.labels[0] * each)
         begin = time.monotonic()
         files = again(functools.partial(labelled_states, with_rounds(number), cell, "distilled"))
-        clock.took(time.monotonic() - begin, 0 if number > 1 else study.labels[0] * each)
+        if lacking:  # what was there says nothing of the pace
+            clock.took(time.monotonic() - begin, 0 if number > 1 else study.labels[0] * each)
     made = with_rounds(rounds)
     key = key_of((*COLLECTED_BY, *TAUGHT_BY), [rest_of(r.key) for r in rounds_of(made, cell, "distilled")],
                  as_dict(training_of(study)))  # fmt: skip

@@ -228,6 +228,7 @@ class Search:
             chains = {chain: tuple(n for n in names if self.admissible(n)) for chain, names in chains.items()}
         count = min(self.plan.certification, self.affordable())
         while count >= LEAST:
+            self.tested = count
             try:
                 told = certify(self.stage, chains, self.standard, self.calibration, count, self.keep, self.fits)
                 break
@@ -261,9 +262,10 @@ class Search:
         """Whether there is time to play an arm for the test. (Picks are checked by `checked`.)"""
         if block != "certify" or name == TEACHER:
             return name == TEACHER and block == "certify"
-        arm, seeds = self.arm(name), self.plan.certification
-        kept = len(self.stage._recorded(arm, self.stage.key(arm)).episodes)
-        if kept >= seeds or self.clock.fits((seeds - kept) * self.stage.costs.episode(arm), 0.05 * 60 * self.minutes):
+        arm, wanted = self.arm(name), {*episode_seeds("certify", self.tested)}
+        recorded = self.stage._recorded(arm, self.stage.key(arm)).episodes
+        lacking = len(wanted - {row["episode_seed"] for row in recorded})
+        if not lacking or self.clock.fits(lacking * self.stage.costs.episode(arm), 0.05 * 60 * self.minutes):
             return True
         self.left_out.append(f"{name}, and what is cheaper in its chain: its episodes do not fit into the minutes")
         return False

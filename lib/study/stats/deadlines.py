@@ -84,7 +84,10 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
         row |= _with_ends("kept_own", _kept(cell, arm, mine, own[planner]) if planner in own else [math.nan] * 3)
         row |= {name: mine[name].mean() for name in MEANS} | _times(arm, planner, steps) | {"period_ms": period_ms}
         last = period_ms / row["foreground_ms"]
-        row["slower"] = min(last, slowest_with(delay, row["solve_ms"], period_ms)) if isinstance(planner, str) else last
+        planned = slowest_with(delay, row["solve_ms"], period_ms) if isinstance(planner, str) else math.inf
+        row["slower"] = (
+            math.nan if math.isnan(planned) else min(last, planned)
+        )  # of a solve that was not timed: unknown
         rows.append(row)
     table = pd.DataFrame(rows).astype({"delay": "Int64"}).assign(slower_95=math.nan, open=False)
     for (arm, planner), mine in table.groupby(WAY, dropna=False, sort=False):

@@ -299,3 +299,30 @@ def test_a_report_is_drawn_of_an_accelerated_controller_alone(weights, tmp_path)
     command = [sys.executable, "-m", "figures.report", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "says nothing of how its controller was found" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_that_holds_hidden_files_is_left_alone(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".env").write_text("secret")
+    with pytest.raises(ConfigError, match="holds '.env', so nothing is written there"):
+        folder.check_place(tmp_path, "a", "walker-walk")
+    assert (tmp_path / ".env").read_text() == "secret"
+
+
+def test_an_earlier_result_is_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    place, rename = tmp_path / "made", folder.os.rename
+    place.mkdir()
+    (place / "episodes.csv").write_text("earlier")
+
+    def refuse(source, target):
+        if target == place and (source / "episodes.csv").read_text() != "earlier":
+            raise OSError(18, "another device")
+        rename(source, target)
+
+    monkeypatch.setattr(folder.os, "rename", refuse)
+    monkeypatch.setattr(folder, "check_place", lambda *about: None)
+    monkeypatch.setattr(folder, "draw", lambda place: None)
+    monkeypatch.setattr(folder, "save_controller", lambda controller, place, about: place.mkdir())
+    with pytest.raises(folder.ResultError, match="cannot be written"):
+        folder.write_folder(place, None, {"teacher_key": "a", "task": "b"}, pd.DataFrame({"new": [1]}))
+    assert [(file.name, file.read_text()) for file in place.iterdir()] == [("episodes.csv", "earlier")]
