@@ -153,8 +153,8 @@ def test_01_shows_the_shipped_teacher(copy, run_all):
 
 
 def test_02_takes_the_set_that_03_made(copy, run_all):
-    (file,) = copy.sets()  # one set, not one for each notebook
-    assert run_all[1] == [file]
+    (file,) = run_all[1]  # one set, not one for each notebook; notebook 10 makes its own
+    assert file in copy.sets()
     table = copy.table(f"distillation/{CELL}.csv")
     assert table["depth"].tolist() == [1, 2] and table["samples"].tolist() == [8, 8] and table["mismatch"].gt(0).all()
 

@@ -346,7 +346,7 @@ for _ in range(20):
 {then}
 print("end", flush=True)
 """
-INTERRUPTED = "os.kill(os.getpid(), signal.SIGINT)\nwhile True: controller.act(torch.zeros(1, OBS))"
+INTERRUPTED = "while True:\n    os.kill(os.getpid(), signal.SIGINT)\n    controller.act(torch.zeros(1, OBS))"
 
 
 @pytest.mark.parametrize("planner, then, permits, code, said", [

@@ -169,8 +169,8 @@ def test_jobs_side_by_side_end_with_their_runner_and_put_results_back(repo, numb
     with in_the_middle(repo, [*repo.command("run"), "--jobs", "2"]) as process:
         process.send_signal(number)
         said = process.communicate(timeout=10)[1]
-    wait_for(lambda: not alive(int((repo.root / "pid").read_text())), seconds=5)
-    wait_for(lambda: repo.results() == before, seconds=5)
+    wait_for(lambda: not alive(int((repo.root / "pid").read_text())), seconds=20)
+    wait_for(lambda: repo.results() == before, seconds=20)
     assert "Traceback" not in said and attempted(repo) == {}
 
 

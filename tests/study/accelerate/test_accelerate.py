@@ -181,6 +181,7 @@ def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
     asked(None, [18.0, 22.0, 18.5], {"random": np.array([1.0, 2, 1]), "still": np.array([9.0, 9, 9])}, 0.05)
 
 
+@pytest.mark.slow
 def test_notebook_10_makes_a_folder_of_a_teacher_and_an_environment_of_ones_own(home, weights, tmp_path, capsys):
     given = {"task": TASK, "teacher": str(weights), "minutes": MINUTES, "out": str(tmp_path / "out")}
     run_notebook("10_your_own_teacher", profile="smoke", **given)
@@ -202,6 +203,7 @@ def test_notebook_10_says_where_there_is_nothing_to_keep(home, tmp_path, capsys)
 # --------------------------------------------------------------------------------------------- what may fail, and time
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_now_and_then_is_tried_again(home, weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(own_envs.NowAndThen, "steps", 2_700)
     monkeypatch.setattr(search.Search, "candidates", {"planners": ("budget-16×1",), "reuse": (), "drafts": ("policy",)})
@@ -294,6 +296,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(home, weig
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_report_is_drawn_of_an_accelerated_controller_alone(weights, tmp_path):
     save_controller(PolicyController(load_world_model(weights, TASK), mode="eager"), tmp_path / "x")
     command = [sys.executable, "-m", "figures.report", str(tmp_path / "x")]
