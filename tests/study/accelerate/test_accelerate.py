@@ -27,6 +27,8 @@ from tests import own_envs
 from tests.bare import run_notebook
 from tests.study.accelerate.made import TASK, teacher
 
+pytestmark = pytest.mark.slow  # a run from a checkpoint to a folder takes a minute; make all has one of its own
+
 PLANNER = PlannerConfig.budget(128, 2)
 MINUTES = 9.0  # as said costs have it, whatever this machine's are: pieces that are small
 COSTS = Costs(fixed=0.0, evaluation=2.1e-4, step=1e-3, update=0.6, compile=0.0, decisions=20)
