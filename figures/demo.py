@@ -29,6 +29,7 @@ from lib.records.keys import ResultError, shown
 from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, write_artefact
 from lib.rollout import rollout
+from lib.study.accelerate.playing import Timed
 from lib.study.arms import Arm, DraftArm, arm_name, make_arm, make_controller, network_file, recorded
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
@@ -63,22 +64,6 @@ def controllers(cell: str, arm: Arm, wm: WorldModel, profile: str = "paper") -> 
     return make_controller(arm, wm, networks), teacher
 
 
-class Timed:
-    """A controller that notes how many milliseconds each of its answers takes, in `taken`."""
-
-    def __init__(self, controller):
-        self.controller, self.taken = controller, []
-
-    def __getattr__(self, name):
-        return getattr(self.controller, name)
-
-    def act(self, obs):
-        started = time.perf_counter()
-        answer = self.controller.act(obs)
-        self.taken.append(1000 * (time.perf_counter() - started))
-        return answer
-
-
 def played(controller, task: str, seed: int, decisions: int, what: str, seconds: float = math.inf) -> dict[str, float]:
     """Of an episode, or what of it can be played in so many seconds: return, planner_calls, length, and the mean
     step_ms without the first answer, which takes longer."""
@@ -88,8 +73,8 @@ def played(controller, task: str, seed: int, decisions: int, what: str, seconds:
         calls += int(step.info["planner_called"][0])
         if time.monotonic() - started > seconds:
             break
-    taken = timed.taken[1:] or timed.taken
-    return {"return": total, "planner_calls": calls, "length": len(timed.taken), "step_ms": sum(taken) / len(taken)}
+    taken = timed.times[1:] or timed.times
+    return {"return": total, "planner_calls": calls, "length": len(timed.times), "step_ms": sum(taken) / len(taken)}
 
 
 def line(name: str, returned: str, calls: str, step_ms: float) -> str:

@@ -23,7 +23,7 @@ import tyro
 from tqdm import tqdm
 
 from lib.config import ConfigError, PlannerConfig
-from lib.environments import EnvironmentFailed, action_repeat, check_task, make_env
+from lib.environments import EnvironmentFailed, check_task, make_env
 from lib.planner import MPPI, Plan
 from lib.realtime import BackgroundController, RealTimeController
 from lib.realtime.background import FURTHEST
@@ -33,6 +33,7 @@ from lib.records.store import machine, versions, write_json
 from lib.rollout import rollout, start
 from lib.study.arms import network_file
 from lib.study.cells import Cell
+from lib.study.delays import period_ms
 from lib.study.speed.benchmark import _budget
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
@@ -60,14 +61,9 @@ class SlowedPlanner(MPPI):
 
 def own_period(task: str) -> float:
     """Seconds of physics in a decision of a task; `ConfigError` where the environment does not tell."""
-    env = make_env(task)
-    inner = env.unwrapped
-    suite = getattr(inner, "_env", None)
-    step = suite.control_timestep() if hasattr(suite, "control_timestep") else getattr(inner, "dt", None)
-    env.close()
-    if not isinstance(step, float):
+    if math.isnan(period := period_ms(task) / 1e3):
         raise ConfigError(f"{task} does not tell how long its steps take; give --rate, decisions per second.")
-    return action_repeat(task) * step
+    return period
 
 
 def against_the_clock(
