@@ -74,7 +74,7 @@ FAMILIES = {
     "gated": Family("gated by mismatch", "#009E73", "triangle-down"),
     "sensitive": Family("gated by sensitivity", "#009E73", HOURGLASS),
     "gate-only-mismatch": Family("mismatch, no corrector", "#009E73", CHEVRON),
-    "gate-only": Family("sensitivity, no corrector", "#009E73", BOW_TIE),
+    "gate-only-sensitivity": Family("sensitivity, no corrector", "#009E73", BOW_TIE),
     "trusted": Family("corrector, trusted by depth", "#D55E00", TRAPEZE),
     "trusted-gated": Family("gated, trusted by depth", "#009E73", LEANING),
     "value-checked": Family("value-checked", "#56B4E9", STAR),

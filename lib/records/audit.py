@@ -58,7 +58,7 @@ SIZE = {
     "eval_episodes": 2,
     "arms": [
         "teacher", "teacher-sample", "budget-64x2", "policy", "best-of-64", "64x2+open-loop-6", "hold-last-6",
-        "plan-ahead-6", "64x2+two-tower-3", "64x2+temporal-6", "64x2+gate-only-6", "64x2+gated-6", "64x2+sensitive-6",
+        "plan-ahead-6", "64x2+two-tower-3", "64x2+temporal-6", "64x2+gated-6", "64x2+sensitive-6",
         "value-only-6", "64x2+value-checked-6", "64x2+ladder-6", "no-plan-3",
     ],
     "candidates": ["64x2+two-tower-3"],

@@ -40,9 +40,9 @@ def network_files(scope: Scope, cell: str, arms: Iterable[str]) -> list[Path]:
     return [*corrector_files(scope, cell), *draft_files(scope, cell, arms)]
 
 
-def played(scope: Scope) -> tuple[str, ...]:
-    """The arms that the evaluation plays."""
-    return (*scope.profile.arms, *scope.profile.side_arms, *scope.profile.candidates)
+def played(scope: Scope, cell: str) -> tuple[str, ...]:
+    """The arms that the evaluation plays on a cell."""
+    return (*scope.profile.counts(cell), *scope.profile.candidates)
 
 
 def certifiable(scope: Scope) -> list[str]:

@@ -122,7 +122,7 @@ STAGES = (
         lambda scope, cell: scope.result(
             *(f"horizon/{cell}{end}.csv" for end in ("", "-depth", "-phase")), f"corrector/{cell}-candidates.csv"
         ),
-        lambda scope, cell: [*network_files(scope, cell, played(scope)), *weights(cell)],
+        lambda scope, cell: [*network_files(scope, cell, played(scope, cell)), *weights(cell)],
         each=lambda scope: scope.cells,
         settings=(*COLLECTED, "calibrate_episodes", "candidates", "trials"),
         keeps=lambda scope, cell: scope.result(f"corrector/{cell}-calibration.json", f"latency/{cell}.csv"),

@@ -16,7 +16,7 @@ no-plan-E                   a corrector that sees the real latent alone (ablatio
 trusted-E, trusted-gated-E  a corrector as far as it is trusted at each depth, and replan early by drift
 gated-E, sensitive-E        a corrector, and replan early by drift, or where the drift changes the prior's action
 gate-only-mismatch-E        no corrector, and replan early by drift: with the threshold of gated-E
-gate-only-E                 no corrector, and replan early as sensitive-E
+gate-only-sensitivity-E     no corrector, and replan early as sensitive-E
 value-only-E                the better of {plan, prior} by the model's Q, replan where neither holds up
 value-checked-E             the best of {plan, corrected, prior}, replan where none holds up
 ladder-E                    plan, corrected, value check, refine, replan: the cheapest that passes its check
@@ -168,7 +168,7 @@ SCHEMES = {
     "trusted": _TWO_TOWER | {"kind": TrustedArm},
     "trusted-gated": _TWO_TOWER | {"kind": TrustedArm, "gate": DriftGate},
     "gate-only-mismatch": {"gate": DriftGate},
-    "gate-only": {"gate": SensitivityGate},
+    "gate-only-sensitivity": {"gate": SensitivityGate},
     "gated": _TWO_TOWER | {"gate": DriftGate},
     "sensitive": _TWO_TOWER | {"gate": SensitivityGate},
     "value-only": {"gate": ValueGate},

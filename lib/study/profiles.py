@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,6 +243,7 @@ class Profile:
     errors: ErrorStudy = ErrorStudy()
     speed: SpeedStudy = SpeedStudy()
     draft_cells: tuple[str, ...] = ()  # of the cells, those with drafts
+    draft_arms: tuple[str, ...] = ()  # what the evaluation plays there beside the other arms
     drafts: DraftStudy = DraftStudy()
     deadlines_cells: tuple[str, ...] = ()  # of the cells, those that are played with plans that take time
     delays: DelayStudy = DelayStudy()
@@ -251,14 +253,13 @@ class Profile:
     certification: Certification | None = None  # None: there is nothing to pick from
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 
-    @property
-    def episodes(self) -> list[tuple[str, dict[str, int]]]:
-        """(pattern of cells, how many episodes each arm plays there); the first that matches a cell's name counts."""
-        found = []
-        for cells, main, side in (*self.cell_episodes, ("*", self.eval_episodes, self.side_episodes)):
-            counts = dict.fromkeys(self.arms, main) | dict.fromkeys(self.side_arms, side)
-            found.append((cells, {arm: count for arm, count in counts.items() if count}))
-        return found
+    def counts(self, cell: str) -> dict[str, int]:
+        """How many episodes each arm plays on a cell; the first of `cell_episodes` that matches its name counts."""
+        numbers = (*self.cell_episodes, CellEpisodes("*", self.eval_episodes, self.side_episodes))
+        own = next(one for one in numbers if fnmatchcase(cell, one.cells))
+        main = (*self.arms, *self.draft_arms) if cell in self.draft_cells else self.arms
+        counts = dict.fromkeys(main, own.each_arm) | dict.fromkeys(self.side_arms, own.each_side_arm)
+        return {arm: count for arm, count in counts.items() if count}
 
 
 def _offline(**fields) -> OfflineStudy:
@@ -300,6 +301,4 @@ def _frozen(value):
 
 
 TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-# Arms that tell parts and rivals apart. No stage plays them, so that they are of no profile yet.
-ISOLATING_ARMS = tuple(TABLES["paper"].pop("isolating_arms"))
 PROFILES = {name: _profile(name, table) for name, table in TABLES.items()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lib.correctors import CORRECTORS
@@ -39,7 +38,7 @@ def rows(profile: str, cell: str) -> list[Row]:
     calibrated = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
     kept = read_sidecar(table).get("arms", {}) if intact(table) else {}
     played = read_table(table)["arm"].value_counts()
-    counts = next(counts for cells, counts in settings.profile.episodes if fnmatchcase(cell, cells))
+    counts = settings.profile.counts(cell)
     learnt, found = distillation_key(settings, settings.cell), []
     for name, count in ((arm_name(name), count) for name, count in counts.items()):
         bare = make_arm(name, standard, UNCALIBRATED)

@@ -16,12 +16,11 @@ from pypdf import PdfReader
 
 from figures import charts
 from figures.charts import EVERY_STEP, FAMILIES, family, small_planner, spread
-from lib.config import PlannerConfig
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import write_table
-from lib.study.arms import DELAYED, make_arm
-from lib.study.profiles import ISOLATING_ARMS, PROFILES
+from lib.study.arms import DELAYED
+from lib.study.profiles import PROFILES
 from tests.tiny_results import about
 
 
@@ -72,19 +71,18 @@ def test_families_are_told_apart_by_colour_and_by_shape_alone():
     families = list(dict.fromkeys([*FAMILIES.values(), charts.OTHER]))
     assert len({f.shape for f in families}) == len({f.name for f in families}) == len(families)
     assert family("budget") is family("teacher") is family("teacher-sample") is EVERY_STEP
-    assert not {family(make_arm(name, PlannerConfig()).scheme) for name in ISOLATING_ARMS} & {EVERY_STEP, charts.OTHER}
     assert len({family(scheme) for scheme in (*DELAYED, "something-new")}) == len(DELAYED) + 1
     assert family("something-new") is charts.OTHER
 
 
 def test_every_arm_of_every_profile_has_a_look_of_its_own():
     for profile in PROFILES.values():
-        arms = [about(arm) for arm in (*profile.arms, *profile.side_arms)]
+        arms = [about(arm) for arm in (*profile.arms, *profile.side_arms, *profile.draft_arms)]
         assert charts.OTHER not in [family(arm["scheme"]) for arm in arms]
         marks = [(*list(pareto.look(arm).values())[1:], arm["execution_horizon"]) for arm in arms]  # E is the size
-        by_costs = ("budget", "swept")  # which stand by these
+        by_costs = ("budget", "swept", "draft+gated")  # which stand by these
         apart = [arm for arm in arms if arm["scheme"] not in ("teacher-sample", *by_costs)]
-        assert len(set(marks)) == len(apart) + any(arm["scheme"] in by_costs for arm in arms)
+        assert len(set(marks)) == len(apart) + len({family(a["scheme"]) for a in arms if a["scheme"] in by_costs})
     paper = [about(arm) for arm in (*PROFILES["paper"].arms, *PROFILES["paper"].side_arms)]
     hollow = {arm["arm"]: small_planner(arm) for arm in paper if pareto.look(arm)["fill"] == "white"}
     assert hollow == {arm["arm"]: match[0] for arm in paper if (match := re.search(r"\d+×\d", arm["arm"]))}

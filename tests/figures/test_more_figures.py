@@ -21,7 +21,7 @@ GATED = {
     "gated-6": 0.22,
     "64×2+gated-6": 0.25,
     "64×2+ladder-6": 0.2,
-    "64×2+gate-only-6": 0.3,
+    "64×2+gate-only-sensitivity-6": 0.3,
 }  # arm → calls a decision
 ARMS = ["teacher", "policy", "budget-64×2", "open-loop-3", "open-loop-6", "two-tower-6", "64×2+open-loop-6"]
 ARMS += ["64×2+two-tower-6", *GATED]

@@ -18,7 +18,7 @@ from lib.study.profiles import PROFILES, Profile
 FIELDS = {field.name for field in dataclasses.fields(Profile)} - {"name"}
 # What is judged elsewhere: arms and their episodes row by row (lib.study.rows), timings that are made where they lack,
 # and what says which jobs there are, what they make and which parameters they have.
-JUDGED = {"arms", "side_arms", "eval_episodes", "side_episodes", "cell_episodes"}
+JUDGED = {"arms", "side_arms", "draft_arms", "eval_episodes", "side_episodes", "cell_episodes"}
 JUDGED |= {"latency_decisions", "batch_arms", "batch_decisions", "compile_all"}
 JUDGED |= {"cells", "study_cells", "every_teacher", "offline_weights", "planner_tables", "statistics_tables"}
 JUDGED |= {"correctors", "planner_options"}

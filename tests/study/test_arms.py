@@ -19,6 +19,8 @@ from lib.records.store import read_sidecar
 from lib.study.arms import (
     ARM_COLUMNS,
     DELAYED,
+    DOUBTS,
+    DRAFTED,
     LABELS,
     SCHEMES,
     Arm,
@@ -30,7 +32,7 @@ from lib.study.arms import (
     numbers_of,
     recorded,
 )
-from lib.study.profiles import ISOLATING_ARMS, PROFILES
+from lib.study.profiles import PROFILES
 from lib.study.rivals import AdaptiveToleranceGate, LocalToleranceGate, PublishedGate
 from tests.test_speculation import Twin, observations, play, random_corrector
 from tests.tiny import ACTIONS, BUDGET, LATENT, tiny_model
@@ -79,7 +81,7 @@ def test_an_arm_is_made_by_its_name(name, scheme, arm):
     ("name", "gate", "corrector", "refined"),
     [
         ("gate-only-mismatch-6", DriftGate, "", False),
-        ("gate-only-6", SensitivityGate, "", False),
+        ("gate-only-sensitivity-6", SensitivityGate, "", False),
         ("gated-6", DriftGate, "two_tower", False),
         ("sensitive-6", SensitivityGate, "two_tower", False),
         ("value-only-6", ValueGate, "", False),
@@ -218,14 +220,15 @@ def test_only_a_trusted_arm_has_trust_in_its_settings_and_it_comes_back():
             make_controller(make_arm(f"{scheme}-6", BUDGET), tiny_model(), {"two_tower": random_corrector()})
 
 
-def test_the_isolating_arms_are_known_and_played_by_no_profile():
-    arms = [make_arm(name, BUDGET) for name in ISOLATING_ARMS]
-    assert len({arm.name for arm in arms}) == len(arms) == 16
-    assert {arm.scheme for arm in arms} == {
+def test_the_paper_plays_what_tells_parts_and_rivals_apart():
+    paper = PROFILES["paper"]
+    schemes = {
         "gate-only-mismatch", "plan-ahead", "plan-ahead+two-tower", "trusted", "trusted-gated", "adarep", "published",
     }  # fmt: skip
-    paper = PROFILES["paper"]
-    assert {*ISOLATING_ARMS} & {*paper.arms, *paper.side_arms} == {"plan-ahead-6"}  # one of those that were played
+    assert schemes <= {make_arm(name, BUDGET).scheme for name in (*paper.arms, *paper.side_arms)}
+    drafts = [make_arm(name, BUDGET) for name in paper.draft_arms]
+    assert {arm.scheme for arm in drafts} == {*DRAFTED, *(f"draft+{doubt}" for doubt in DOUBTS)}
+    assert {*paper.certification.drafts} <= {*paper.draft_arms}  # or the steps of a pick would never be timed
 
 
 # ---------------------------------------------------------------------------------------------- what they do, by hand

@@ -1,5 +1,6 @@
 """How many episodes the arms play, cell by cell, as notebook 04 looks them up."""
 
+import dataclasses
 import json
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
@@ -11,19 +12,18 @@ from lib.records.paths import NOTEBOOKS
 from lib.study.arms import arm_name, make_arm
 from lib.study.cells import Cell
 from lib.study.delays import arms_of, changed_arms
-from lib.study.profiles import PROFILES
+from lib.study.profiles import PROFILES, CellEpisodes
 
-PAPER_ARMS, PAPER_SIDE_ARMS = PROFILES["paper"].arms, PROFILES["paper"].side_arms
-PAPER_CELLS = PROFILES["paper"].cells
+PAPER = PROFILES["paper"]
 NAMES = {"fnmatchcase": fnmatchcase, "arm_name": arm_name}
 
 
-def counts(cell, profile="paper", arms="", execution_horizon=0, episodes=0) -> dict[str, int]:
+def counts(cell, profile=PAPER, arms="", execution_horizon=0, episodes=0) -> dict[str, int]:
     """Episodes of each arm by the lines of notebook 04 that say so, with these parameters."""
     cells = json.loads((NOTEBOOKS / "04_horizon_evaluation.ipynb").read_text(encoding="utf-8"))["cells"]
-    (source,) = ("".join(c["source"]) for c in cells if c["cell_type"] == "code" and "settings.profile.episodes" in
-                 "".join(c["source"]))  # fmt: skip
-    given = {"settings": SimpleNamespace(profile=PROFILES[profile]), "cell": cell, "arms": arms}
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    (source,) = (source for source in sources if "settings.profile.counts" in source)
+    given = {"settings": SimpleNamespace(profile=profile), "cell": cell, "arms": arms}
     given |= {"execution_horizon": execution_horizon, "episodes": episodes} | NAMES
     exec(source.split("correctors = ")[0], given)
     return given["counts"]
@@ -34,24 +34,34 @@ def each(arms, count: int) -> dict[str, int]:
 
 
 def test_the_paper_plays_most_episodes_where_arms_are_told_apart():
+    paper = dataclasses.replace(PAPER, draft_cells=())
     for cell in ("walker-walk-1m-1", "cartpole-swingup-1m-1"):
-        assert counts(Cell.parse(cell)) == each(PAPER_ARMS, 50) | each(PAPER_SIDE_ARMS, 20)
+        assert counts(Cell.parse(cell), paper) == each(PAPER.arms, 50) | each(PAPER.side_arms, 20)
     for cell in ("reacher-easy-1m-1", "walker-walk-1m-11"):
-        assert counts(Cell.parse(cell)) == each(PAPER_ARMS, 20)
+        assert counts(Cell.parse(cell), paper) == each(PAPER.arms, 20)
     for cell in (Cell.parse("walker-walk-5m-1"), Cell("walker-walk", "?", 1, "official-[x]")):
-        assert counts(cell) == each(PAPER_ARMS, 10)
+        assert counts(cell, paper) == each(PAPER.arms, 10)
 
 
-def test_the_first_pattern_counts_and_its_place_is_part_of_a_notebooks_key():
-    patterns = [pattern for pattern, _ in PROFILES["paper"].episodes]
-    assert patterns.index("walker-walk-1m-1") < patterns.index("*-1m-*") < patterns.index("*") == len(patterns) - 1
-    assert isinstance(PROFILES["paper"].episodes, list)  # keys sort what is in a dictionary
+def test_drafts_play_where_there_are_drafts():
+    study = dataclasses.replace(
+        PAPER, arms=("teacher",), side_arms=(), draft_arms=("distilled",), draft_cells=("cup-catch-1m-1",)
+    )
+    assert counts(Cell.parse("cup-catch-1m-1"), study) == {"teacher": 20, "distilled": 20}
+    assert counts(Cell.parse("reacher-easy-1m-1"), study) == {"teacher": 20}
+
+
+def test_the_first_pattern_that_matches_counts():
+    numbers = (CellEpisodes("cup-*", 3, 0), CellEpisodes("cup-catch-1m-1", 5, 2))
+    study = dataclasses.replace(PAPER, cell_episodes=numbers, arms=("teacher",), side_arms=("policy",), draft_cells=())
+    assert study.counts("cup-catch-1m-1") == {"teacher": 3}
+    assert study.counts("walker-run-1m-1") == {"teacher": PAPER.eval_episodes}
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick"])
 def test_other_profiles_play_as_many_everywhere(profile):
     own = PROFILES[profile]
-    assert counts("any", profile) == each(own.arms, own.eval_episodes)
+    assert counts("any", own) == each(own.arms, own.eval_episodes)
 
 
 def test_arms_that_are_asked_for_play_as_many_as_the_teacher_unless_the_profile_says_less():
@@ -81,9 +91,9 @@ def test_the_study_of_deadlines_has_the_whole_grid_and_changed_worlds_that_other
 
 
 def test_candidates_of_certification_are_arms_and_a_5m_cell_plays_fewer_episodes():
-    study = PROFILES["paper"].certification
+    study = PAPER.certification
     assert list(study.chains) == ["planners", "reuse", "drafts"]
     for arm in (name for chain in study.chains.values() for name in chain):
         assert make_arm(arm, PlannerConfig()).name == arm_name(arm) != "teacher"
-    counts = [next(n for pattern, n in study.episodes if fnmatchcase(cell, pattern)) for cell in PAPER_CELLS]
-    assert counts == [30 if "-5m-" in cell else 100 for cell in PAPER_CELLS]
+    counts = [next(n for pattern, n in study.episodes if fnmatchcase(cell, pattern)) for cell in PAPER.cells]
+    assert counts == [30 if "-5m-" in cell else 100 for cell in PAPER.cells]

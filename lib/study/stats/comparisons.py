@@ -33,7 +33,7 @@ from lib.study.stats.intervals import (
 EVERY_STEP = ("budget", "best-of", "policy")  # schemes of arms that look at every state anew
 TWINS = {  # scheme → what it is compared with: a role, and the scheme that has it
     "no-plan": ("with the plan", "two-tower"),
-    "sensitive": ("no corrector", "gate-only"),
+    "sensitive": ("no corrector", "gate-only-sensitivity"),
     "gated": ("no corrector", "gate-only-mismatch"),
     "plan-ahead+two-tower": ("no corrector", "plan-ahead"),
     "trusted": ("at every depth", "two-tower"),
