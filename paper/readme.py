@@ -1,9 +1,11 @@
-"""The table of README.md, from the committed results: whoever changes a number here changes it in a result first.
+"""The tables of README.md and docs/speed.md, from the committed results: who changes a number changes a result first.
 
 python paper/readme.py      # writes what stands between the markers anew; the tests compare
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -49,19 +51,73 @@ def evaluations(rows: pd.DataFrame) -> str:
 def milliseconds(rows: pd.DataFrame) -> str:
     """The mean step, in the median of the cells of one million parameters."""
     value = rows.loc[rows["size"] == "1m", "step_ms"].median()
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return short(value)
 
 
-def updated(text: str) -> str:
-    """The README with today's numbers between its markers."""
+# ----------------------------------------------------------------------------------------------- docs/speed.md
+
+
+def speed() -> str:
+    """A row for each thing that takes time at batch 1: in the manner of the official code, and ours."""
+    folder = paths.results("paper") / "planner"
+    solves, steps = read_table(folder / "cpu.csv").query("batch == 1"), read_table(folder / "cpu-step.csv")
+    updates = read_table(folder / "cpu-updates.csv").pivot(index=["part", "size"], columns="learner", values="p50_ms")
+    rows = []
+    for (size, samples, iterations), ours in solves.groupby(["size", "samples", "iterations"], sort=False):
+        mine = ours.set_index(["mode", "dtype"])["solve_ms_p50"]
+        official, what = ours["twin_ms_p50"].iloc[0], f"solve {samples} × {iterations}, {size}"
+        rows.append((what, official, mine["eager", "float32"], mine["compiled", "float32"]))
+        rows.append((f"{what}, ours in bfloat16", official, mine["eager", "bfloat16"], mine["compiled", "bfloat16"]))
+    for size, ours in steps.groupby("size", sort=False):
+        mine = ours.set_index("part")["p50_ms"]
+        official = mine["official step 512 × 6"]
+        for plan in ("512 × 6", "64 × 2"):
+            rows.append((f"step that plans, {plan}, {size}", official, None, mine[f"step {plan}, planning"]))
+        rows.append((f"corrected step without a plan, {size}", None, None, mine["step 64 × 2, not planning"]))
+    words = {"update": "update, batch 256", "decision": "decision of training"}
+    rows += [(f"{words[part]}, {size}", *updates.loc[(part, size), ["official", "eager", "compiled"]])
+             for part in words for size in ("1m", "5m")]  # fmt: skip
+    lines = ["| median, ms | official manner | ours, eager | ours, compiled | eager, faster | compiled, faster |"]
+    lines.append("|---|---|---|---|---|---|")
+    for what, official, *ours in rows:
+        cells = [what, *map(short, (official, *ours)), *(times(official, mine) for mine in ours)]
+        lines.append(f"| {' | '.join(cells)} |")
+    best = solves.query("mode == 'compiled' and dtype == 'float32'").set_index(["size", "samples"])
+    share, floor = 100 * best["share_of_ceiling"], best["ratio_to_floor"]
+    memory = read_table(folder / "cpu-memory.csv").iloc[0]
+    lines += [
+        "",
+        f"Compiled solves of 512 × 6 reach {share['1m', 512]:.0f} % of the ceiling at 1m and {share['5m', 512]:.0f} % "
+        f"at 5m (the aim was 70 %); those of 64 × 2 take {floor['1m', 64]:.1f} and {floor['5m', 64]:.1f} times as long "
+        f"as their matrix products alone (at most 2.5). A model of {memory['size']} in {memory['dtype']} plans within "
+        f"{memory['peak_gib']:.2f} GiB (at most 6).",
+    ]
+    return "\n".join(lines)
+
+
+def short(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:.2f}" if ms < 1 else f"{ms:.1f}" if ms < 10 else f"{ms:.0f}"
+
+
+def times(official: float | None, ours: float | None) -> str:
+    if None in (official, ours):
+        return ""
+    return f"{official / ours:.2f} ×" if official < 10 * ours else f"{official / ours:.0f} ×"
+
+
+def updated(text: str, table: Callable[[], str] = table) -> str:
+    """A page with today's numbers between its markers."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
 
 
+PAGES = {paths.ROOT / "README.md": table, paths.PAPER / "docs" / "speed.md": speed}
+
+
 def main() -> None:
-    readme = paths.ROOT / "README.md"
-    write_text(readme, updated(readme.read_text(encoding="utf-8")))
-    print(readme)
+    for page, made in PAGES.items():
+        write_text(page, updated(page.read_text(encoding="utf-8"), made))
+        print(page)
 
 
 if __name__ == "__main__":

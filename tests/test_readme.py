@@ -33,6 +33,18 @@ def test_a_changed_result_changes_the_table(monkeypatch):
     assert "50 % (lowest 50 %) | 0 of 7 teachers" in readme.updated(PAGES[0].read_text(encoding="utf-8"))
 
 
+def test_the_speed_table_is_that_of_the_results(monkeypatch):
+    page = paths.PAPER / "docs" / "speed.md"
+    text = page.read_text(encoding="utf-8")
+    assert readme.updated(text, readme.PAGES[page]) == text, "run python paper/readme.py"
+    read = readme.read_table
+    monkeypatch.setattr(
+        readme, "read_table", lambda path: read(path).assign(twin_ms_p50=200.0) if path.stem == "cpu" else read(path)
+    )
+    solve = readme.updated(text, readme.speed).split("| solve 512 × 6, 1m | ")[1].split("\n")[0]
+    assert solve == "200 | 75 | 50 | 2.65 × | 4.00 × |"  # 200 / 75.4965, 200 / 50.0126
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_figures_exist(page):
     for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):

@@ -88,15 +88,11 @@ class Cluster:
         return True
 
     def ended(self, wait: bool) -> list[tuple[str, str]]:
-        try:
-            while wait:
-                self.submit()
-                if over := self._over():
-                    return [(name, self._end(name)) for name in over]
-                time.sleep(LOOK)
-        except KeyboardInterrupt:
-            self.cancel()
-            raise
+        while wait:
+            self.submit()
+            if over := self._over():
+                return [(name, self._end(name)) for name in over]
+            time.sleep(LOOK)
         return []
 
     def submit(self) -> None:

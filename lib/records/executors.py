@@ -2,8 +2,9 @@
 
     failed, left = carry_through(plan(scope), stale, Here(attempt))
 
-An executor has `begin(node, force)`, which starts a node or says that it cannot now, and `ended(wait)`, names with what
-went wrong ("" for nothing) of those that are over. A node that fails stops only what waits for it.
+An executor has `begin(node, force)`, which starts a node or says that it cannot now, `ended(wait)`, names with what
+went wrong ("" for nothing) of those that are over, and `cancel()`, which takes back what is running when the runner
+itself ends. A node that fails, or of which it cannot be told whether it is stale, stops only what waits for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from lib.config import ConfigError
 from lib.records import attempts, ending, paths
 from lib.records.graph import Node
 from lib.records.jobs import Scope
@@ -33,11 +35,21 @@ class Executor(Protocol):
 
     def ended(self, wait: bool) -> list[tuple[str, str]]: ...
 
+    def cancel(self) -> None: ...
+
 
 def carry_through(
     nodes: list[Node], stale: Callable[[Node], bool], executor: Executor
 ) -> tuple[dict[str, str], list[str]]:
     """Carry out what is stale. What failed, and why, and the names of what was not begun because of it."""
+    try:
+        return _carry_through(nodes, stale, executor)
+    except BaseException:  # whatever ends the runner: nothing may go on without it
+        executor.cancel()
+        raise
+
+
+def _carry_through(nodes: list[Node], stale: Callable[[Node], bool], executor: Executor) -> tuple[dict, list]:
     done, ready, failed, left, told = set(), set(), {}, {}, set()
     while nodes:
         for name in failed.keys() - told:
@@ -50,7 +62,12 @@ def carry_through(
             if any(name in failed or name in left for name in node.after):
                 left[node.name] = True
             elif node.after <= done:
-                if node.name not in ready and not stale(node):
+                try:
+                    wanted = node.name in ready or stale(node)
+                except (ResultError, ConfigError) as error:
+                    failed[node.name] = str(error)
+                    continue
+                if not wanted:
                     done.add(node.name)
                     continue
                 ready.add(node.name)
@@ -112,6 +129,9 @@ class Here:
         over, self.over = self.over, []
         return over
 
+    def cancel(self) -> None:
+        """What is one after another ends with this process."""
+
 
 # ------------------------------------------------------------------------------------------------------ side by side
 
@@ -163,6 +183,10 @@ class SideBySide:
                 about = (f"{name} {(self.told - since) / 60:.0f} min" for name, (_, _, since) in self.running.items())
                 print("running: " + ", ".join(about), file=sys.stderr, flush=True)
             time.sleep(LOOK)
+
+    def cancel(self) -> None:
+        for _, process, _ in self.running.values():
+            process.terminate()
 
     def _end(self, name: str) -> str:
         """Print what came of a job; why it failed, if it did."""

@@ -10,6 +10,7 @@ import pytest
 
 from lib.records import executors
 from lib.records.executors import carry_through, sentence, threads
+from lib.records.keys import ResultError
 from tests.records.test_run import CELL, built, in_the_middle, repo  # noqa: F401 - fixtures
 from tests.records.tiny import alive, wait_for
 
@@ -38,6 +39,9 @@ class Pretended:
         self.running.clear() if wait else None
         return [(name, "it broke." if name in self.fails else "") for name in over]
 
+    def cancel(self):
+        self.log.append(f"took back {' '.join(self.running)}")
+
 
 def steps(**after):
     return [Step(name, frozenset(names.split())) for name, names in after.items()]
@@ -63,6 +67,28 @@ def test_a_failure_stops_only_what_waits_for_it(capsys):
     failed, left = carry_through(GRAPH, lambda node: True, pretended := Pretended(fails="a"))
     assert (failed, left, pretended.log) == ({"a": "it broke."}, ["b", "d"], ["a", "c", "e"])
     assert capsys.readouterr().err == "failed: a: it broke.; what does not wait for it goes on\n"
+
+
+def test_what_cannot_be_told_stale_or_fresh_fails_by_itself():
+    def stale(node):
+        if node.name == "a":
+            raise ResultError("a.csv is damaged.")
+        return True
+
+    failed, left = carry_through(GRAPH, stale, pretended := Pretended())
+    assert (failed, left, pretended.log) == ({"a": "a.csv is damaged."}, ["b", "d"], ["c", "e"])
+
+
+def test_what_is_running_is_taken_back_when_the_runner_ends():
+    def stale(node):
+        if node.name == "c":
+            raise KeyboardInterrupt
+        return True
+
+    pretended = Pretended(count=2)
+    with pytest.raises(KeyboardInterrupt):
+        carry_through(GRAPH, stale, pretended)
+    assert pretended.log == ["a", "took back a"]
 
 
 def test_what_another_runner_makes_is_left_for_last():
