@@ -13,7 +13,7 @@ ONLY =
 AGAIN =
 # How many stages side by side, with the cores shared out; empty: two in quick where there are two cores, else one.
 JOBS =
-# slurm: stages as jobs of a cluster, through submitit (`pip install submitit`), in this PARTITION; empty: processes here.
+# slurm: stages as jobs of a cluster, through submitit, in this PARTITION; empty: processes here.
 EXECUTOR =
 PARTITION =
 ROWS = 1

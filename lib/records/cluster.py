@@ -1,4 +1,4 @@
-"""Jobs of a pipeline as jobs of a cluster: SLURM, through submitit (`pip install .[cluster]`).
+"""Jobs of a pipeline as jobs of a cluster: SLURM, through submitit.
 
     failed, left = carry_through(plan(scope), stale, Cluster(scope, command, "slurm", partition="cpu"))
 
@@ -72,7 +72,7 @@ class Cluster:
         try:
             import submitit
         except ImportError:
-            raise ConfigError("submitit is not installed; run `pip install submitit`, or use JOBS=.") from None
+            raise ConfigError("submitit is not installed; install requirements.lock, or use JOBS=.") from None
         self.submitit, self.kind, self.partition = submitit, kind, partition
         self.scope, self.command = scope, command
         self.running: dict[str, tuple[Node, object]] = {}

@@ -9,14 +9,12 @@ import time
 import psutil
 import pytest
 
+from lib.records import attempts, cluster, paths
 from lib.records.jobs import Scope, profile
 from lib.records.paths import ROOT
 from tests.records.test_executors import BOTH, CELL, OTHER, of
 from tests.records.test_run import built, repo  # noqa: F401 - fixtures
 from tests.records.tiny import alive, wait_for
-
-pytest.importorskip("submitit", reason="needs the extra `cluster`")
-from lib.records import attempts, cluster, paths  # noqa: E402
 
 
 def run(repo, *options, kind="submitit"):  # noqa: F811
