@@ -2,9 +2,9 @@
 
     found = data("paper")                                # plain values, for JSON
 
-Of each cell its arms: return kept and costs, each as [value, low, high] with the ends of a 95 % interval or none, what a
-test says of them, and every episode beside the teacher's from the same start state. And its drafts, which were played
-on calibration episodes and stand apart.
+Of each cell its arms: return kept and costs, each as [value, low, high] with the ends of a 95 % interval or none; what
+a test says of them; and every episode beside the teacher's from the same start state. And its drafts, which were
+played on calibration episodes and stand apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pandas as pd
 from figures import charts, choices, pages
 from lib.files import files
 from lib.records import paths
+from lib.records.keys import ResultError
 from lib.records.store import known, read_table
 from lib.study.evaluate import read_cell
 from lib.study.profiles import PROFILES
@@ -30,6 +31,7 @@ AXES = {
     "delay": "Decisions until a plan can be used",
 }
 PER_DECISION = ("model_evaluations", "planner_calls")
+EXAMPLE = "walker-run-1m-1"  # the cell that is shown first, where there is one
 KEEP = f"{1 - MARGIN:.0%}".replace("%", " %")
 SHOWN, LESS, UNCLEAR = f"shown to keep {KEEP}", f"interval below {KEEP}", "inconclusive"
 
@@ -70,7 +72,9 @@ def data(profile: str) -> dict:
         })  # fmt: skip
     looks = {arm["family"]: arm.pop("look") for cell in cells for arm in cell["arms"]}
     on = [charts.family(scheme).name for scheme in ("teacher", *choices.DRAWN)]
-    return {"axes": AXES, "families": looks, "on": on, "cells": cells, "films": films(profile)}
+    first = choices.DRAWN["gated"][0]
+    start = {"cell": EXAMPLE if EXAMPLE in names else names[0], "first": first, "on": on}
+    return {"axes": AXES, "families": looks, "cells": cells, "films": films(profile)} | start
 
 
 def triple(row: pd.Series, column: str, scale: float = 1.0) -> list[float | None] | None:
@@ -94,6 +98,11 @@ def evaluated(rows: pd.DataFrame, episodes: pd.DataFrame, tests: dict) -> list[d
     whole, half = episodes["length"].max(), teacher.mean() / 2  # a shorter or a worse episode failed, as in `summarise`
     found = []
     for _, row in rows.iterrows():
+        if row["arm"] not in played:
+            raise ResultError(
+                f"horizon/summary.csv has {row['arm']} of {row['cell']}, of which {row['cell']}.csv has no episode; "
+                "make it anew: python paper/summary.py --profile paper."
+            )
         mine = played[row["arm"]]
         per = 1 / mine["length"].mean()
         cost = {axis: triple(row, axis, per if axis in PER_DECISION else 1.0) for axis in AXES}
@@ -104,11 +113,12 @@ def evaluated(rows: pd.DataFrame, episodes: pd.DataFrame, tests: dict) -> list[d
             "hollow": bool(charts.small_planner(row)),
             "line": row["scheme"] in ("teacher", "budget"),  # the planner at every step, of all sizes
             "kept": triple(row, "kept"),
+            "beside": "the teacher",
             "verdict": "the reference" if row["arm"] == "teacher" else verdict,
             "cost": {axis: value for axis, value in cost.items() if value},
             "episodes": [
-                [int(seed), float(teacher[seed]), float(one["return"]), bool(one["length"] < whole or one["return"] < half)]
-                for seed, one in mine.iterrows()
+                [int(seed), float(teacher[seed]), float(value), bool(length < whole or value < half)]
+                for seed, value, length in zip(mine.index, mine["return"], mine["length"], strict=True)
             ],
         })  # fmt: skip
     return found
@@ -127,7 +137,8 @@ def tails(profile: str, cell: str) -> pd.DataFrame:
 def delayed(rows: pd.DataFrame, episodes: pd.DataFrame) -> list[dict]:
     """Arms whose planner is late, with the delay as their one cost; what never plans is never late."""
     way = ["arm", "planner", "delay"]
-    played = {key: mine.set_index("episode_seed")["return"] for key, mine in episodes.fillna("").groupby(way)}
+    episodes = episodes.assign(**{name: episodes[name].astype(object).fillna("") for name in way})
+    played = {key: mine.set_index("episode_seed")["return"] for key, mine in episodes.groupby(way)}
     found = []
     for _, row in rows.iterrows():
         key = tuple("" if pd.isna(row[name]) else row[name] for name in way)
@@ -138,7 +149,8 @@ def delayed(rows: pd.DataFrame, episodes: pd.DataFrame) -> list[dict]:
             "hollow": bool(key[1]) and key[1] != row["reference"],
             "line": False,
             "kept": triple(row, "kept"),
-            "verdict": f"beside {row['reference']} without delay",
+            "beside": f"{row['reference']} without delay",
+            "verdict": "not tested",
             "cost": {"delay": [float(key[2] or 0), None, None]},
             "episodes": [
                 [int(seed), float(beside[seed]), float(value), bool(value < beside.mean() / 2)]
@@ -152,7 +164,7 @@ def drafted(rows: pd.DataFrame, labeller: str) -> list[dict]:
     """What networks that never plan return on calibration episodes, beside the planner that labelled for them."""
     if not len(rows):
         return []
-    words = {"labeller": f"{labeller}, the planner that taught", "policy": "policy prior"}
+    words = {"labeller": f"its planner, {labeller}", "policy": "policy prior"}
     listed = rows[rows["listed"]]
     names = listed["draft"].map(lambda draft: words.get(draft, charts.family(draft).name))
     colours = listed["draft"].map(lambda draft: charts.family("teacher" if draft == "labeller" else draft).colour)
@@ -163,10 +175,11 @@ def drafted(rows: pd.DataFrame, labeller: str) -> list[dict]:
 
 
 def films(profile: str) -> list[dict]:
-    """The films of a profile: file, cell and arms, as their sidecars have them; of two formats the one that can pause."""
+    """The films of a profile: file, cell and arms, as their sidecars say; of two formats the one that can pause."""
     found = {}
     for file in files(paths.figures(profile), "film*.*"):
         about = known(file)
         if file.suffix in (".gif", ".mp4") and "cell" in about:
-            found[file.stem] = {"file": file.name, "cell": about["cell"], "arms": list(about.get("arms", {}))}
+            title, arms = pages.cell_title(about["cell"], []), list(about.get("arms", {}))
+            found[file.stem] = {"file": file.name, "cell": about["cell"], "title": title, "arms": arms}
     return list(found.values())  # by name: .gif comes before .mp4

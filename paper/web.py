@@ -32,7 +32,6 @@ from lib.records.store import explained, read_table, shown
 from paper import explorer, readme
 
 LIMIT = 5_000_000  # bytes
-EXAMPLE = "walker-run-1m-1"  # of the runs of a notebook the one that is shown; else the first
 FIGURES = ("choices", "drafts", "overview", "deadlines", "certified")  # on the front page, where they were drawn
 # What would load something when a page is opened. Links that somebody has to follow load nothing.
 LOADS = re.compile(
@@ -53,18 +52,17 @@ def build(profile: str = "paper") -> Path:
     with explained(site), temporary(site) as place, temporary(site) as old:
         (place / "notebooks").mkdir(parents=True)
         copied(profile, place)
-        data = explorer.data(profile)
-        notebooks = notebook_pages(profile, place)
-        pages = templates(json.loads((paths.results(profile) / "statistics" / "claims.json").read_text("utf-8")))
+        data, claims = explorer.data(profile), told(profile)
+        notebooks, pages = notebook_pages(profile, place), templates(claims)
         (place / "explorer.html").write_text(
             pages.get_template("explorer.html").render(top="", data=Markup(embedded(data))), "utf-8"
         )
         (place / "index.html").write_text(
             pages.get_template("index.html").render(
                 top="",
-                facts=facts(profile, data),
+                facts=facts(profile, data, claims),
                 table=Markup(markdown2html(readme.table())),
-                uses=commands(),
+                uses=dict(commands()),
                 figures=[name for name in FIGURES if (place / f"{name}.svg").is_file()],
                 films=data["films"],
                 notebooks=notebooks,
@@ -93,7 +91,7 @@ def templates(claims: dict) -> jinja2.Environment:
         if not found or not found["holds"]:
             words = " ".join(html.unescape(re.sub("<[^>]*>", "", sentence)).split())
             raise SiteError(f"“{words}” no longer holds (claim {name}): {found['found'] if found else 'not checked'}.")
-        return Markup(sentence)
+        return Markup(sentence.strip() + " ")
 
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paths.PAPER / "web"),
@@ -106,11 +104,19 @@ def templates(claims: dict) -> jinja2.Environment:
     return pages
 
 
-def facts(profile: str, data: dict) -> dict:
+def told(profile: str) -> dict:
+    """What `lib.study.claims` wrote of a profile. Raises `SiteError` without it, and where no arm is picked in it."""
+    file = paths.results(profile) / "statistics" / "claims.json"
+    claims = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not claims.get("headline"):
+        raise SiteError(f"{shown(file)} is not there, or picks no arm; run python paper/claims.py --profile {profile}.")
+    return claims
+
+
+def facts(profile: str, data: dict, claims: dict) -> dict:
     """The numbers of the front page: those of our own teachers, and of drafts on calibration episodes."""
     folder = paths.results(profile)
     cells = [cell["name"] for cell in data["cells"] if cell["own"]]
-    claims = json.loads((folder / "statistics" / "claims.json").read_text("utf-8"))
     summary = read_table(folder / "horizon" / "summary.csv").query("cell in @cells").set_index("arm")
     tests = read_table(folder / "statistics" / "comparisons.csv").query("role == 'teacher' and cell in @cells")
     parts = read_table(folder / "statistics" / "parts.csv").query("part == 'corrector' and cell in @cells")
@@ -118,7 +124,9 @@ def facts(profile: str, data: dict) -> dict:
         index="cell", columns="draft", values="return"
     )  # fmt: skip
     shares, headline = 100 * drafts["distilled"] / drafts["labeller"], claims["headline"]["arm"]
-    verdicts = [arm["verdict"] for cell in data["cells"] if cell["own"] for arm in cell["arms"] if arm["arm"] == headline]
+    verdicts = [
+        arm["verdict"] for cell in data["cells"] if cell["own"] for arm in cell["arms"] if arm["arm"] == headline
+    ]
     worst = summary.loc[[headline]].sort_values("kept").iloc[0]
     blind = tests[tests["arm"] == claims["headline"]["twin"]]
     return {
@@ -163,7 +171,7 @@ def notebook_pages(profile: str, place: Path) -> list[dict]:
     for source in files(paths.NOTEBOOKS, "*.ipynb"):
         runs = {file.stem[len(source.stem) :].lstrip("-"): file for file in files(paths.executed(profile),
                 f"{source.stem}*.ipynb")}  # fmt: skip
-        cell = EXAMPLE if EXAMPLE in runs else next(iter(runs), None)
+        cell = explorer.EXAMPLE if explorer.EXAMPLE in runs else next(iter(runs), None)  # one page for a notebook
         notebook = nbformat.read(runs.get(cell, source), as_version=4)
         for output in (output for each in notebook.cells for output in each.get("outputs", [])):
             scripted(output)
@@ -218,7 +226,9 @@ def check(place: Path) -> None:
     if sum(sizes.values()) > LIMIT:
         largest = sorted(sizes, key=sizes.get, reverse=True)[:3]
         words = ", ".join(f"{file.relative_to(place)} {sizes[file] / 1e6:.1f} MB" for file in largest)
-        raise SiteError(f"The site has {sum(sizes.values()) / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}; largest: {words}.")
+        raise SiteError(
+            f"The site has {sum(sizes.values()) / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}; largest: {words}."
+        )
 
 
 def main() -> int:

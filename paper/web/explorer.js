@@ -1,97 +1,115 @@
 "use strict";
-// The explorer: it draws what paper/explorer.py put into the page as JSON, and computes nothing but places on the screen.
+// The explorer draws what paper/explorer.py put into the page as JSON; it computes nothing but places on the screen.
 // Names come from result files: they are set as text and attributes, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const SVG = ["svg", "g", "path", "line", "text", "circle", "polyline"];
-const state = { cell: data.cells[0], axis: "model_evaluations", on: new Set(data.on), arm: "", log: false, zoom: false };
+const start = data.cells.find((cell) => cell.name === data.cell);
+const state = { cell: start, axis: "", on: new Set(data.on), arm: data.first, log: false, zoom: false };
 
 // ------------------------------------------------------------------------------------------------ words and elements
 
+const SVG = ["svg", "g", "path", "line", "text", "circle", "polyline"];
 function make(name, attributes = {}, ...children) {
-  const element = SVG.includes(name) ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) if (value !== undefined && value !== false) element.setAttribute(key, value);
+  const inside = SVG.includes(name) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
+  const element = document.createElementNS(inside, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.append(...children);
   return element;
 }
+const line = (kind, x1, x2, y1, y2) => make("line", { class: kind, x1, x2, y1, y2 });
+const text = (words, x, y, anchor = "middle", kind = "") =>
+  make("text", { class: kind, x, y, "text-anchor": anchor }, words);
+const label = (words, x, y) => text(words, x - 7, y + 4, "end", "muted"); // of a horizontal line
+const dot = (kind, cx, cy, r) => make("circle", { class: kind, cx, cy, r });
 const look = (colour) => ({ class: colour === "#000000" ? "look black" : "look", style: `--colour:${colour}` });
+
+function number(x) {
+  if (x >= 1000) return Math.round(x).toLocaleString("en-US");
+  return x >= 100 ? x.toFixed(0) : String(Number(x.toPrecision(3)));
+}
 const percent = (share) => (100 * share).toFixed(1);
-const number = (x) => (x >= 1000 ? Math.round(x).toLocaleString("en-US") : x >= 100 ? x.toFixed(0) : String(Number(x.toPrecision(3))));
-const kept = (arm) => `${percent(arm.kept[0])} %` + (arm.kept[1] === null ? "" : ` [${percent(arm.kept[1])}, ${percent(arm.kept[2])}]`);
-const cost = (arm, axis) => number(arm.cost[axis][0]);
-const words = (arm) => [
-  arm.arm, `${arm.family}`, `return kept: ${kept(arm)}`, `${data.axes[state.axis]}: ${cost(arm, state.axis)}`,
-  `${arm.episodes.length} episodes, ${arm.episodes.filter((one) => one[3]).length} failed`, arm.verdict];
+const ends = ([value, low, high], say) => (low === null ? "" : ` [${say(low)}, ${say(high)}]`);
+const kept = (arm) => `${percent(arm.kept[0])} %${ends(arm.kept, percent)}`;
+const cost = (arm) => arm.cost[state.axis][0];
+const failures = (arm) => arm.episodes.filter((one) => one[3]).length;
+const about = (arm) => [
+  arm.arm, arm.family, `return kept: ${kept(arm)}`, `${data.axes[state.axis]}: ${number(cost(arm))}`,
+  `${arm.episodes.length} episodes, ${failures(arm)} failed`, arm.verdict,
+];
 
 function ticks(low, high, count) {
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((multiple) => multiple * power >= raw);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) found.push(Number((i * step).toPrecision(10)));
+  const step = power * [1, 2, 5, 10].find((multiple) => multiple * power >= raw), found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high; i++) found.push(Number((i * step).toPrecision(10)));
   return found;
 }
 
-function tip(element, lines) {
+function tip(element, lines) { // beside an element while the mouse is on it, or the keyboard; and what a reader is told
   const show = () => {
-    const box = element.getBoundingClientRect(), tip = at("tip");
+    const box = (element.querySelector(".halo") || element).getBoundingClientRect(), tip = at("tip");
     tip.textContent = lines.join("\n");
     tip.hidden = false;
-    const left = Math.min(box.right + 10, document.documentElement.clientWidth - tip.offsetWidth - 8);
+    const left = Math.min(box.right + 8, document.documentElement.clientWidth - tip.offsetWidth - 8);
     tip.style.left = `${Math.max(8, left) + window.scrollX}px`;
-    tip.style.top = `${box.bottom + 8 + window.scrollY}px`;
+    tip.style.top = `${box.bottom + 4 + window.scrollY}px`;
   };
-  const hide = () => { at("tip").hidden = true; };
   for (const event of ["mouseenter", "focus"]) element.addEventListener(event, show);
-  for (const event of ["mouseleave", "blur"]) element.addEventListener(event, hide);
+  for (const event of ["mouseleave", "blur"]) element.addEventListener(event, () => { at("tip").hidden = true; });
   element.setAttribute("aria-label", lines.join(", "));
 }
 
-// ------------------------------------------------------------------------------------------------------------ drawing
+// ---------------------------------------------------------------------------------------------------------- the chart
 
-const shown = () => state.cell.arms.filter((arm) => state.on.has(arm.family) && arm.cost[state.axis] && arm.kept)
-  .sort((a, b) => a.cost[state.axis][0] - b.cost[state.axis][0] || a.kept[0] - b.kept[0]);
+const shown = () => state.cell.arms
+  .filter((arm) => state.on.has(arm.family) && arm.cost[state.axis] && arm.kept)
+  .sort((a, b) => cost(a) - cost(b) || a.kept[0] - b.kept[0]);
 
-function horizontal(values, left, right) { // place of a cost, and its ticks; on a logarithmic axis nothing is at the left
-  const most = Math.max(...values, 1e-9), paid = values.filter((value) => value > 0);
-  if (!state.log || !paid.length) return { place: (x) => left + ((right - left) * x) / (1.04 * most), ticks: ticks(0, 1.04 * most, 5) };
-  const free = values.includes(0) ? 26 : 0, low = Math.log10(Math.min(...paid) / 1.4), high = Math.log10(most * 1.4);
-  const place = (x) => (x > 0 ? left + free + ((right - left - free) * (Math.log10(x) - low)) / (high - low) : left + 8);
-  const powers = [];
+function horizontal(values, left, right) { // where a cost is, and the ticks; what is free has no place on a log axis
+  const most = 1.04 * Math.max(...values, 1e-9), paid = values.filter((value) => value > 0);
+  if (!state.log || !paid.length) return { place: (x) => left + ((right - left) * x) / most, ticks: ticks(0, most, 5) };
+  const from = left + (values.includes(0) ? 26 : 0), powers = values.includes(0) ? [0] : [];
+  const low = Math.log10(Math.min(...paid) / 1.4), high = Math.log10(most * 1.3);
   for (let i = Math.ceil(low); i <= high; i++) powers.push(Number((10 ** i).toPrecision(6)));
-  return { place, ticks: free ? [0, ...powers] : powers };
+  const place = (x) => (x > 0 ? from + ((right - from) * (Math.log10(x) - low)) / (high - low) : left + 8);
+  return { place, ticks: powers };
 }
 
 function chart() {
   const arms = shown(), width = Math.max(280, at("chart").clientWidth), height = width < 560 ? 360 : 460;
-  const [left, right, top, bottom] = [44, width - 14, 14, height - 46];
-  const svg = make("svg", { width, height, role: "group", "aria-label": `Return kept against ${data.axes[state.axis]}, ${state.cell.title}` });
-  const ends = arms.flatMap((arm) => arm.kept.filter((end) => end !== null));
-  const high = Math.max(1.06, 1.02 * Math.max(...ends, 1)), low = state.zoom ? Math.min(0.99, Math.floor(20 * Math.min(...ends, 1)) / 20) : 0;
-  const x = horizontal(arms.map((arm) => arm.cost[state.axis][0]), left, right);
+  at("said").textContent = `${arms.length} of ${state.cell.arms.length} arms of ${state.cell.title} shown.`;
+  if (!arms.length) {
+    const words = "No arm that is switched on has this cost here. Switch more on, or choose another cost.";
+    return at("chart").replaceChildren(make("p", {}, words));
+  }
+  const [left, right, top, bottom] = [46, width - 14, 14, height - 46], all = arms.flatMap((arm) => arm.kept);
+  const high = Math.max(1.06, 1.02 * Math.max(...all));
+  const low = state.zoom ? Math.min(0.95, Math.floor(20 * Math.min(...all)) / 20) : Math.min(0, ...all);
+  const x = horizontal(arms.map(cost), left, right);
   const y = (share) => bottom - ((bottom - top) * (share - low)) / (high - low);
-  for (const tick of ticks(low, high, 6)) svg.append(
-    make("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }),
-    make("text", { class: "muted", x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, number(100 * tick)));
-  for (const tick of x.ticks) svg.append(
-    make("line", { class: "axis", x1: x.place(tick), x2: x.place(tick), y1: bottom, y2: bottom + 4 }),
-    make("text", { class: "muted", x: x.place(tick), y: bottom + 18, "text-anchor": "middle" }, number(tick)));
-  svg.append(
-    make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
-    make("line", { class: "reference", x1: left, x2: right, y1: y(1), y2: y(1) }),
-    make("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, data.axes[state.axis]),
-    make("text", { transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" },
-      `Return kept (%)${low ? `, from ${number(100 * low)}` : ""}`));
-  const steady = arms.filter((arm) => arm.line), places = steady.map((arm) => `${x.place(arm.cost[state.axis][0])},${y(arm.kept[0])}`);
-  if (new Set(steady.map((arm) => arm.cost[state.axis][0])).size > 1)
-    svg.append(make("g", look("#000000"), make("polyline", { class: "joined", points: places.join(" ") })));
-  const active = arms.find((arm) => arm.arm === state.arm) || arms[0];
-  const marks = arms.map((arm) => mark(arm, x.place, y, arm === active));
-  svg.append(...marks, ...labels(arms, x.place, y, { left, right, top, bottom }));
+  const name = `Return kept against ${data.axes[state.axis]}, ${state.cell.title}`;
+  const svg = make("svg", { width, height, role: "group", "aria-label": name });
+  for (const tick of ticks(low, high, 6))
+    svg.append(line("grid", left, right, y(tick), y(tick)), label(number(100 * tick), left, y(tick)));
+  for (const tick of x.ticks) {
+    svg.append(line("axis", x.place(tick), x.place(tick), bottom, bottom + 4));
+    svg.append(text(number(tick), x.place(tick), bottom + 18, "middle", "muted"));
+  }
+  const side = text(`Return kept (%)${state.zoom ? `, axis from ${number(100 * low)}` : ""}`, 0, 0);
+  side.setAttribute("transform", `translate(12 ${(top + bottom) / 2}) rotate(-90)`);
+  svg.append(line("axis", left, right, bottom, bottom), line("reference", left, right, y(1), y(1)), side);
+  svg.append(text(data.axes[state.axis] + (state.log ? ", logarithmic" : ""), (left + right) / 2, height - 6));
+
+  const steady = arms.filter((arm) => arm.line);
+  const points = steady.map((arm) => `${x.place(cost(arm))},${y(arm.kept[0])}`);
+  if (new Set(steady.map(cost)).size > 1)
+    svg.append(make("g", look("#000000"), make("polyline", { class: "joined", points: points.join(" ") })));
+  const active = Math.max(0, arms.findIndex((arm) => arm.arm === state.arm));
+  const marks = arms.map((arm, i) => mark(arm, x.place, y, i === active));
+  svg.append(...marks, ...labels(arms, x.place, y, [left, top, right, bottom]));
   svg.addEventListener("keydown", (event) => {
     const here = marks.indexOf(document.activeElement);
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (here < 0) return;
     if (event.key === "Enter" || event.key === " ") choose(arms[here].arm);
     else if (step) marks[(here + step + marks.length) % marks.length].focus();
     else return;
@@ -99,164 +117,183 @@ function chart() {
   });
   const focused = at("chart").contains(document.activeElement);
   at("chart").replaceChildren(svg);
-  if (focused) marks[arms.indexOf(active)]?.focus();
-  if (!arms.length) at("chart").replaceChildren(make("p", {}, "No arm that is switched on has this cost here. Switch more arms on, or choose another cost."));
-  at("said").textContent = `${arms.length} of ${state.cell.arms.length} arms of ${state.cell.title} shown.`;
+  if (focused) marks[active].focus();
 }
 
 function mark(arm, x, y, active) {
   const { colour, path } = data.families[arm.family], [value, low, high] = arm.cost[state.axis];
   const [cx, cy] = [x(value), y(arm.kept[0])], chosen = arm.arm === state.arm;
-  const group = make("g", { role: "button", tabindex: active ? 0 : -1, "aria-pressed": String(chosen), "data-arm": arm.arm, ...look(colour) });
-  group.classList.add("mark");
-  group.classList.toggle("chosen", chosen);
-  if (arm.kept[1] !== null) group.append(make("line", { class: "bar", x1: cx, x2: cx, y1: y(arm.kept[1]), y2: y(arm.kept[2]) }));
-  if (low !== null && low < high) group.append(make("line", { class: "bar", x1: x(low), x2: x(high), y1: cy, y2: cy }));
-  group.append(make("path", { class: arm.hollow ? "shape hollow" : "shape", d: path, transform: `translate(${cx} ${cy}) scale(5.5)` }));
-  group.append(make("circle", { class: "halo", cx, cy, r: 11 }));
+  const group = make("g", { ...look(colour), role: "button", tabindex: active ? 0 : -1, "aria-pressed": chosen });
+  group.dataset.arm = arm.arm;
+  group.classList.add("mark", ...(chosen ? ["chosen"] : []));
+  if (arm.kept[1] !== null) group.append(line("bar", cx, cx, y(arm.kept[1]), y(arm.kept[2])));
+  if (low !== null) group.append(line("bar", x(low), x(high), cy, cy));
+  const kind = arm.hollow ? "shape hollow" : "shape", transform = `translate(${cx} ${cy}) scale(5.5)`;
+  group.append(make("path", { class: kind, d: path, transform }), dot("halo", cx, cy, 11));
   group.addEventListener("click", () => choose(arm.arm));
-  tip(group, words(arm));
+  tip(group, about(arm));
   return group;
 }
 
-function labels(arms, x, y, frame) { // names beside their marks, as far as nothing is covered
-  const boxes = arms.map((arm) => { const [a, b] = [x(arm.cost[state.axis][0]), y(arm.kept[0])]; return [a - 7, b - 7, a + 7, b + 7]; });
-  const clear = (box) => box[0] >= frame.left + 2 && box[2] <= frame.right && box[1] >= frame.top - 8 && box[3] <= frame.bottom
-    && boxes.every((other) => box[0] > other[2] || box[2] < other[0] || box[1] > other[3] || box[3] < other[1]);
-  const order = [...arms].sort((a, b) => (b.arm === state.arm) - (a.arm === state.arm) || a.line - b.line || a.kept[0] - b.kept[0]);
+function labels(arms, x, y, [left, top, right, bottom]) { // beside their marks, as far as nothing is covered
+  const taken = arms.map((arm) => [x(cost(arm)) - 7, y(arm.kept[0]) - 7, x(cost(arm)) + 7, y(arm.kept[0]) + 7]);
+  const clear = ([a, b, c, d]) => a > left && c <= right && b >= top - 8 && d <= bottom
+    && taken.every(([e, f, g, h]) => a > g || c < e || b > h || d < f);
+  const first = (arm) => [arm.arm !== state.arm, arm.line, arm.kept[0]].map(Number); // the worst before the best
+  const order = [...arms].sort((a, b) => first(a).map((value, i) => value - first(b)[i]).find(Boolean) || 0);
   return order.flatMap((arm) => {
-    const [cx, cy] = [x(arm.cost[state.axis][0]), y(arm.kept[0])], name = arm.arm.replace(/^budget-/, ""), long = 6.6 * name.length;
-    const places = [[cx + 10, cy + 4], [cx - 10 - long, cy + 4], [cx - long / 2, cy + 20], [cx - long / 2, cy - 12], [cx + 8, cy + 17], [cx + 8, cy - 9]];
-    const free = places.find(([left, base]) => clear([left, base - 10, left + long, base + 3]));
+    const [cx, cy] = [x(cost(arm)), y(arm.kept[0])], name = arm.arm.replace(/^budget-/, ""), long = 6.6 * name.length;
+    const places = [[10, 4], [-10 - long, 4], [-long / 2, 20], [-long / 2, -12], [8, 17], [8, -9]]
+      .map(([across, down]) => [cx + across, cy + down - 10, cx + across + long, cy + down + 3]);
+    const free = places.find(clear);
     if (!free) return [];
-    boxes.push([free[0], free[1] - 10, free[0] + long, free[1] + 3]);
-    return [make("text", { class: "label", x: free[0], y: free[1] }, name)];
+    taken.push(free);
+    return [text(name, free[0], free[3] - 3, "start", "label")];
   });
 }
 
-function strip(rows, unit, scale, whole) { // values with intervals, one below the other; rows: name, colour, value, note
-  const width = Math.max(280, Math.min(560, whole)), side = Math.min(210, 0.44 * width), step = 24, height = rows.length * step + 38;
-  const most = 1.04 * Math.max(...rows.flatMap((row) => row.value.map((end) => end ?? 0)));
-  const x = (value) => side + ((width - side - 12) * value) / most;
-  const svg = make("svg", { width, height, role: "img", "aria-label": rows.map((row) => row.words).join("; ") });
-  for (const tick of ticks(0, most, 4)) svg.append(
-    make("line", { class: "grid", x1: x(tick), x2: x(tick), y1: 0, y2: height - 36 }),
-    make("text", { class: "muted", x: x(tick), y: height - 22, "text-anchor": "middle" }, number(scale * tick)));
-  rows.forEach((row, i) => {
-    const [value, low, high] = row.value, cy = step * (i + 0.5);
-    const group = make("g", look(row.colour),
-      make("circle", { class: "shape", cx: x(value), cy, r: 4 }), make("circle", { class: "halo", cx: x(value), cy, r: 11 }));
-    if (low !== null) group.prepend(make("line", { class: "bar", x1: x(low), x2: x(high), y1: cy, y2: cy }));
-    tip(group, [row.words]);
-    svg.append(make("text", { x: side - 9, y: cy + 4, "text-anchor": "end" }, row.name), group);
-  });
-  svg.append(make("text", { x: (side + width) / 2, y: height - 5, "text-anchor": "middle" }, unit));
-  return svg;
-}
-
-// ---------------------------------------------------------------------------------------------------- the chosen arm
+// -------------------------------------------------------------------------------------------------- the chosen arm
 
 function detail() {
-  const arm = state.cell.arms.find((one) => one.arm === state.arm), place = at("detail");
-  if (!arm) return place.replaceChildren(make("h2", {}, "No arm chosen"), make("p", {}, "Choose a mark, or a name in the table below."));
-  const failed = arm.episodes.filter((one) => one[3]).length, width = place.clientWidth, { colour } = data.families[arm.family];
+  const arm = state.cell.arms.find((one) => one.arm === state.arm), place = at("detail"), width = place.clientWidth;
+  if (!arm) {
+    const words = [`${state.arm} was not played with this teacher.`, "Choose a mark, or a name in the table."];
+    return place.replaceChildren(...words.map((sentence) => make("p", {}, sentence)));
+  }
+  const { colour } = data.families[arm.family], failed = failures(arm), many = arm.episodes.length;
+  const fixed = ([seed, beside, value, bad]) => [seed, beside.toFixed(1), value.toFixed(1), bad ? "failed" : ""];
   const parts = [
     make("h2", {}, arm.arm),
-    make("p", {}, `${arm.family}. It keeps ${kept(arm)} of the reference’s return on ${state.cell.title}: ${arm.verdict}.`),
-    make("p", failed ? { class: "bad" } : {}, `${failed} of ${arm.episodes.length} episodes failed: `
-      + "they ended early, or returned less than half of the reference’s mean."),
-    make("h3", {}, "Every episode, beside the teacher’s from the same start state"), paired(arm, width),
-    make("details", {}, make("summary", {}, "Episodes as a table"), make("div", { class: "wide" }, table(
-      ["Start state", "Teacher’s return", "Return", ""],
-      arm.episodes.map((one) => [one[0], one[1].toFixed(1), one[2].toFixed(1), one[3] ? "failed" : ""]), [0, 1, 2])))];
-  const cells = data.cells.map((cell) => [cell, cell.arms.find((one) => one.arm === arm.arm)]).filter(([, one]) => one?.kept);
-  if (cells.length > 1) parts.push(make("h3", {}, "The same arm on every teacher"), strip(cells.map(([cell, one]) => (
-    { name: cell.title, colour, value: one.kept, words: `${cell.title}: ${kept(one)}, ${one.episodes.length} episodes, ${one.verdict}` })), "Return kept (%)", 100, width));
+    make("p", {}, `${arm.family[0].toUpperCase()}${arm.family.slice(1)}. On ${state.cell.title} it keeps ${kept(arm)} `
+      + `of the return of ${arm.beside}: ${arm.verdict}.`),
+    make("p", failed ? { class: "bad" } : {}, `${failed || "None"} of ${many} episodes failed, that is, ended early or `
+      + `returned less than half of the mean of ${arm.beside}.`),
+    make("h3", {}, `Every episode, with that of ${arm.beside} from the same start state`), paired(arm, width),
+    make("details", {}, make("summary", {}, "Episodes as a table"), make("div", { class: "wide" },
+      table(["Start state", `Return of ${arm.beside}`, "Return", ""], arm.episodes.map(fixed), [0, 1, 2]))),
+  ];
+  const everywhere = data.cells.flatMap((cell) => cell.arms.filter((one) => one.arm === arm.arm && one.kept)
+    .map((one) => [cell.title, one.kept, `${cell.title}: ${kept(one)}, ${one.verdict}`]))
+    .map(([name, value, words]) => ({ name, colour, value, words }));
+  if (everywhere.length > 1)
+    parts.push(make("h3", {}, "The same arm on every teacher"), strip(everywhere, "Return kept (%)", 100, width));
   for (const film of data.films.filter((one) => one.cell === state.cell.name && one.arms.includes(arm.arm)))
-    parts.push(make("h3", {}, "On film"), moving(film), make("p", { class: "note" }, `From left to right: ${film.arms.join(", ")}. The start state is not a reported one.`));
+    parts.push(make("h3", {}, "On film"), ...moving(film));
   place.replaceChildren(...parts);
 }
 
 function moving(film) {
-  if (film.file.endsWith(".mp4")) return make("video", { src: film.file, controls: "", muted: "", playsinline: "", "aria-label": `Film of ${film.arms.join(", ")}` });
-  return make("picture", {}, make("source", { srcset: film.file.replace(/gif$/, "png"), media: "(prefers-reduced-motion: reduce)" }),
-    make("img", { class: "film", src: film.file, alt: `Film of ${film.arms.join(", ")}, side by side` }));
+  const words = `Side by side: ${film.arms.join(", ")}. The start state is not a reported one.`;
+  const note = make("p", { class: "note" }, words), still = film.file.replace(/gif$/, "png");
+  if (film.file.endsWith(".mp4")) return [make("video", { src: film.file, controls: "", "aria-label": words }), note];
+  const calm = make("source", { srcset: still, media: "(prefers-reduced-motion: reduce)" });
+  return [make("picture", {}, calm, make("img", { class: "film", src: film.file, alt: words })), note];
 }
 
-function paired(arm, width) { // a column for each start state, the worst at the left: teacher hollow, arm filled
-  const height = 220, [left, right, top, bottom] = [48, width - 8, 26, height - 26], episodes = [...arm.episodes].sort((a, b) => a[2] - b[2]);
-  const most = 1.04 * Math.max(...episodes.flatMap((one) => [one[1], one[2]]), 1), least = Math.min(0, ...episodes.flatMap((one) => [one[1], one[2]]));
-  const y = (value) => bottom - ((bottom - top) * (value - least)) / (most - least), x = (i) => left + ((right - left) * (i + 0.5)) / episodes.length;
-  const size = Math.min(4, 0.4 * (x(1) - x(0))), { colour } = data.families[arm.family];
-  const svg = make("svg", { width, height, id: "episodes", role: "img", "aria-label": `${episodes.length} episodes of ${arm.arm}, from the worst; the table below has them` });
-  for (const tick of ticks(least, most, 4)) svg.append(make("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }),
-    make("text", { class: "muted", x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, number(tick)));
-  episodes.forEach(([seed, teacher, value, failed], i) => {
-    const group = make("g", { ...look(colour), "data-seed": seed }, make("line", { class: "bar", x1: x(i), x2: x(i), y1: y(teacher), y2: y(value) }),
-      make("g", look("#000000"), make("circle", { class: "shape hollow", cx: x(i), cy: y(teacher), r: size })),
-      make("circle", { class: failed ? "shape failed" : "shape", cx: x(i), cy: y(value), r: size }));
-    tip(group, [`start state ${seed}`, `teacher ${teacher.toFixed(1)}`, `${arm.arm} ${value.toFixed(1)}`, ...(failed ? ["failed"] : [])]);
+function paired(arm, width) { // a column for each start state, the worst at the left
+  const height = 220, [left, right, top, bottom] = [48, width - 8, 26, height - 26];
+  const episodes = [...arm.episodes].sort((a, b) => a[2] - b[2]), all = episodes.flatMap((one) => [one[1], one[2]]);
+  const most = 1.04 * Math.max(...all, 1e-9), least = Math.min(0, ...all), wide = (right - left) / episodes.length;
+  const y = (value) => bottom - ((bottom - top) * (value - least)) / (most - least), size = Math.min(4, 0.4 * wide);
+  const { colour } = data.families[arm.family], name = `${episodes.length} episodes of ${arm.arm}; the table has them`;
+  const svg = make("svg", { width, height, id: "episodes", role: "img", "aria-label": name });
+  for (const tick of ticks(least, most, 4))
+    svg.append(line("grid", left, right, y(tick), y(tick)), label(number(tick), left, y(tick)));
+  episodes.forEach(([seed, beside, value, failed], i) => {
+    const x = left + wide * (i + 0.5);
+    const group = make("g", look(colour), line("bar", x, x, y(beside), y(value)),
+      make("g", look("#000000"), dot("shape hollow", x, y(beside), size)),
+      dot(failed ? "shape failed" : "shape", x, y(value), size));
+    group.dataset.seed = seed;
+    const words = [`start state ${seed}`, `${arm.beside}: ${beside.toFixed(1)}`, `${arm.arm}: ${value.toFixed(1)}`];
+    tip(group, failed ? [...words, "failed"] : words);
     svg.append(group);
   });
-  svg.append(make("text", { x: left, y: 13 }, "Return: ○ teacher, ● this arm"),
-    make("text", { class: "muted", x: left, y: height - 6 }, "worst episode first"));
+  svg.append(text(`Return: ○ ${arm.beside}, ● this arm`, left, 13, "start"));
+  svg.append(text("worst episode first", left, height - 6, "start", "muted"));
   return svg;
 }
 
 // ---------------------------------------------------------------------------------------------------------- the rest
 
-function table(heads, rows, numbers) {
-  const kind = (i) => (numbers.includes(i) ? { class: "number" } : {});
-  return make("table", {}, make("thead", {}, make("tr", {}, ...heads.map((head, i) => make("th", { scope: "col", ...kind(i) }, head)))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value, i) => make("td", kind(i), value instanceof Node ? value : String(value)))))));
+function strip(rows, unit, scale, space) { // one value with its interval below the other
+  const width = Math.max(280, Math.min(560, space)), step = 24, height = rows.length * step + 38;
+  const side = Math.min(0.6 * width, 20 + 6.8 * Math.max(...rows.map((row) => row.name.length)));
+  const most = 1.04 * Math.max(...rows.flatMap((row) => row.value.map((end) => end ?? 0)));
+  const x = (value) => side + ((width - side - 16) * value) / most;
+  const svg = make("svg", { width, height, role: "img", "aria-label": rows.map((row) => row.words).join("; ") });
+  for (const tick of ticks(0, most, 3))
+    svg.append(line("grid", x(tick), x(tick), 0, height - 36), text(number(scale * tick), x(tick), height - 22));
+  rows.forEach(({ name, colour, value: [value, low, high], words }, i) => {
+    const y = step * (i + 0.5), group = make("g", look(colour));
+    if (low !== null) group.append(line("bar", x(low), x(high), y, y));
+    group.append(dot("shape", x(value), y, 4), dot("halo", x(value), y, 11));
+    tip(group, [words]);
+    svg.append(text(name, side - 9, y + 4, "end"), group);
+  });
+  svg.append(text(unit, (side + width) / 2, height - 5));
+  return svg;
 }
 
 function drafts() {
-  const rows = state.cell.drafts.map((one) => ({ ...one, words: `${one.name}: return ${number(one.value[0])} [${number(one.value[1])}, ${number(one.value[2])}], ${one.episodes} episodes` }));
-  at("drafts").replaceChildren(...(rows.length ? [make("h2", {}, "Drafts, on calibration episodes"),
-    make("p", {}, "Networks that never plan, beside the planner that taught them. These are other start states than above: do not compare across."),
-    strip(rows, "Return", 1, at("drafts").clientWidth)] : []));
+  const rows = state.cell.drafts.map((one) => ({ ...one, words:
+    `${one.name}: return ${number(one.value[0])}${ends(one.value, number)}, ${one.episodes} calibration episodes` }));
+  const words = "Networks that never plan, beside the planner that taught them, from other start states than above: "
+    + "returns here and there are not to be compared.";
+  if (!rows.length) return at("drafts").replaceChildren();
+  const drawn = strip(rows, "Return", 1, at("drafts").clientWidth);
+  at("drafts").replaceChildren(make("h2", {}, "Drafts, on calibration episodes"), make("p", {}, words), drawn);
+}
+
+function table(heads, rows, numbers) {
+  const kind = (i) => (numbers.includes(i) ? { class: "number" } : {});
+  const head = make("tr", {}, ...heads.map((words, i) => make("th", { scope: "col", ...kind(i) }, words)));
+  const body = rows.map((row) => make("tr", {}, ...row.map((value, i) => make("td", kind(i), value))));
+  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
+}
+
+function arms() { // those of the chart, as a table
+  const heads = ["Arm", "Family", "Return kept [95 %]", data.axes[state.axis], "Episodes", "Failed", "Verdict"];
+  const rows = shown().map((arm) => {
+    const button = make("button", { type: "button" }, arm.arm);
+    button.addEventListener("click", () => { choose(arm.arm); at("detail").focus(); });
+    return [button, arm.family, kept(arm), number(cost(arm)), arm.episodes.length, failures(arm), arm.verdict];
+  });
+  at("table").replaceChildren(table(heads, rows, [2, 3, 4, 5]));
 }
 
 function families() {
-  const here = [...new Set(state.cell.arms.map((arm) => arm.family))];
+  const here = [...new Set(state.cell.arms.map((arm) => arm.family))], every = here.every((name) => state.on.has(name));
+  const held = document.activeElement, again = at("families").contains(held) ? held.value : null;
   const boxes = here.map((name) => {
-    const box = make("input", { type: "checkbox", name: "family", value: name }), { colour, path } = data.families[name];
+    const box = make("input", { type: "checkbox", value: name }), { colour, path } = data.families[name];
     box.checked = state.on.has(name);
     box.addEventListener("change", () => { state.on[box.checked ? "add" : "delete"](name); draw(); });
-    const swatch = make("svg", { width: 14, height: 14, "aria-hidden": "true", ...look(colour) }, make("path", { class: "shape", d: path, transform: "translate(7 7) scale(5)" }));
+    const shape = make("path", { class: "shape", d: path, transform: "translate(7 7) scale(5)" });
+    const swatch = make("svg", { width: 14, height: 14, "aria-hidden": "true", ...look(colour) }, shape);
     return make("label", {}, box, swatch, name);
   });
-  const every = here.every((name) => state.on.has(name)), all = make("button", { type: "button" }, every ? "a few" : "all");
+  const all = make("button", { type: "button", value: "" }, every ? "only a few" : "all");
   all.addEventListener("click", () => { state.on = new Set(every ? data.on : [...state.on, ...here]); draw(); });
-  const focused = document.activeElement, asked = focused?.name === "family" ? focused.value : focused?.parentNode === at("families") ? "" : null;
   at("families").replaceChildren(...boxes, all);
-  if (asked !== null) (at("families").querySelector(`input[value=${CSS.escape(asked || "-")}]`) || all).focus();
+  if (again !== null) [...boxes.map((label) => label.firstChild), all].find((one) => one.value === again)?.focus();
 }
 
-function choose(arm) { state.arm = arm; draw(); }
-
+const choose = (arm) => { state.arm = arm; draw(); };
 function draw() {
   const axes = Object.keys(data.axes).filter((axis) => state.cell.arms.some((arm) => arm.cost[axis]));
   if (!axes.includes(state.axis)) state.axis = axes[0];
-  at("axis").replaceChildren(...axes.map((axis) => make("option", { value: axis, selected: axis === state.axis && "" }, data.axes[axis])));
+  at("axis").replaceChildren(...axes.map((axis) => make("option", { value: axis }, data.axes[axis])));
+  at("axis").value = state.axis;
   at("tip").hidden = true;
-  families();
-  chart();
-  detail();
-  drafts();
-  at("table").replaceChildren(table(["Arm", "Family", "Return kept [95 % interval]", data.axes[state.axis], "Episodes", "Failed", "Verdict"], shown().map((arm) => {
-    const button = make("button", { type: "button" }, arm.arm);
-    button.addEventListener("click", () => { choose(arm.arm); at("detail").focus(); at("detail").scrollIntoView({ block: "nearest" }); });
-    return [button, arm.family, kept(arm), cost(arm, state.axis), arm.episodes.length, arm.episodes.filter((one) => one[3]).length, arm.verdict];
-  }), [2, 3, 4, 5]));
+  for (const part of [families, chart, detail, drafts, arms]) part();
 }
 
 at("cell").append(...data.cells.map((cell) => make("option", { value: cell.name }, cell.title)));
-at("cell").addEventListener("change", () => { state.cell = data.cells.find((cell) => cell.name === at("cell").value); draw(); });
+at("cell").value = state.cell.name;
+at("cell").addEventListener("change", () => { state.cell = data.cells[at("cell").selectedIndex]; draw(); });
 at("axis").addEventListener("change", () => { state.axis = at("axis").value; draw(); });
 for (const id of ["log", "zoom"]) at(id).addEventListener("change", () => { state[id] = at(id).checked; draw(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") at("tip").hidden = true; });
 window.addEventListener("resize", draw);
-state.arm = data.cells[0].arms.some((arm) => arm.arm === data.first) ? data.first : "";
 draw();
