@@ -207,7 +207,8 @@ def copied(profile: str, place: Path) -> None:
     (place / "site.css").write_text(
         f"{style}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n", encoding="utf-8"
     )
-    shutil.copyfile(paths.PAPER / "web" / "explorer.js", place / "explorer.js")
+    for script in files(paths.PAPER / "web", "*.js"):
+        shutil.copyfile(script, place / script.name)
     drawn = paths.figures(profile)
     for name in [f"{name}.svg" for name in FIGURES] + [film["file"] for film in explorer.films(profile)]:
         if (drawn / name).is_file():

@@ -348,7 +348,7 @@ def test_a_click_and_enter_show_the_episodes_of_an_arm(site, tab):
     def told(arm: str) -> dict[int, tuple[str, str]]:
         return {seed: (f"{played['teacher', seed]:.1f}", f"{value:.1f}") for seed, value in played[arm].items()}
 
-    page.locator('[data-arm="open-loop-3"] .halo').click()
+    page.locator('[data-arm="open-loop-3"] .halo').click(force=True)
     assert page.inner_text("#detail h2") == "open-loop-3" and seen() == told("open-loop-3")
     assert page.locator("#episodes [data-seed]").count() == 20 and page.locator("#episodes .failed").count() == 3
 
@@ -365,6 +365,11 @@ def test_a_click_and_enter_show_the_episodes_of_an_arm(site, tab):
     assert page.evaluate("document.activeElement.dataset.arm") == asked
     assert page.get_attribute(f'[data-arm="{asked}"]', "aria-pressed") == "true"
 
+    # A click between marks that cover each other is for the nearest.
+    box = page.locator('[data-arm="budget-64×1"] .halo').bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)
+    assert page.inner_text("#detail h2") == "budget-64×1"
+
     page.click("#table button:text-is('policy')")
     assert page.inner_text("#detail h2") == "policy" and seen() == told("policy")
 
@@ -374,9 +379,9 @@ def test_the_film_is_shown_beside_its_arms_alone(site, tab):
     film = explorer.films("paper")[0]
     page = tab(site / "explorer.html")
     page.select_option("#cell", film["cell"])
-    page.locator(f'[data-arm="{film["arms"][-1]}"] .halo').click()
+    page.locator(f'[data-arm="{film["arms"][-1]}"] .halo').click(force=True)
     assert page.locator("#detail :is(img, video)").get_attribute("src") == film["file"]
-    page.locator('[data-arm="policy"] .halo').click()
+    page.locator('[data-arm="policy"] .halo').click(force=True)
     assert page.locator("#detail :is(img, video)").count() == 0
 
 

@@ -1,35 +1,12 @@
 "use strict";
 // The explorer draws what paper/explorer.py put into the page as JSON; it computes nothing but places on the screen.
-// Names come from result files: they are set as text and attributes, never as markup.
+// One function for each part of the page draws it anew from `state`; drawing.js has what they draw with.
 
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
+const data = JSON.parse(at("data").textContent);
 const start = data.cells.find((cell) => cell.name === data.cell);
 const state = { cell: start, axis: "", on: new Set(data.on), arm: data.first, log: false, zoom: false };
 
-// ------------------------------------------------------------------------------------------------ words and elements
-
-const SVG = ["svg", "g", "path", "line", "text", "circle", "polyline"];
-function make(name, attributes = {}, ...children) {
-  const inside = SVG.includes(name) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
-  const element = document.createElementNS(inside, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
-const line = (kind, x1, x2, y1, y2) => make("line", { class: kind, x1, x2, y1, y2 });
-const text = (words, x, y, anchor = "middle", kind = "") =>
-  make("text", { class: kind, x, y, "text-anchor": anchor }, words);
-const label = (words, x, y) => text(words, x - 7, y + 4, "end", "muted"); // of a horizontal line
-const dot = (kind, cx, cy, r) => make("circle", { class: kind, cx, cy, r });
-const look = (colour) => ({ class: colour === "#000000" ? "look black" : "look", style: `--colour:${colour}` });
-
-function number(x) {
-  if (x >= 1000) return Math.round(x).toLocaleString("en-US");
-  return x >= 100 ? x.toFixed(0) : String(Number(x.toPrecision(3)));
-}
 const percent = (share) => (100 * share).toFixed(1);
-const ends = ([value, low, high], say) => (low === null ? "" : ` [${say(low)}, ${say(high)}]`);
 const kept = (arm) => `${percent(arm.kept[0])} %${ends(arm.kept, percent)}`;
 const cost = (arm) => arm.cost[state.axis][0];
 const failures = (arm) => arm.episodes.filter((one) => one[3]).length;
@@ -37,27 +14,6 @@ const about = (arm) => [
   arm.arm, arm.family, `return kept: ${kept(arm)}`, `${data.axes[state.axis]}: ${number(cost(arm))}`,
   `${arm.episodes.length} episodes, ${failures(arm)} failed`, arm.verdict,
 ];
-
-function ticks(low, high, count) {
-  const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((multiple) => multiple * power >= raw), found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high; i++) found.push(Number((i * step).toPrecision(10)));
-  return found;
-}
-
-function tip(element, lines) { // beside an element while the mouse is on it, or the keyboard; and what a reader is told
-  const show = () => {
-    const box = (element.querySelector(".halo") || element).getBoundingClientRect(), tip = at("tip");
-    tip.textContent = lines.join("\n");
-    tip.hidden = false;
-    const left = Math.min(box.right + 8, document.documentElement.clientWidth - tip.offsetWidth - 8);
-    tip.style.left = `${Math.max(8, left) + window.scrollX}px`;
-    tip.style.top = `${box.bottom + 4 + window.scrollY}px`;
-  };
-  for (const event of ["mouseenter", "focus"]) element.addEventListener(event, show);
-  for (const event of ["mouseleave", "blur"]) element.addEventListener(event, () => { at("tip").hidden = true; });
-  element.setAttribute("aria-label", lines.join(", "));
-}
 
 // ---------------------------------------------------------------------------------------------------------- the chart
 
@@ -106,7 +62,8 @@ function chart() {
     svg.append(make("g", look("#000000"), make("polyline", { class: "joined", points: points.join(" ") })));
   const active = Math.max(0, arms.findIndex((arm) => arm.arm === state.arm));
   const marks = arms.map((arm, i) => mark(arm, x.place, y, i === active));
-  svg.append(...marks, ...labels(arms, x.place, y, [left, top, right, bottom]));
+  for (const under of [true, false]) svg.append(...marks.filter((_, i) => arms[i].line === under)); // a line is below
+  svg.append(...labels(arms, x.place, y, [left, top, right, bottom]));
   svg.addEventListener("keydown", (event) => {
     const here = marks.indexOf(document.activeElement);
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -115,6 +72,19 @@ function chart() {
     else return;
     event.preventDefault();
   });
+  const nearest = (event) => { // of marks that lie on each other the one whose middle was meant
+    const box = svg.getBoundingClientRect();
+    const [across, down] = [event.clientX - box.left, event.clientY - box.top];
+    const far = arms.map((arm) => Math.hypot(x.place(cost(arm)) - across, y(arm.kept[0]) - down));
+    const least = Math.min(...far);
+    return least < 16 ? far.indexOf(least) : -1;
+  };
+  svg.addEventListener("click", (event) => { if (nearest(event) >= 0) choose(arms[nearest(event)].arm); });
+  svg.addEventListener("mousemove", (event) => {
+    if (nearest(event) >= 0) showTip(marks[nearest(event)], about(arms[nearest(event)]));
+    else at("tip").hidden = true;
+  });
+  svg.addEventListener("mouseleave", () => { at("tip").hidden = true; });
   const focused = at("chart").contains(document.activeElement);
   at("chart").replaceChildren(svg);
   if (focused) marks[active].focus();
@@ -130,7 +100,6 @@ function mark(arm, x, y, active) {
   if (low !== null) group.append(line("bar", x(low), x(high), cy, cy));
   const kind = arm.hollow ? "shape hollow" : "shape", transform = `translate(${cx} ${cy}) scale(5.5)`;
   group.append(make("path", { class: kind, d: path, transform }), dot("halo", cx, cy, 11));
-  group.addEventListener("click", () => choose(arm.arm));
   tip(group, about(arm));
   return group;
 }
@@ -216,25 +185,6 @@ function paired(arm, width) { // a column for each start state, the worst at the
 
 // ---------------------------------------------------------------------------------------------------------- the rest
 
-function strip(rows, unit, scale, space) { // one value with its interval below the other
-  const width = Math.max(280, Math.min(560, space)), step = 24, height = rows.length * step + 38;
-  const side = Math.min(0.6 * width, 20 + 6.8 * Math.max(...rows.map((row) => row.name.length)));
-  const most = 1.04 * Math.max(...rows.flatMap((row) => row.value.map((end) => end ?? 0)));
-  const x = (value) => side + ((width - side - 16) * value) / most;
-  const svg = make("svg", { width, height, role: "img", "aria-label": rows.map((row) => row.words).join("; ") });
-  for (const tick of ticks(0, most, 3))
-    svg.append(line("grid", x(tick), x(tick), 0, height - 36), text(number(scale * tick), x(tick), height - 22));
-  rows.forEach(({ name, colour, value: [value, low, high], words }, i) => {
-    const y = step * (i + 0.5), group = make("g", look(colour));
-    if (low !== null) group.append(line("bar", x(low), x(high), y, y));
-    group.append(dot("shape", x(value), y, 4), dot("halo", x(value), y, 11));
-    tip(group, [words]);
-    svg.append(text(name, side - 9, y + 4, "end"), group);
-  });
-  svg.append(text(unit, (side + width) / 2, height - 5));
-  return svg;
-}
-
 function drafts() {
   const rows = state.cell.drafts.map((one) => ({ ...one, words:
     `${one.name}: return ${number(one.value[0])}${ends(one.value, number)}, ${one.episodes} calibration episodes` }));
@@ -243,13 +193,6 @@ function drafts() {
   if (!rows.length) return at("drafts").replaceChildren();
   const drawn = strip(rows, "Return", 1, at("drafts").clientWidth);
   at("drafts").replaceChildren(make("h2", {}, "Drafts, on calibration episodes"), make("p", {}, words), drawn);
-}
-
-function table(heads, rows, numbers) {
-  const kind = (i) => (numbers.includes(i) ? { class: "number" } : {});
-  const head = make("tr", {}, ...heads.map((words, i) => make("th", { scope: "col", ...kind(i) }, words)));
-  const body = rows.map((row) => make("tr", {}, ...row.map((value, i) => make("td", kind(i), value))));
-  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
 }
 
 function arms() { // those of the chart, as a table
