@@ -13,7 +13,7 @@ import pytest
 
 from lib.records import paths
 from lib.records.keys import ResultError
-from lib.records.store import read_table
+from lib.records.store import read_table, sidecar, write_artefact
 from paper import explorer, readme, web
 from tests.study.stats.test_deadlines import PERIOD
 from tests.study.stats.test_deadlines import tables as delayed
@@ -137,6 +137,18 @@ def test_tails_are_known_where_enough_steps_were_timed(monkeypatch):
     assert explorer.tails("paper", CELL)["step_p99_ms"].to_dict() == {"teacher": 90.0}
     monkeypatch.setattr(explorer, "read_table", lambda path: table.drop(columns="p99_ms"))
     assert len(explorer.tails("paper", CELL)) == 0
+
+
+def test_of_two_formats_of_a_film_the_one_that_can_pause_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    about = {"cell": "walker-run-1m-1", "arms": {"teacher": {}, "policy": {}}}
+    for name in ("film.gif", "film.mp4", "film-late.gif", "film-lost.gif"):
+        write_artefact(tmp_path / "paper" / name, lambda path: path.write_bytes(b"0"), **about)
+    sidecar(tmp_path / "paper/film-lost.gif").unlink()
+    shown = {"cell": "walker-run-1m-1", "title": "walker-run (1m)", "arms": ["teacher", "policy"]}
+    assert explorer.films("paper") == [{"file": "film-late.gif"} | shown, {"file": "film.mp4"} | shown]
+    page = web.templates({}).get_template("film.html").render(film=explorer.films("paper")[1])
+    assert "<video controls" in page and 'src="film.mp4"' in page
 
 
 # ------------------------------------------------------------------------------------------------------------- pages
@@ -327,6 +339,8 @@ def test_the_explorer_shows_what_is_chosen_with_the_values_of_the_tables(site, t
     page.check("#log")
     assert page.eval_on_selector('[data-arm="budget-512×2"]', place)[0] > at["budget-512×2"][0] + 50
 
+    page.set_viewport_size({"width": 40, "height": 40})  # nothing has room, and nothing goes wrong
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.uncheck("input[value='open loop']")
     assert drawn(page) == {arm for arm in first if "open-loop" not in arm and arm in rows.index}
     page.click("#families button")

@@ -124,12 +124,13 @@ function labels(arms, x, y, [left, top, right, bottom]) { // beside their marks,
 // -------------------------------------------------------------------------------------------------- the chosen arm
 
 function detail() {
-  const arm = state.cell.arms.find((one) => one.arm === state.arm), place = at("detail"), width = place.clientWidth;
+  const arm = state.cell.arms.find((one) => one.arm === state.arm), place = at("detail");
   if (!arm) {
     const words = [`${state.arm} was not played with this teacher.`, "Choose a mark, or a name in the table."];
     return place.replaceChildren(...words.map((sentence) => make("p", {}, sentence)));
   }
   const { colour } = data.families[arm.family], failed = failures(arm), many = arm.episodes.length;
+  const width = Math.max(240, place.clientWidth);
   const fixed = ([seed, beside, value, bad]) => [seed, beside.toFixed(1), value.toFixed(1), bad ? "failed" : ""];
   const parts = [
     make("h2", {}, arm.arm),
