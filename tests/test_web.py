@@ -379,6 +379,9 @@ def test_a_click_and_enter_show_the_episodes_of_an_arm(site, tab):
     assert page.evaluate("document.activeElement.dataset.arm") == asked
     assert page.get_attribute(f'[data-arm="{asked}"]', "aria-pressed") == "true"
 
+    page.keyboard.press("Tab")  # past the episodes, which a table has for the keyboard
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+
     # A click between marks that cover each other is for the nearest.
     box = page.locator('[data-arm="budget-64×1"] .halo').bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)

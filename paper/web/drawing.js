@@ -42,8 +42,10 @@ function showTip(element, lines) { // beside an element
 }
 
 function tip(element, lines) { // while the mouse is on an element, or the keyboard; and what a screen reader says
-  for (const event of ["mouseenter", "focus"]) element.addEventListener(event, () => showTip(element, lines));
-  for (const event of ["mouseleave", "blur"]) element.addEventListener(event, () => { at("tip").hidden = true; });
+  const keys = element.hasAttribute("tabindex"); // else the keyboard would stop there only because we listen
+  const show = () => showTip(element, lines), hide = () => { at("tip").hidden = true; };
+  for (const event of ["mouseenter", ...(keys ? ["focus"] : [])]) element.addEventListener(event, show);
+  for (const event of ["mouseleave", ...(keys ? ["blur"] : [])]) element.addEventListener(event, hide);
   element.setAttribute("aria-label", lines.join(", "));
 }
 

@@ -160,6 +160,7 @@ function moving(film) {
   return [make("picture", {}, calm, make("img", { class: "film", src: film.file, alt: words })), note];
 }
 
+const CROSS = "M-1,-1L1,1M-1,1L1,-1"; // told from a dot without its colour
 function paired(arm, width) { // a column for each start state, the worst at the left
   const height = 220, [left, right, top, bottom] = [48, width - 8, 26, height - 26];
   const episodes = [...arm.episodes].sort((a, b) => a[2] - b[2]), all = episodes.flatMap((one) => [one[1], one[2]]);
@@ -173,13 +174,14 @@ function paired(arm, width) { // a column for each start state, the worst at the
     const x = left + wide * (i + 0.5);
     const group = make("g", look(colour), line("bar", x, x, y(beside), y(value)),
       make("g", look("#000000"), dot("shape hollow", x, y(beside), size)),
-      dot(failed ? "shape failed" : "shape", x, y(value), size));
+      failed ? make("path", { class: "failed", d: CROSS, transform: `translate(${x} ${y(value)}) scale(${size})` })
+        : dot("shape", x, y(value), size));
     group.dataset.seed = seed;
     const words = [`start state ${seed}`, `${arm.beside}: ${beside.toFixed(1)}`, `${arm.arm}: ${value.toFixed(1)}`];
     tip(group, failed ? [...words, "failed"] : words);
     svg.append(group);
   });
-  svg.append(text(`Return: ○ ${arm.beside}, ● this arm`, left, 13, "start"));
+  svg.append(text(`Return: ○ ${arm.beside}, ● this arm${failures(arm) ? ", ✕ failed" : ""}`, left, 13, "start"));
   svg.append(text("worst episode first", left, height - 6, "start", "muted"));
   return svg;
 }
