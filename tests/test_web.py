@@ -383,6 +383,7 @@ def test_a_click_and_enter_show_the_episodes_of_an_arm(site, tab):
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
     # A click between marks that cover each other is for the nearest.
+    page.evaluate("window.scrollTo(0, 0)")
     box = page.locator('[data-arm="budget-64×1"] .halo').bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)
     assert page.inner_text("#detail h2") == "budget-64×1"
