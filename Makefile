@@ -33,7 +33,8 @@ HOW = $(if $(AGAIN),--again) $(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--exe
 PAPER = $(if $(filter command line,$(origin PROFILE)),$(PROFILE),paper)
 STRIP = $(PY) -m nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
-.PHONY: all results paper status audit planner demo test test-slow lint html film verify teachers clean help setup install
+.PHONY: all results paper status audit planner demo test test-slow lint html site film verify teachers clean help \
+	setup install
 
 all: setup  ## run what is stale, then the figures and the PDF, build/<profile>/paper.pdf (PROFILE=quick|paper|smoke)
 	@$(RUN) run --profile $(PROFILE) $(OPTIONS) $(HOW) --pdf
@@ -76,6 +77,10 @@ html: results  ## executed notebooks as web pages in build/<profile>/html, after
 	@ls build/$(PROFILE)/*.ipynb >/dev/null 2>&1 || { echo "error: build/$(PROFILE) holds no executed notebook, as the results" \
 		"came with the clone; run \`make html PROFILE=quick\`, or remove a result to make it again." >&2; exit 1; }
 	$(PY) -m nbconvert --log-level WARN --to html --output-dir build/$(PROFILE)/html build/$(PROFILE)/*.ipynb
+
+site: setup  ## the web edition, build/site/index.html: findings, explorer, notebooks; runs none, names what is stale
+	@$(RUN) warn --profile paper $(OPTIONS)
+	@$(PY) -m paper.web
 
 verify: setup  ## run a sample of the committed episodes again and compare
 	$(PY) -m lib.study.verify --profile $(PROFILE)

@@ -52,7 +52,7 @@ def test_help_lists_the_targets():
     text = make(ROOT, "help")
     for (
         target
-    ) in "all results paper status audit planner demo test test-slow lint html verify teachers clean help".split():
+    ) in "all results paper status audit planner demo test test-slow lint html site verify teachers clean help".split():
         assert f"make {target} " in text
 
 
@@ -79,6 +79,7 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
         ("test", ["-m pytest"]),
         ("test-slow", ["-m pytest -m slow"]),
         ("demo", ["-m figures.demo"]),
+        ("site", [f"{RUN} warn --profile paper", "-m paper.web"]),
         ("film", ["-m figures.film --cell walker-walk-1m-1 --profile paper"]),
         ("verify PROFILE=paper", ["-m lib.study.verify --profile paper"]),
         ("teachers", ["-m lib.teachers.cli zoo"]),
@@ -93,7 +94,7 @@ def test_each_verb_calls_its_module(repo, words, called):
 
 
 def test_every_module_that_is_called_exists():
-    modules = re.findall(r"-m ((?:lib|figures)[\w.]+)", (ROOT / "Makefile").read_text())
+    modules = re.findall(r"-m ((?:lib|figures|paper)\.[\w.]+)", (ROOT / "Makefile").read_text())
     assert len(modules) >= 5 and all((ROOT / f"{m.replace('.', '/')}.py").is_file() for m in modules)
 
 
