@@ -24,6 +24,7 @@ import vl_convert
 
 from figures import charts, film
 from lib.bundle import load_controller, read_about
+from lib.realtime import BackgroundController, RealTimeController
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_text
@@ -59,12 +60,13 @@ def page(found: dict, clip: bytes | None) -> str:
     script = vl_convert.javascript_bundle(vl_version=version) if specs else ""
     options = json.dumps({"mode": "vega-lite", "actions": False, "renderer": "svg"})
     calls = "".join(f"vegaEmbed('#{name}',{_inside(spec)},{options});" for name, spec in specs.items())
-    deadline = f"{found['rate']:g} decisions per second" if found["rate"] else "none"
+    deadline = f"{found['rate']:g} decisions per second, {1e3 / found['rate']:.3g} ms each" if found["rate"] else "none"
+    planned = "on {written}, for {minutes:g} minutes".format(**found["planned"])
     facts = {
         "teacher": found["teacher"], "environment": found["task"], "share to keep": f"{100 * found['keep']:g} %",
         "deadline": deadline, "right-sized planner": found["right_sized"].removeprefix("budget-"),
-        "minutes": f"{found['spent_minutes']:g} of {found['minutes']:g}", "machine": found["machine"],
-        "sha256 of the teacher": found["teacher_key"],
+        "minutes": f"{found['spent_minutes']:g} of {found['minutes']:g}", "planned": planned,
+        "machine": found["machine"], "sha256 of the teacher": found["teacher_key"],
     }  # fmt: skip
     film = f'<img alt="the controller" src="data:image/gif;base64,{base64.b64encode(clip).decode()}">' if clip else ""
     missing = "".join(f"<li>{html.escape(what)}</li>" for what in found["left_out"])
@@ -174,12 +176,15 @@ def clip(folder: Path, found: dict) -> bytes | None:
     """A GIF of the controller's first decisions, of a task of DMControl: as many as a few seconds are enough for; None
     where that is not many, or nothing draws."""
     steps = found["times"].get(found["pick"], [math.inf])
-    decisions = min(int(CLIP_SECONDS / (sum(steps) / len(steps) / 1e3 + DRAWING)), DECISIONS)
+    waits = 1 / found["rate"] if found["delay"] else 0.0  # of each decision, for what robots do not wait for
+    decisions = min(int(CLIP_SECONDS / (sum(steps) / len(steps) / 1e3 + waits + DRAWING)), DECISIONS)
     if ":" in found["task"] or decisions < DECISIONS / 5 or not (backend := film.gl_backend()):
         return None
     os.environ["MUJOCO_GL"] = backend
     arm, seed = dataclasses.replace(make_arm("policy", None), name=found["pick"]), episode_seeds("trial", 1)[0]
     controller = load_controller(folder, mode="eager")
+    if isinstance(c := controller, BackgroundController):  # films are not made in real time
+        controller = RealTimeController(c.planner, c.corrector, c.gate, c.expected, c.fallback)
     with TemporaryDirectory() as place:
         try:
             frames, seconds, _ = film.panel_of(arm, controller, found["task"], seed, decisions)

@@ -229,7 +229,7 @@ class DraftController:
             holds = self._held & (self._age < self.execution_horizon) & ~(scores[:, 2] > self.gate.thresholds[2])
             called = ~holds & self.gate(scores)
             depth = self._age.masked_fill(~holds, 0)
-            action = torch.where(holds.unsqueeze(-1), _step(self._plan, depth), drafted)
+            action = torch.where(holds.unsqueeze(-1), plan_step(self._plan, depth), drafted)
             if called.any():
                 action[called] = self._planned(z, called)
             self._held, self._age = holds | called, (self._age + 1).clamp(max=self._plan.shape[1])
@@ -240,26 +240,30 @@ class DraftController:
         return answered(action, flags | numbers | dict(zip(SCORES, scores.unbind(-1), strict=True)), alone)
 
     def _planned(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Plans for the rows (B,) that are true: queued, and their first actions.
-
-        The planner starts from what is left of the latest plan, and from the draft's actions behind that."""
-        wm, latest, age, horizon = self.wm, self._plan[rows], self._age[rows], self._plan.shape[1]
-        start, ahead = [], z[rows]
-        for step in range(horizon):
-            there = (age + step < horizon).unsqueeze(-1)
-            left = _step(latest, (age + step).clamp(max=horizon - 1))
-            drafted = self.draft(ahead, wm.policy(ahead)[0])[0]
-            start.append(torch.where(there, left, drafted))
-            ahead = wm.next(ahead, start[-1])
+        """Plans for the rows (B,) that are true: queued, and their first actions."""
+        start = planner_start(self.wm, self.draft, self._plan[rows], self._age[rows], z[rows])
         self.planner.reset_streams(self._decision)  # so that a row's Q heads do not depend on when others plan
         generators = self._generators and [self._generators[i] for i in rows.nonzero().flatten().tolist()]
-        plan = self.planner(z[rows], torch.stack(start, 1), generators)
+        plan = self.planner(z[rows], start, generators)
         self._plan[rows] = plan.actions
         self._age = self._age.masked_fill(rows, 0)
         return plan.actions[:, 0]
 
 
-def _step(plan: Tensor, index: Tensor) -> Tensor:
+def planner_start(wm: WorldModel, draft: nn.Module, plan: Tensor, age: Tensor, z: Tensor) -> Tensor:
+    """What a planner at z (B, L) starts from, (B, H, A): what is left of plans (B, H, A) of an age (B,), and behind
+    that the draft's own actions inside the model."""
+    start, horizon = [], plan.shape[1]
+    for step in range(horizon):
+        there = (age + step < horizon).unsqueeze(-1)
+        left = plan_step(plan, (age + step).clamp(max=horizon - 1))
+        drafted = draft(z, wm.policy(z)[0])[0]
+        start.append(torch.where(there, left, drafted))
+        z = wm.next(z, start[-1])
+    return torch.stack(start, 1)
+
+
+def plan_step(plan: Tensor, index: Tensor) -> Tensor:
     """The actions (B, A) of plans (B, H, A) at each row's own step (B,)."""
     return plan.gather(1, index.view(-1, 1, 1).expand(-1, 1, plan.shape[2])).squeeze(1)
 

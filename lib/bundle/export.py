@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lib.bundle.folder import SETTINGS, load_controller
 from lib.bundle.parts import BundleError
 from lib.compilation import CPU_OPTIONS, STEP_OPTIONS, why_not_compiled
-from lib.drafts import DraftController
+from lib.drafts import DraftController, plan_step, planner_start
 from lib.files import held, remove, temporary, unwritable
 from lib.planner import shift
 from lib.policy import PolicyController
@@ -179,7 +179,7 @@ def _draft_step(controller: DraftController) -> Callable:
     def step(obs, plan, age, held, before, executed, predicted):
         z, drafted, scores, sound = controller._look(obs, before, executed, predicted)
         holds = held & (age < horizon) & ~(scores[:, 2] > gate.thresholds[2])
-        planned = _planned(plan, age.masked_fill(~holds, 0))
+        planned = plan_step(plan, age.masked_fill(~holds, 0))
         action = torch.where(holds.unsqueeze(-1), planned, drafted)
         state = plan, (age + 1).clamp(max=plan.shape[1]), holds, z, action, torch.ones_like(held)
         return action, ~holds & gate(scores), sound.view(1), *state
@@ -191,23 +191,12 @@ def _draft_solve(controller: DraftController) -> Callable:
     wm, draft, planner = controller.wm, controller.draft, controller.planner
 
     def solve(obs, plan, age, held, before, executed, predicted, *noise):
-        z, horizon, start = wm.encode(obs), plan.shape[1], []
-        ahead = z
-        for step in range(horizon):  # as `DraftController` starts its planner
-            left = _planned(plan, (age + step).clamp(max=horizon - 1))
-            drafted = draft(ahead, wm.policy(ahead)[0])[0]
-            start.append(torch.where((age + step < horizon).unsqueeze(-1), left, drafted))
-            ahead = wm.next(ahead, start[-1])
-        actions, *_ = planner._solve(z, torch.stack(start, 1), *noise)
+        z = wm.encode(obs)
+        actions, *_ = planner._solve(z, planner_start(wm, draft, plan, age, z), *noise)
         first, always = actions[:, 0], torch.ones_like(held)
         return first, ~always, _sound(obs, actions), actions, torch.ones_like(age), always, z, first, always
 
     return solve
-
-
-def _planned(plan: Tensor, index: Tensor) -> Tensor:
-    """The actions (1, A) of a plan (1, H, A) at a step (1,)."""
-    return plan.gather(1, index.view(-1, 1, 1).expand(-1, 1, plan.shape[2])).squeeze(1)
 
 
 _STEPS: dict[type, Callable[..., Callable]] = {

@@ -134,7 +134,9 @@ def datasets(chart):
 
 def test_a_deadline_leaves_out_what_is_too_slow(home, made, weights, tmp_path, monkeypatch):
     slow = {"policy": [0.5], "distilled": [1.5], "teacher": [9.0]}
-    monkeypatch.setattr(playing.Playing, "times", lambda self, arm, seconds: slow.get(arm.name, [3.0] * 99 + [2.0]))
+    monkeypatch.setattr(
+        playing.Playing, "times", lambda self, arm, seconds, period: slow.get(arm.name, [3.0] * 99 + [2.0])
+    )
     _, found = accelerate(str(weights), TASK, rate=500, minutes=MINUTES, out=tmp_path / "out", planner=PLANNER)
     assert {row["arm"] for row in found["candidates"]} <= {"teacher", "distilled", "policy"}
     assert "budget-64×2: 99 % of its steps take 3 ms, and a decision has 2" in found["left_out"]
