@@ -14,6 +14,7 @@ from figures import film, report
 from lib.bundle import load_controller, read_about, save_controller
 from lib.config import ConfigError, PlannerConfig
 from lib.policy import PolicyController
+from lib.realtime import BackgroundController
 from lib.records import paths
 from lib.records.seeds import SEED_BLOCKS
 from lib.study import evaluate as evaluation
@@ -132,16 +133,31 @@ def datasets(chart):
     return [{"values": values} for values in spec["datasets"].values()]
 
 
-def test_a_deadline_leaves_out_what_is_too_slow(home, made, weights, tmp_path, monkeypatch):
-    slow = {"policy": [0.5], "distilled": [1.5], "teacher": [9.0]}
-    monkeypatch.setattr(
-        playing.Playing, "times", lambda self, arm, seconds, period: slow.get(arm.name, [3.0] * 99 + [2.0])
-    )
-    _, found = accelerate(str(weights), TASK, rate=500, minutes=MINUTES, out=tmp_path / "out", planner=PLANNER)
-    assert {row["arm"] for row in found["candidates"]} <= {"teacher", "distilled", "policy"}
-    assert "budget-64×2: 99 % of its steps take 3 ms, and a decision has 2" in found["left_out"]
-    if found["fallback"]:
-        assert "It misses the deadline: 99 % of its steps take 9 ms of 2." in found["why"]
+def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home, made, weights, tmp_path, monkeypatch):
+    ms = {"policy": [0.5], "distilled": [2.5], "teacher": [9.0], "budget-64×2": [3.0] * 99 + [2.0]}
+    ms["budget-16×1"] = [2.1]
+    quick = [0.3] * 99 + [9.0]
+    monkeypatch.setattr(playing.Playing, "times", lambda self, arm, seconds, period: ms.get(arm.name, quick))
+    out = tmp_path / "out"
+    place, found = accelerate(str(weights), TASK, rate=500, keep=0.5, minutes=MINUTES, out=out, planner=PLANNER)
+    tried = {row["arm"]: row for row in found["candidates"]}
+    larger, name = "64×2+async+two-tower-d2", "16×1+async+two-tower-d2"
+    assert found["right_sized"] == "budget-64×2" and {*tried} == {"teacher", larger, name, "policy"}
+    assert tried[larger]["evaluations"] == 10 * 64 * 2 * 3  # one plan in two decisions, of three steps
+    assert tried[name]["in_time"] == 0.99 and tried["teacher"]["in_time"] == 0
+    for sentence in (
+        "budget-64×2: 99 % of its steps take 3 ms, and a decision has 2",
+        "64×2+draft+gated-3-r10: its plans take longer than the 2 ms of a decision",
+        "distilled: 99 % of its steps take 2.5 ms, and a decision has 2",
+    ):
+        assert sentence in found["left_out"]
+    assert found["pick"] == name and found["delay"] == 2
+    assert "It plans in the background: a plan acts 2 decisions after it was begun." in found["why"]
+    assert "99.0% of its steps meet the deadline of 2 ms." in found["why"]
+    with load_controller(place, mode="eager") as controller:
+        assert (type(controller), controller.period, controller.expected) == (BackgroundController, 0.002, 2)
+    page = report.page(found, None)
+    assert "500 decisions per second, 2 ms each" in page and "<td>99.0%</td>" in page
 
 
 def test_a_rate_that_nothing_meets_is_refused(home, made, weights, tmp_path):
