@@ -257,8 +257,7 @@ def planner_start(wm: WorldModel, draft: nn.Module, plan: Tensor, age: Tensor, z
     for step in range(horizon):
         there = (age + step < horizon).unsqueeze(-1)
         left = plan_step(plan, (age + step).clamp(max=horizon - 1))
-        drafted = draft(z, wm.policy(z)[0])[0]
-        start.append(torch.where(there, left, drafted))
+        start.append(torch.where(there, left, draft(z, wm.policy(z)[0])[0]))
         z = wm.next(z, start[-1])
     return torch.stack(start, 1)
 

@@ -97,9 +97,9 @@ def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
         said += f"the promise is {check['verdict']}."
     if delay := getattr(search.arm(pick), "delay", 0):
         said += f" It plans in the background: a plan acts {delay} decision{'s' * (delay > 1)} after it was begun"
-        said += f" ({mine['late']:.1%} of them came later)." if "late" in mine else "."
+        said += f" ({100 * mine['late']:.1f} % of them came later)." if "late" in mine else "."
     if search.rate and "in_time" in mine:
-        said += f" {mine['in_time']:.1%} of its steps meet the deadline of {search.period:.3g} ms."
+        said += f" {100 * mine['in_time']:.1f} % of its steps meet the deadline of {search.period:.3g} ms."
         if mine["p99_ms"] > search.period:
             said += f" It misses the deadline: 99 % of its steps take {mine['p99_ms']:.3g} ms of {search.period:.3g}."
     return said

@@ -47,11 +47,10 @@ def check_rate(search) -> None:
     """Raises `ConfigError` for a rate that even the policy prior cannot meet."""
     if search.rate and (needed := timed(search, "policy")) > search.period:
         search.note(times={})  # perhaps something else took the time, and is done by the next run
-        most = min(math.floor(1e3 / needed), math.ceil(search.rate) - 1)
-        at_most = f"at most {most} decisions per second" if most else f"less than {1e3 / needed:.2g} of them"
+        most = math.floor(1e3 / needed) or math.floor(1e5 / needed) / 100
         raise ConfigError(
             f"rate={search.rate:g} leaves {search.period:.3g} ms for a decision, and even the policy prior, without "
-            f"a plan, needs {needed:.3g} ms here; ask for {at_most}."
+            f"a plan, needs {needed:.3g} ms here; ask for at most {most:g} decisions per second."
         )
 
 
@@ -86,7 +85,7 @@ def admissible(search, name: str) -> bool:
     elif (needed := timed(search, name)) > search.period:
         why = f"99 % of its steps take {needed:.3g} ms, and a decision has {search.period:.3g}"
     elif (late := search.stage.late.get(name, 0.0)) > LATE:
-        why = f"{late:.0%} of its plans came later than was measured before"
+        why = f"{100 * late:.0f} % of its plans came later than was measured before"
     if why:
         search.left_out.append(f"{name}: {why}")
     return not why

@@ -153,7 +153,7 @@ def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home
         assert sentence in found["left_out"]
     assert found["pick"] == name and found["delay"] == 2
     assert "It plans in the background: a plan acts 2 decisions after it was begun." in found["why"]
-    assert "99.0% of its steps meet the deadline of 2 ms." in found["why"]
+    assert "99.0 % of its steps meet the deadline of 2 ms." in found["why"]
     with load_controller(place, mode="eager") as controller:
         assert (type(controller), controller.period, controller.expected) == (BackgroundController, 0.002, 2)
     page = report.page(found, None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.bundle import load_controller, save_controller
-from lib.config import PlannerConfig
+from lib.config import ConfigError, PlannerConfig
 from lib.planner import MPPI
 from lib.realtime import BackgroundController, RealTimeController
 from lib.records import paths
@@ -87,10 +87,16 @@ def test_plans_that_come_later_than_measured_leave_an_arm_out(search_of):
     found = search_of()
     found.stage.late = {"64×2+async-d3": 0.25, "async-d4": 0.05}
     assert admissible(found, "async-d4") and not admissible(found, "64×2+async-d3")
-    assert found.left_out == ["64×2+async-d3: 25% of its plans came later than was measured before"]
+    assert found.left_out == ["64×2+async-d3: 25 % of its plans came later than was measured before"]
 
 
-def test_times_are_kept_with_the_plan(search_of, monkeypatch):
+def test_times_that_refuse_a_rate_are_not_kept(search_of):
+    with pytest.raises(ConfigError, match="needs 3e.03 ms here; ask for at most 0.33 decisions per second."):
+        check_rate(search_of(ms={"policy": 3_000.0}))
+    check_rate(search_of())
+
+
+def test_times_are_kept_with_the_plan(search_of):
     find_delays(search_of())
     again = search_of(ms={})
     find_delays(again)

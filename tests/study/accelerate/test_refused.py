@@ -42,6 +42,7 @@ REFUSED = {  # words of the command: its status and its sentence
     "--env tests.own_envs:Endless": (2, "has no time limit"),
     "--out taken": (2, "out='taken' holds 'thesis.tex', so nothing is written there; give a new folder."),
     "--out file": (2, "out='file' is a file; give a folder that is new or empty."),
+    "--out file/new": (2, "/file cannot be written to; give another folder."),
     "--out by-hand": (2, "holds a controller that is not this command's for this teacher and environment"),
     "--out new": (1, "there is nothing to keep a share of; train it longer"),  # it has learnt nothing
 }  # fmt: skip
