@@ -73,7 +73,7 @@ def page(found: dict, clip: bytes | None) -> str:
     parts = [
         f"<h1>{html.escape(found['pick'])}</h1><p>{html.escape(found['why'])}</p>", film, "<h2>Candidates</h2>",
         '<div id="kept"></div>' if "kept" in specs else "", table(found), f"<p>{html.escape(rule(found))}</p>",
-        '<h2>Steps</h2><div id="times"></div>' if "times" in specs else "",
+        f'<h2>Steps</h2><div id="times"></div><p>{html.escape(timed(found))}</p>' if "times" in specs else "",
         f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "", "<h2>Facts</h2>",
         _table([["", ""], *([name, value] for name, value in facts.items())]),
     ]  # fmt: skip
@@ -94,8 +94,18 @@ def rule(found: dict) -> str:
     return (
         f"Candidates of a chain are tested from the safest to the cheapest until one fails, each at {found['level']:g} "
         f"/ {CHAINS}: the chance that anything is admitted that keeps less than {100 * found['keep']:g} % is at most "
-        f"{100 * found['level']:g} %, as far as episodes are alike. Brackets are 95 % intervals."
+        f"{100 * found['level']:g} %, as far as episodes are alike. Brackets and bars are 95 % intervals, the "
+        "dashed line is the share to keep."
     )
+
+
+def timed(found: dict) -> str:
+    """What the times are of, and the deadline."""
+    said = "From the observation to the action, without the environment."
+    if found["rate"]:
+        said += f" The dashed line is the deadline, {1e3 / found['rate']:.3g} ms: a candidate has to meet it in 99 % "
+        said += "of its steps. Who plans in the background (async) was timed while a thread planned."
+    return said
 
 
 def kept(found: dict) -> alt.TopLevelMixin | None:

@@ -157,7 +157,11 @@ def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home
     with load_controller(place, mode="eager") as controller:
         assert (type(controller), controller.period, controller.expected) == (BackgroundController, 0.002, 2)
     page = report.page(found, None)
-    assert "500 decisions per second, 2 ms each" in page and "<td>99.0%</td>" in page
+    assert (
+        "500 decisions per second, 2 ms each" in page
+        and "The dashed line is the deadline, 2 ms:" in page
+        and "<td>99.0%</td>" in page
+    )
 
 
 def test_a_rate_that_nothing_meets_is_refused(home, made, weights, tmp_path):
