@@ -75,6 +75,15 @@ def in_background(search) -> tuple[str, ...]:
     return tuple(f"{search.on(n)}{scheme}-d{delay}" for n, delay in late.items() if 0 < delay <= LONGEST_DELAY)
 
 
+def within(search, chains: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The candidates of all chains that keep to the period; says of the others that they were left out."""
+    if search.right_sized in search.delays:
+        on = search.on(search.right_sized)
+        why = f"their plans take longer than the {search.period:.3g} ms of a decision"
+        search.left_out.append(f"{on}gated-6 and {on}two-tower-6: {why}")
+    return {chain: tuple(name for name in names if admissible(search, name)) for chain, names in chains.items()}
+
+
 def admissible(search, name: str) -> bool:
     """Whether an arm keeps to the period; says of one that does not that it was left out."""
     arm, why = search.arm(name), ""

@@ -100,10 +100,13 @@ class Playing(Stage):
         background = isinstance(arm, DelayArm)
         if background:
             made = in_time(made, arm.delay, period)
-        controller, end = Timed(made), time.monotonic() + seconds
+        controller, end = Timed(made), math.inf
 
         def enough() -> bool:
+            nonlocal end
             count = len(controller.times) - WARM_UP
+            if count <= 0:  # what is compiled meanwhile is not of these seconds
+                end = time.monotonic() + seconds
             return count >= MOST_STEPS or (count >= LEAST_STEPS and time.monotonic() > end)
 
         def steps() -> Iterator:

@@ -27,7 +27,7 @@ from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_json
 from lib.study.accelerate import learning
-from lib.study.accelerate.deadline import admissible, in_background
+from lib.study.accelerate.deadline import in_background, within
 from lib.study.accelerate.plan import LEAST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
 from lib.study.accelerate.playing import Playing, Still, again, in_mode, in_time, plain
 from lib.study.arms import Arm, DelayArm, make_arm, make_controller, numbers_of
@@ -124,8 +124,8 @@ class Search:
             self.times, self.stage.late = kept["times"], kept["late"]
             self.clock.say(f"going on with the plan of {kept['written']}, {self.file} (remove it to measure anew)")
             if kept["minutes"] != self.minutes:
-                said = f"it is that of {kept['minutes']:g} minutes, whose test has begun: more of them complete it, but"
-                self.clock.say(f"{said} do not test again on more episodes, which would err more often than it says")
+                said = f"it is that of {kept['minutes']:g} minutes, whose test has begun: others do not plan it anew, as"
+                self.clock.say(f"{said} who tests again on more episodes errs more often than the test says")
         else:
             self.clock.say("what a decision costs here")
             costs = measured(self.stage.wm, self.task, self.standard, self.length)
@@ -232,7 +232,7 @@ class Search:
         able = self.able()
         chains = {chain: tuple(n for n in names if n in able) for chain, names in self.candidates.items()}
         if self.rate:
-            chains = {chain: tuple(n for n in names if admissible(self, n)) for chain, names in chains.items()}
+            chains = within(self, chains)
         begun = self.kept["tested"]  # by an earlier run: it is not repeated on fewer or more
         count = begun or min(self.plan.certification, self.affordable())
         while count >= LEAST:

@@ -184,7 +184,7 @@ def test_where_nothing_is_shown_the_folder_holds_the_full_planner(home, made, we
 def test_too_few_minutes_say_how_many_it_takes(home, weights, tmp_path, monkeypatch):
     costs = Costs(0.0, 2e-4, 1e-3, 1e-2, 0.0, 20)  # 3 seconds of an episode of the teacher, 8 with all candidates'
     monkeypatch.setattr(search, "measured", functools.wraps(measured)(lambda *given: costs))
-    _, found = accelerate(str(weights), TASK, minutes=0.3, out=tmp_path / "out", planner=PLANNER)
+    _, found = accelerate(str(weights), TASK, keep=0.97, minutes=0.3, out=tmp_path / "out", planner=PLANNER)
     (left_out,) = found["left_out"]
     assert left_out.startswith("the test: it needs at least 10 episodes of the teacher and of each candidate")
     assert left_out.endswith("on this machine all in all about 3 minutes")

@@ -13,7 +13,7 @@ from lib.planner import MPPI
 from lib.realtime import BackgroundController, RealTimeController
 from lib.records import paths
 from lib.study.accelerate import deadline, playing, search
-from lib.study.accelerate.deadline import admissible, check_rate, find_delays, in_background
+from lib.study.accelerate.deadline import admissible, check_rate, find_delays, in_background, within
 from lib.study.accelerate.plan import Clock, Costs, measured
 from lib.study.arms import LONGEST_DELAY
 from tests.study.accelerate.made import TASK, teacher
@@ -50,9 +50,10 @@ def test_a_planner_that_does_not_fit_into_a_period_plans_in_the_background(searc
     found.stage.corrector_files |= {"two_tower": "corrector"}
     assert in_background(found) == ("64×2+async+two-tower-d3",)
     assert found.candidates["planners"] == ("budget-64×2", "budget-16×1")
-    ok = [name for names in found.candidates.values() for name in names if admissible(found, name)]
-    assert ok == ["budget-16×1", "64×2+async+two-tower-d3", "distilled", "policy"]
+    kept = {"planners": ("budget-16×1",), "reuse": ("64×2+async+two-tower-d3",), "drafts": ("distilled", "policy")}
+    assert within(found, found.candidates) == kept
     assert found.left_out == [
+        "64×2+gated-6 and 64×2+two-tower-6: their plans take longer than the 10 ms of a decision",
         "budget-64×2: 99 % of its steps take 25 ms, and a decision has 10",
         "64×2+draft+gated-3-r30: its plans take longer than the 10 ms of a decision",
         "64×2+draft+gated-3-r10: its plans take longer than the 10 ms of a decision",
