@@ -124,7 +124,7 @@ class Search:
             self.times, self.stage.late = kept["times"], kept["late"]
             self.clock.say(f"going on with the plan of {kept['written']}, {self.file} (remove it to measure anew)")
             if kept["minutes"] != self.minutes:
-                said = f"it is that of {kept['minutes']:g} minutes, whose test has begun: others do not plan it anew, as"
+                said = f"it is that of {kept['minutes']:g} minutes, whose test has begun; others do not plan it anew:"
                 self.clock.say(f"{said} who tests again on more episodes errs more often than the test says")
         else:
             self.clock.say("what a decision costs here")

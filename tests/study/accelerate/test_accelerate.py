@@ -133,7 +133,7 @@ def datasets(chart):
     return [{"values": values} for values in spec["datasets"].values()]
 
 
-def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home, made, weights, tmp_path, monkeypatch):
+def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home, weights, tmp_path, monkeypatch):
     ms = {"policy": [0.5], "distilled": [2.5], "teacher": [9.0], "budget-64×2": [3.0] * 99 + [2.0]}
     ms["budget-16×1"] = [2.1]
     quick = [0.3] * 99 + [9.0]
@@ -147,6 +147,7 @@ def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home
     assert tried[name]["in_time"] == 0.99 and tried["teacher"]["in_time"] == 0
     for sentence in (
         "budget-64×2: 99 % of its steps take 3 ms, and a decision has 2",
+        "64×2+gated-6 and 64×2+two-tower-6: their plans take longer than the 2 ms of a decision",
         "64×2+draft+gated-3-r10: its plans take longer than the 2 ms of a decision",
         "distilled: 99 % of its steps take 2.5 ms, and a decision has 2",
     ):

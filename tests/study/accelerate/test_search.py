@@ -58,7 +58,7 @@ def test_more_minutes_do_not_test_again_on_more_episodes(search_for, monkeypatch
     again = search_for(40)
     assert again.plan == first.plan and again.mode == again.stage.mode == again.standard.mode == "eager"
     said = capsys.readouterr().err
-    assert "it is that of 9 minutes, whose test has begun: others do not plan it anew, as who tests again" in said
+    assert "it is that of 9 minutes, whose test has begun; others do not plan it anew: who tests again" in said
     assert asked(monkeypatch, again) == [count]
     assert again.left_out[-1] == f"the test: an earlier run has begun it with {count} episodes of each"
     assert search_for(60).plan.certification == count
