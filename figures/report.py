@@ -24,6 +24,7 @@ import vl_convert
 
 from figures import charts, film
 from lib.bundle import load_controller, read_about
+from lib.realtime import BackgroundController, RealTimeController
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_text
@@ -59,19 +60,20 @@ def page(found: dict, clip: bytes | None) -> str:
     script = vl_convert.javascript_bundle(vl_version=version) if specs else ""
     options = json.dumps({"mode": "vega-lite", "actions": False, "renderer": "svg"})
     calls = "".join(f"vegaEmbed('#{name}',{_inside(spec)},{options});" for name, spec in specs.items())
-    deadline = f"{found['rate']:g} decisions per second" if found["rate"] else "none"
+    deadline = f"{found['rate']:g} decisions per second, {1e3 / found['rate']:.3g} ms each" if found["rate"] else "none"
+    planned = "on {written}, for {minutes:g} minutes".format(**found["planned"])
     facts = {
         "teacher": found["teacher"], "environment": found["task"], "share to keep": f"{100 * found['keep']:g} %",
         "deadline": deadline, "right-sized planner": found["right_sized"].removeprefix("budget-"),
-        "minutes": f"{found['spent_minutes']:g} of {found['minutes']:g}", "machine": found["machine"],
-        "sha256 of the teacher": found["teacher_key"],
+        "minutes": f"{found['spent_minutes']:g} of {found['minutes']:g}", "planned": planned,
+        "machine": found["machine"], "sha256 of the teacher": found["teacher_key"],
     }  # fmt: skip
     film = f'<img alt="the controller" src="data:image/gif;base64,{base64.b64encode(clip).decode()}">' if clip else ""
     missing = "".join(f"<li>{html.escape(what)}</li>" for what in found["left_out"])
     parts = [
         f"<h1>{html.escape(found['pick'])}</h1><p>{html.escape(found['why'])}</p>", film, "<h2>Candidates</h2>",
         '<div id="kept"></div>' if "kept" in specs else "", table(found), f"<p>{html.escape(rule(found))}</p>",
-        '<h2>Steps</h2><div id="times"></div>' if "times" in specs else "",
+        f'<h2>Steps</h2><div id="times"></div><p>{html.escape(timed(found))}</p>' if "times" in specs else "",
         f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "", "<h2>Facts</h2>",
         _table([["", ""], *([name, value] for name, value in facts.items())]),
     ]  # fmt: skip
@@ -92,8 +94,18 @@ def rule(found: dict) -> str:
     return (
         f"Candidates of a chain are tested from the safest to the cheapest until one fails, each at {found['level']:g} "
         f"/ {CHAINS}: the chance that anything is admitted that keeps less than {100 * found['keep']:g} % is at most "
-        f"{100 * found['level']:g} %, as far as episodes are alike. Brackets are 95 % intervals."
+        f"{100 * found['level']:g} %, as far as episodes are alike. Brackets and bars are 95 % intervals, the "
+        "dashed line is the share to keep."
     )
+
+
+def timed(found: dict) -> str:
+    """What the times are of, and the deadline."""
+    said = "From the observation to the action, without the environment."
+    if found["rate"]:
+        said += f" The dashed line is the deadline, {1e3 / found['rate']:.3g} ms: a candidate has to meet it in 99 % "
+        said += "of its steps. Who plans in the background (async) was timed while a thread planned."
+    return said
 
 
 def kept(found: dict) -> alt.TopLevelMixin | None:
@@ -174,12 +186,15 @@ def clip(folder: Path, found: dict) -> bytes | None:
     """A GIF of the controller's first decisions, of a task of DMControl: as many as a few seconds are enough for; None
     where that is not many, or nothing draws."""
     steps = found["times"].get(found["pick"], [math.inf])
-    decisions = min(int(CLIP_SECONDS / (sum(steps) / len(steps) / 1e3 + DRAWING)), DECISIONS)
+    waits = 1 / found["rate"] if found["delay"] else 0.0  # of each decision, for what robots do not wait for
+    decisions = min(int(CLIP_SECONDS / (sum(steps) / len(steps) / 1e3 + waits + DRAWING)), DECISIONS)
     if ":" in found["task"] or decisions < DECISIONS / 5 or not (backend := film.gl_backend()):
         return None
     os.environ["MUJOCO_GL"] = backend
     arm, seed = dataclasses.replace(make_arm("policy", None), name=found["pick"]), episode_seeds("trial", 1)[0]
     controller = load_controller(folder, mode="eager")
+    if isinstance(c := controller, BackgroundController):  # films are not made in real time
+        controller = RealTimeController(c.planner, c.corrector, c.gate, c.expected, c.fallback)
     with TemporaryDirectory() as place:
         try:
             frames, seconds, _ = film.panel_of(arm, controller, found["task"], seed, decisions)

@@ -25,7 +25,7 @@ from lib.gates import DriftGate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.planning_networks import PlanningNetworks
 from lib.policy import PolicyController
-from lib.realtime import RealTimeController
+from lib.realtime import BackgroundController, RealTimeController
 from lib.speculation import SpeculativeController
 from lib.weights.native import check_config, resolve_device
 from lib.weights.official import check_tensors
@@ -38,6 +38,7 @@ CONTROLLERS = {
     "draft": (DraftController, {"execution_horizon": int, "mode": str}),
     "policy": (PolicyController, {"samples": int, "mode": str}),
     "realtime": (RealTimeController, {"delay": list}),
+    "background": (BackgroundController, {"period": float, "expected": int}),
 }
 GATES = {
     DriftGate.kind: (DriftGate, {"measure": str}),
@@ -52,6 +53,12 @@ PARTS = {  # of each kind of controller, with the world model; False: a part tha
     "draft": {"planner": False, "draft": True, "gate": False},
     "policy": {},
     "realtime": {"planner": True, "corrector": False, "gate": False, "fallback": False},
+    "background": {"planner": True, "corrector": False, "gate": False, "fallback": False},
+}
+UNSAID = {  # settings that a controller may have as None, which a folder cannot
+    "delay": "a delay that a function draws cannot be saved; give a number of decisions, or several.",
+    "period": "a controller that plans in the background cannot be saved without its period; give it in seconds.",
+    "expected": "one that plans in the background cannot be saved without the decisions expected of a plan; give them.",
 }
 
 
@@ -100,8 +107,8 @@ def taken_apart(controller) -> tuple[dict, dict[str, Tensor]]:
         mode = controller.planner.config.mode
     settings = {"mode": mode} | {k: getattr(controller, k) for k in CONTROLLERS[kind][1] if k != "mode"}
     about["settings"] = {name: settings[name] for name in CONTROLLERS[kind][1]}
-    if settings.get("delay", ()) is None:
-        raise BundleError("a delay that a function draws cannot be saved; give a number of decisions, or several.")
+    for unsaid in (UNSAID[name] for name in UNSAID if settings.get(name, 0) is None):
+        raise BundleError(unsaid)
     _check_depths(about)
     return about, tensors
 

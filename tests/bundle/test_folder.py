@@ -20,7 +20,7 @@ from lib.drafts import DraftController
 from lib.gates import DriftGate, Gate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
-from lib.realtime import RealTimeController
+from lib.realtime import BackgroundController, RealTimeController
 from lib.speculation import SpeculativeController
 from lib.weights.names import file_hash
 from tests.bare import run_bare
@@ -86,7 +86,7 @@ def test_the_lists_hold_every_gate_and_every_controller_of_the_library():
         found |= {gate for gate in below if gate.__module__ == "lib.gates"}
     assert found | {type(CONTROLLERS["draft and planner"]().gate)} == {made for made, _ in GATES.values()}
     assert {made for made, _ in KINDS.values()} == {
-        SpeculativeController, DraftController, PolicyController, RealTimeController,
+        SpeculativeController, DraftController, PolicyController, RealTimeController, BackgroundController,
     }  # fmt: skip
     assert all(made.kind == kind for kind, (made, _) in GATES.items())
 
@@ -105,6 +105,36 @@ def test_a_delay_is_numbers(tmp_path):
         (2, "delay='2', which is no list"), ([True], "delay=True must be a whole number"),
     ):  # fmt: skip
         settings.write_text(json.dumps(told | {"settings": {"delay": delay}}))
+        with pytest.raises(BundleError, match=said):
+            load_controller(tmp_path / "c")
+
+
+def test_what_plans_in_the_background_says_when_plans_are_expected(tmp_path):
+    parts = MPPI(tiny_model(num_q=3), BUDGET), corrector("temporal").requires_grad_(False), DriftGate(0.4)
+    saved = BackgroundController(*parts, 0.02, random_draft().requires_grad_(False), 3)
+    save_controller(saved, tmp_path / "c")
+    assert read_about(tmp_path / "c")["settings"] == {"period": 0.02, "expected": 3}
+    with saved, load_controller(tmp_path / "c") as loaded:
+        assert type(loaded) is BackgroundController and (loaded.period, loaded.expected) == (0.02, 3)
+        for controller in (saved, loaded):
+            controller.reset(1, streams(4))
+        obs = torch.randn(1, OBS)
+        action, info = loaded.act(obs)
+        torch.testing.assert_close(action, saved.act(obs)[0], rtol=0, atol=0)  # the draft's: no plan is there yet
+        assert info["planner_called"] and info["fallback"]
+    for period, expected, said in (
+        (None, 3, "cannot be saved without its period; give it in seconds."),
+        (0.02, None, "cannot be saved without the decisions expected of a plan; give them."),
+    ):
+        with pytest.raises(BundleError, match=said):
+            save_controller(BackgroundController(*parts, period, None, expected), tmp_path / "d")
+    settings = tmp_path / "c" / "controller.json"
+    told = json.loads(settings.read_text())
+    for wrong, said in (
+        ({"period": 0.0}, "period=0.0 must be the seconds of a decision"), ({"period": None}, "which is no float"),
+        ({"expected": 0}, "expected=0 would be no delay"), ({"expected": 10**6}, "delay=1000000 must be a whole"),
+    ):  # fmt: skip
+        settings.write_text(json.dumps(told | {"settings": told["settings"] | wrong}))
         with pytest.raises(BundleError, match=said):
             load_controller(tmp_path / "c")
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from lib.records.store import machine, versions
+from lib.study.accelerate.deadline import QUANTILE, may_time, timed
 from lib.study.accelerate.playing import plain
-from lib.study.accelerate.search import QUANTILE, REPORT, Search
+from lib.study.accelerate.search import Search
 from lib.study.certify import ALL, RANDOM, TEACHER, floor_of, picks
 from lib.study.stats.certification import ALPHA, kept_above
 from lib.study.stats.intervals import bootstrap_ci
@@ -24,10 +25,8 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
     broken = check.get("verdict") == "broken"
     tried = [name for name in dict.fromkeys(table["candidate"]) if name in by_arm]
     for name in dict.fromkeys([pick, "policy", TEACHER, *tried]):
-        if name in search.times or search.clock.fits(
-            search.plan.seconds["time"] / 8 + search.stage.costs.compile, REPORT
-        ):
-            search.timed(name)
+        if may_time(search, name):
+            timed(search, name)
     rows = []
     for name in tried or [TEACHER]:
         mine = table[table["candidate"] == name]
@@ -49,6 +48,7 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
         times = search.times[row["arm"]]
         row |= {"median_ms": float(np.median(times)), "p99_ms": float(np.quantile(times, QUANTILE))}
         row |= {"in_time": float(np.mean(np.array(times) <= search.period))} if search.rate else {}
+        row |= {"late": search.stage.late[row["arm"]]} if row["arm"] in search.stage.late else {}
     chosen = TEACHER if broken else pick
     about = {name: getattr(search, name) for name in ("task", "teacher", "rate", "keep", "minutes", "left_out")}
     return about | {
@@ -64,6 +64,8 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
         "check": check,
         "times": {name: np.quantile(times, np.linspace(0, 1, 101)).tolist() for name, times in search.times.items()},
         "mode": search.mode,
+        "delay": getattr(search.arm(chosen), "delay", 0),  # decisions that a plan takes in the background
+        "planned": {name: search.kept[name] for name in ("written", "minutes", "tested")},
         "plan": search.plan.settings,
         "machine": machine(),
         "versions": versions(),
@@ -93,6 +95,11 @@ def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
         kept = f"it keeps {100 * check['kept']:.1f} %{ends}: " if check["kept"] is not None else ""
         said += f" On {check['episodes']} fresh episodes {kept}"
         said += f"the promise is {check['verdict']}."
-    if search.rate and mine.get("p99_ms", 0.0) > search.period:
-        said += f" It misses the deadline: 99 % of its steps take {mine['p99_ms']:.3g} ms of {search.period:.3g}."
+    if delay := getattr(search.arm(pick), "delay", 0):
+        said += f" It plans in the background: a plan acts {delay} decision{'s' * (delay > 1)} after it was begun"
+        said += f" ({100 * mine['late']:.1f} % of them came later)." if "late" in mine else "."
+    if search.rate and "in_time" in mine:
+        said += f" {100 * mine['in_time']:.1f} % of its steps meet the deadline of {search.period:.3g} ms."
+        if mine["p99_ms"] > search.period:
+            said += f" It misses the deadline: 99 % of its steps take {mine['p99_ms']:.3g} ms of {search.period:.3g}."
     return said

@@ -20,8 +20,12 @@ MADE_BY = "accelerated"  # what is found stands under this name in the controlle
 
 
 def check_place(folder: Path, teacher: str, task: str) -> None:
-    """`ConfigError` unless the folder is missing, empty, or an earlier result for this teacher (its key) and task."""
-    if not folder.exists():
+    """`ConfigError` unless the folder is missing, empty, or an earlier result for this teacher (its key) and task, and
+    can be written."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if there != folder and not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ConfigError(f"out={str(folder)!r} cannot be made, as {there} cannot be written to; give another folder.")
+    if there != folder:
         return
     if not folder.is_dir():
         raise ConfigError(f"out={str(folder)!r} is a file; give a folder that is new or empty.")

@@ -28,6 +28,7 @@ BATCH = 4  # rows of the solves that are measured
 LEAST = 10  # episodes: with fewer the test knows next to nothing of an arm that falls now and then
 MOST = 50
 MOST_LABELS = 10_000
+REPORT = 30.0  # seconds for drawing the report
 # Shares of the time that is left once costs are known. What remains is for the report, and for what was underestimated.
 SHARES = {
     "calibrate": 0.12,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -18,10 +20,11 @@ from lib.config import PlannerConfig
 from lib.drafts import DraftController
 from lib.environments import EnvironmentFailed, make_env
 from lib.policy import PolicyController
+from lib.realtime import BackgroundController, RealTimeController
 from lib.records.seeds import episode_seeds
 from lib.rollout import rollout
 from lib.study.accelerate.plan import Clock, Costs, OutOfTime
-from lib.study.arms import Arm, make_controller
+from lib.study.arms import Arm, DelayArm, make_controller
 from lib.study.evaluate import Stage, Tables
 
 TRIES = 3  # of a piece of work in which an environment fails
@@ -52,6 +55,7 @@ class Playing(Stage):
     costs: Costs | None = None
     mode: str = "auto"
     begun: set[str] = field(default_factory=set)  # arms whose planners have been compiled
+    late: dict[str, float] = field(default_factory=dict)  # arm → share of its plans that came later than expected
 
     @classmethod
     def on(cls, stage: Stage, clock: Clock, costs: Costs, mode: str) -> Playing:
@@ -88,35 +92,57 @@ class Playing(Stage):
         rows = pd.DataFrame(self.play(arm, seeds)[0].episodes)
         return rows.set_index("episode_seed")["return"]
 
-    def times(self, arm: Arm, seconds: float) -> list[float]:
+    def times(self, arm: Arm, seconds: float, period: float = math.inf) -> list[float]:
         """Milliseconds of steps at batch 1, as many as fit into the seconds but at least a few: from the observation in
-        host memory to the action in host memory."""
-        controller = Timed(self.controller(arm))
-        end = time.monotonic() + seconds
+        host memory to the action in host memory. Who plans in the background does so meanwhile, with a decision at
+        each `period` of seconds."""
+        made = self.controller(arm)
+        background = isinstance(arm, DelayArm)
+        if background:
+            made = in_time(made, arm.delay, period)
+        controller, end = Timed(made), math.inf
 
         def enough() -> bool:
+            nonlocal end
             count = len(controller.times) - WARM_UP
+            if count <= 0:  # what is compiled meanwhile is not of these seconds
+                end = time.monotonic() + seconds
             return count >= MOST_STEPS or (count >= LEAST_STEPS and time.monotonic() > end)
 
-        for seed in episode_seeds("latency", MOST_STEPS + WARM_UP):
-            for _ in rollout(controller, partial(make_env, self.cell.task), [seed], self.decisions):
+        def steps() -> Iterator:
+            for seed in episode_seeds("latency", MOST_STEPS + WARM_UP):
+                yield from rollout(controller, partial(make_env, self.cell.task), [seed], self.decisions)
+
+        with made if background else contextlib.nullcontext():
+            for _ in steps():
                 if enough():
-                    return controller.times[WARM_UP:]
+                    break
+                if background:
+                    time.sleep(max(controller.began + period - time.perf_counter(), 0.0))
+        if background:
+            self.late[arm.name] = float(np.mean([late > 0 for late in controller.arrivals] or [True]))
         return controller.times[WARM_UP:]
 
 
+def in_time(controller: RealTimeController, delay: int, period: float) -> BackgroundController:
+    """What was played with a simulated delay, for a robot: a decision in each `period` of seconds, and no waiting."""
+    c = controller
+    return BackgroundController(c.planner, c.corrector, c.gate, period, c.fallback, delay)
+
+
 class Timed:
-    """A controller whose decisions are timed."""
+    """A controller whose decisions are timed; `arrivals`: how many decisions late each plan of the background came."""
 
     def __init__(self, controller):
-        self.controller, self.times = controller, []
+        self.controller, self.times, self.arrivals = controller, [], []
         self.reset, self.keep = controller.reset, controller.keep
 
     def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
-        begin = time.perf_counter()
+        self.began = time.perf_counter()
         actions, info = self.controller.act(obs)
         actions = actions.cpu()
-        self.times.append(1e3 * (time.perf_counter() - begin))
+        self.times.append(1e3 * (time.perf_counter() - self.began))
+        self.arrivals += [late for late in info["late"].tolist() if late >= 0] if "late" in info else []
         return actions, info
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pandas as pd
 
 from lib.config import PlannerConfig
 from lib.study.accelerate.conclusion import conclusion
+from lib.study.accelerate.deadline import check_rate, find_delays
 from lib.study.accelerate.folder import check_place, write_folder
-from lib.study.accelerate.playing import in_mode
 from lib.study.accelerate.search import Search
-from lib.study.arms import make_controller
 from lib.study.stats.certification import KEEP
 
 
@@ -38,15 +36,13 @@ def accelerate(
     folder = Path(out or f"build/{search.cell}")
     check_place(folder, search.key, task)
     search.prepare()
-    search.check_rate()
+    check_rate(search)
+    find_delays(search)
     with search.or_left_out("calibration, and what is learnt"):
         search.right_size()
         if search.plan.certification:
             search.learn()
     table, episodes = search.choose()
     found, more = conclusion(search, table, episodes)
-    pick = found["pick"]
-    arm = dataclasses.replace(search.arm(pick), planner=in_mode(search.arm(pick).planner, "auto"))
     search.clock.say(f"writing {folder}")
-    controller = make_controller(arm, search.stage.wm, search.stage.correctors)
-    return write_folder(folder, controller, found, pd.concat([episodes, more])), found
+    return write_folder(folder, search.controller(found["pick"]), found, pd.concat([episodes, more])), found

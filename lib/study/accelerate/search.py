@@ -27,9 +27,10 @@ from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_json
 from lib.study.accelerate import learning
-from lib.study.accelerate.plan import LEAST, Clock, Costs, OutOfTime, Plan, ladder, measured
-from lib.study.accelerate.playing import LEAST_STEPS, WARM_UP, Playing, Still, again, in_mode, plain
-from lib.study.arms import Arm, make_arm, numbers_of
+from lib.study.accelerate.deadline import in_background, within
+from lib.study.accelerate.plan import LEAST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
+from lib.study.accelerate.playing import Playing, Still, again, in_mode, in_time, plain
+from lib.study.arms import Arm, DelayArm, make_arm, make_controller, numbers_of
 from lib.study.cells import Cell
 from lib.study.certify import FRESH, RANDOM, TEACHER, certify, floor_of, random_episodes, random_returns
 from lib.study.evaluate import Stage
@@ -42,8 +43,6 @@ ENOUGH = 64  # samples in all iterations, of a planner whose plans are learnt fr
 PATIENT = 10  # minutes from which on compiling planners pays
 STILL = "still"
 TRIVIAL = {RANDOM: "a random policy", STILL: "doing nothing"}
-REPORT = 30.0  # seconds for drawing the report
-QUANTILE = 0.99  # of the steps, that has to be within the period
 SURE = 0.05  # the chance that a teacher that has learnt nothing passes for one that has
 
 
@@ -62,6 +61,7 @@ class Search:
     left_out: list[str] = field(default_factory=list)
     times: dict[str, list[float]] = field(default_factory=dict)
     calibration: dict[str, dict] = field(default_factory=dict)
+    delays: dict[str, int] = field(default_factory=dict)  # of planners that do not fit into a period, in decisions
 
     def __post_init__(self):
         check(self.rate, self.keep, self.minutes)
@@ -82,26 +82,50 @@ class Search:
     def arm(self, name: str) -> Arm:
         return make_arm(name, self.standard, self.calibration.get(name))
 
-    # ------------------------------------------------------------------------------------------ the plan, and times
+    def controller(self, name: str):
+        """The controller of an arm, as it is saved: compiled where it is loaded, and one that plans in the background
+        does so in time."""
+        arm = self.arm(name)
+        made = make_controller(
+            dataclasses.replace(arm, planner=in_mode(arm.planner, "auto")), self.stage.wm, self.stage.correctors
+        )
+        return in_time(made, arm.delay, self.period / 1e3) if isinstance(arm, DelayArm) else made
+
+    # ----------------------------------------------------------------------------------------------------- the plan
+
+    @staticmethod
+    def on(planner: str) -> str:
+        """What stands before the name of an arm on this planner."""
+        return planner.removeprefix("budget-") + "+" if planner != TEACHER else ""
 
     @property
     def candidates(self) -> dict[str, tuple[str, ...]]:
         """Chain → candidates, safest first, for the right-sized planner that has been found."""
-        smaller = [arm.name for arm in ladder(self.standard)]
-        on = self.right_sized.removeprefix("budget-") + "+" if self.right_sized != TEACHER else ""
+        smaller, on = [arm.name for arm in ladder(self.standard)], self.on(self.right_sized)
         reuse = tuple(f"{on}{scheme}-6" for scheme in ("gated", "two-tower"))
+        if self.right_sized in self.delays:  # then no plan is made within a period
+            reuse = in_background(self)
         drafts = (f"{on}draft+gated-3-r30", f"{on}draft+gated-3-r10", "distilled", "policy")
         return {"planners": tuple(smaller), "reuse": reuse, "drafts": drafts}
 
     def prepare(self) -> None:
-        """Costs and the plan: as they were kept, or measured now and said."""
-        about = (self.key, identity(self.task), self.rate, self.keep, self.minutes, self.length, self.standard)
+        """Costs and the plan: as they were kept, or measured now and said. Once a test has been planned, other minutes
+        do not plan another: who tests until one passes errs more often than the test does."""
+        standard = in_mode(self.standard, "auto")
+        about = (self.key, identity(self.task), self.rate, self.keep, self.length, standard)
         key = key_of((measured, Plan), *about)
-        file = paths.CACHE / learning.NAME / f"{self.cell}-plan-{name_of(key)}.json"
-        if file.is_file():
-            kept = json.loads(file.read_text(encoding="utf-8"))
+        self.file = paths.CACHE / learning.NAME / f"{self.cell}-plan-{name_of(key)}.json"
+        self.kept = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        if self.kept and (self.kept["tested"] or self.kept["minutes"] == self.minutes):
+            kept = self.kept
             self.stage.costs, self.plan = Costs(**kept["costs"]), Plan(**kept["plan"])
-            self.clock.say(f"going on with the plan of {kept['written']}, {file} (remove it to measure anew)")
+            self.mode = self.stage.mode = kept["mode"]
+            self.standard = in_mode(standard, self.mode)
+            self.times, self.stage.late = kept["times"], kept["late"]
+            self.clock.say(f"going on with the plan of {kept['written']}, {self.file} (remove it to measure anew)")
+            if kept["minutes"] != self.minutes:
+                said = f"it is that of {kept['minutes']:g} minutes, whose test has begun; others do not plan it anew:"
+                self.clock.say(f"{said} who tests again on more episodes errs more often than the test says")
         else:
             self.clock.say("what a decision costs here")
             costs = measured(self.stage.wm, self.task, self.standard, self.length)
@@ -110,9 +134,9 @@ class Search:
             arms = [self.arm(name) for chain in self.candidates.values() for name in chain]
             left = self.clock.left
             self.plan = Plan.of(costs, self.standard, arms, left, 60 * self.minutes - left)
-            self.stage.costs = costs
-            told = {"costs": vars(costs), "plan": self.plan.settings, "written": time.strftime("%Y-%m-%d %H:%M")}
-            write_json(file, told)
+            self.stage.costs, self.kept = costs, {}
+            self.note(costs=vars(costs), plan=self.plan.settings, minutes=self.minutes, mode=self.mode, tested=0,
+                      written=time.strftime("%Y-%m-%d %H:%M"), times={}, late={})  # fmt: skip
         self.right_sized = TEACHER
         costs, plan = self.stage.costs, self.plan
         check = f"a check of the pick on {plan.check} fresh ones" if plan.check else "no check of the pick"
@@ -122,27 +146,10 @@ class Search:
             f"of each candidate for the test, {check}"
         )
 
-    def timed(self, name: str) -> float:
-        """Milliseconds within which 99 % of an arm's steps are done, one episode at a time; measured once."""
-        if name not in self.times:
-            self.clock.say(f"steps of {name}")
-            seconds = min(max(self.plan.seconds["time"] / 8, 0.5), 10.0)
-            self.times[name] = again(lambda: self.stage.times(self.arm(name), seconds))
-        return float(np.quantile(self.times[name], QUANTILE))
-
-    def timing(self, name: str) -> float:
-        """Seconds that it takes to time an arm, at least so many of its slowest steps."""
-        costs, planner = self.stage.costs, self.arm(name).planner
-        least = (WARM_UP + LEAST_STEPS) * (costs.step + costs.solve(planner)) + (costs.compile if planner else 0.0)
-        return max(least, min(self.plan.seconds["time"] / 8, 10.0))
-
-    def check_rate(self) -> None:
-        """Raises `ConfigError` for a rate that even the policy prior cannot meet."""
-        if self.rate and (needed := self.timed("policy")) > self.period:
-            raise ConfigError(
-                f"rate={self.rate:g} leaves {self.period:.3g} ms for a decision, and even the policy prior, without "
-                f"a plan, needs {needed:.3g} ms here; ask for at most {math.floor(1e3 / needed)} decisions per second."
-            )
+    def note(self, **what) -> None:
+        """Keep with the plan."""
+        self.kept |= what
+        write_json(self.file, self.kept)
 
     # ------------------------------------------------------------------------------------------------- calibration
 
@@ -199,7 +206,7 @@ class Search:
             files[learning.ARCH], held_out, key = learning.corrector(settings, *given)
         self.stage = dataclasses.replace(self.stage, corrector_files=files)
         gated = [name for name in self.able() if numbers_of(self.arm(name))]
-        if gated:
+        if gated and self.right_sized not in self.delays:  # else no gate may ask for a plan
             stage = self.stage
             self.calibration = learning.thresholds(stage, gated, held_out, key, self.standard, self.clock)
 
@@ -225,38 +232,35 @@ class Search:
         able = self.able()
         chains = {chain: tuple(n for n in names if n in able) for chain, names in self.candidates.items()}
         if self.rate:
-            chains = {chain: tuple(n for n in names if self.admissible(n)) for chain, names in chains.items()}
-        count = min(self.plan.certification, self.affordable())
+            chains = within(self, chains)
+        begun = self.kept["tested"]  # by an earlier run: it is not repeated on fewer or more
+        count = begun or min(self.plan.certification, self.affordable())
         while count >= LEAST:
             self.tested = count
+            self.note(tested=count)  # before any of it is known
             try:
-                told = certify(self.stage, chains, self.standard, self.calibration, count, self.keep, self.fits)
+                table, episodes, _ = certify(
+                    self.stage, chains, self.standard, self.calibration, count, self.keep, self.fits
+                )
                 break
             except OutOfTime as error:  # of the teacher's own episodes
                 self.left_out.append(f"{count} episodes of each candidate: {error}")
-                count //= 2
+                count = 0 if begun else count // 2
         else:
-            minutes = math.ceil(self.plan.needed)
-            self.left_out.append(
-                f"the test: it needs at least {LEAST} episodes of the teacher and of each candidate, and on this "
-                f"machine all in all about {minutes} minute{'s' * (minutes > 1)}"
-            )
+            self.note(tested=begun)
+            minutes, why = math.ceil(self.plan.needed), f"an earlier run has begun it with {begun} episodes of each"
+            if not begun:
+                why = f"it needs at least {LEAST} episodes of the teacher and of each candidate, and on this machine "
+                why += f"all in all about {minutes} minute{'s' * (minutes > 1)}"
+            self.left_out.append(f"the test: {why}")
             return pd.DataFrame(columns=["chain", "candidate", "admitted"]), pd.DataFrame()
-        table, episodes, _ = told
-        trivial = self.trivial(episodes.loc[episodes["arm"] == TEACHER, "episode_seed"].tolist())
-        self.something(episodes.loc[episodes["arm"] == TEACHER, "return"].to_numpy(), trivial, SURE)
+        teacher = episodes[episodes["arm"] == TEACHER]
+        self.something(teacher["return"].to_numpy(), self.trivial(teacher["episode_seed"].tolist()), SURE)
         return table, episodes
 
     def affordable(self) -> int:
         """Episodes of the teacher that fit into what is left, with as much again for all else."""
         return int(self.clock.left / (2 * self.clock.pace * self.stage.costs.episode(self.arm(TEACHER))))
-
-    def admissible(self, name: str) -> bool:
-        """Whether an arm is done within the period; says of one that is not that it was left out."""
-        if (needed := self.timed(name)) <= self.period:
-            return True
-        self.left_out.append(f"{name}: 99 % of its steps take {needed:.3g} ms, and a decision has {self.period:.3g}")
-        return False
 
     def fits(self, name: str, block: str) -> bool:
         """Whether there is time to play an arm for the test. (Picks are checked by `checked`.)"""
