@@ -91,11 +91,14 @@ def _inside(spec: dict) -> str:
 
 def rule(found: dict) -> str:
     """What the test promises."""
+    again = ""
+    if found["planned"]["before"]:
+        again = " Tests were made before, on other start states: of several one errs more often than each."
     return (
         f"Candidates of a chain are tested from the safest to the cheapest until one fails, each at {found['level']:g} "
         f"/ {CHAINS}: the chance that anything is admitted that keeps less than {100 * found['keep']:g} % is at most "
         f"{100 * found['level']:g} %, as far as episodes are alike. Brackets and bars are 95 % intervals, the "
-        "dashed line is the share to keep."
+        "dashed line is the share to keep." + again
     )
 
 

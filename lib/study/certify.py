@@ -77,19 +77,24 @@ def certify(
     count: int,
     keep: float = KEEP,
     fits: Callable[[str, str], bool] = lambda name, block: True,
+    first: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Choose for a cell: what was tried, all episodes, and what was found beside (`floor`, `picks`, `arms`).
 
     chains: name → arms, safest first; `planner` is the teacher's; `calibration` has the gates' numbers by arm; `count`
     episodes are played of each arm. Where `fits` says that an arm is not to be played in a block of seeds, its chain
-    ends before it, or it is not checked. Rows of the first table: chain, position, candidate, tried; of a tried one
+    ends before it, or it is not checked. `first` is where the seeds begin in their blocks, for who tests once more.
+    Rows of the first table: chain, position, candidate, tried; of a tried one
     `episodes`, `kept` (a share of the teacher's), `p`, `admitted`, `evaluations` of the model per episode, `falls` and
     the upper end of the interval of their share, `falls_high`. Rows of the second are episodes of a `block` of seeds.
 
     Raises `ConfigError` for a teacher that returns no more than a random policy.
     """
     fresh = "report" if stage.profile == "paper" else "trial"
-    seeds = {"certify": episode_seeds("certify", count), fresh: episode_seeds(fresh, count, first=FRESH)}
+    seeds = {
+        "certify": episode_seeds("certify", count, first=first),
+        fresh: episode_seeds(fresh, count, first=FRESH + first),
+    }
     played, configurations = {}, {}
 
     def play(name: str, block: str = "certify") -> pd.DataFrame:

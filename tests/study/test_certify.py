@@ -145,6 +145,14 @@ def test_other_profiles_check_on_trial_states(random_returns):
     ]  # fmt: skip
 
 
+def test_who_tests_once_more_has_other_start_states(random_returns):
+    stage = Told(ARMS)
+    certify(stage, {"planners": ()}, BUDGET, {}, count=3, first=50)
+    assert stage.asked == [
+        ("teacher", [900_000_050, 900_000_051, 900_000_052]), ("teacher", [500_001_050, 500_001_051, 500_001_052]),
+    ]  # fmt: skip
+
+
 def test_equal_costs_and_a_teacher_that_is_named(random_returns):
     columns = ["chain", "candidate", "admitted", "evaluations"]
     rows = [("a", "teacher", True, 9), ("a", "x", True, 5), ("a", "y", True, 5), ("a", "z", False, math.nan)]

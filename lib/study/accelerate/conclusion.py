@@ -65,7 +65,7 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
         "times": {name: np.quantile(times, np.linspace(0, 1, 101)).tolist() for name, times in search.times.items()},
         "mode": search.mode,
         "delay": getattr(search.arm(chosen), "delay", 0),  # decisions that a plan takes in the background
-        "planned": {name: search.kept[name] for name in ("written", "minutes", "tested")},
+        "planned": {name: search.kept[name] for name in ("written", "minutes", "tested", "before")},
         "plan": search.plan.settings,
         "machine": machine(),
         "versions": versions(),

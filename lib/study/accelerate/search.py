@@ -62,6 +62,7 @@ class Search:
     times: dict[str, list[float]] = field(default_factory=dict)
     calibration: dict[str, dict] = field(default_factory=dict)
     delays: dict[str, int] = field(default_factory=dict)  # of planners that do not fit into a period, in decisions
+    before: int = 0  # start states that other tests have had
 
     def __post_init__(self):
         check(self.rate, self.keep, self.minutes)
@@ -109,24 +110,26 @@ class Search:
         return {"planners": tuple(smaller), "reuse": reuse, "drafts": drafts}
 
     def prepare(self) -> None:
-        """Costs and the plan: as they were kept, or measured now and said. Once a test has been planned, other minutes
-        do not plan another: who tests until one passes errs more often than the test does."""
+        """Costs and the plan: as they were kept, or measured now and said. What other minutes plan after a test was
+        begun is tested on start states that no test has seen: on more of the same ones it would be no test."""
         standard = in_mode(self.standard, "auto")
         about = (self.key, identity(self.task), self.rate, self.keep, self.length, standard)
         key = key_of((measured, Plan), *about)
         self.file = paths.CACHE / learning.NAME / f"{self.cell}-plan-{name_of(key)}.json"
         self.kept = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
-        if self.kept and (self.kept["tested"] or self.kept["minutes"] == self.minutes):
-            kept = self.kept
+        kept = self.kept
+        if kept and kept["minutes"] == self.minutes:
+            self.before = kept["before"]
             self.stage.costs, self.plan = Costs(**kept["costs"]), Plan(**kept["plan"])
             self.mode = self.stage.mode = kept["mode"]
             self.standard = in_mode(standard, self.mode)
             self.times, self.stage.late = kept["times"], kept["late"]
             self.clock.say(f"going on with the plan of {kept['written']}, {self.file} (remove it to measure anew)")
-            if kept["minutes"] != self.minutes:
-                said = f"it is that of {kept['minutes']:g} minutes, whose test has begun; others do not plan it anew:"
-                self.clock.say(f"{said} who tests again on more episodes errs more often than the test says")
         else:
+            if before := kept["tested"] if kept else 0:
+                said = f"a test of {kept['minutes']:g} minutes was begun on {before} start states; this one has others"
+                self.clock.say(f"{said}, and of several tests one errs more often than each")
+            self.before = before + (kept["before"] if kept else 0)
             self.clock.say("what a decision costs here")
             costs = measured(self.stage.wm, self.task, self.standard, self.length)
             sizes = [TEACHER, *self.sizes()]
@@ -136,7 +139,7 @@ class Search:
             self.plan = Plan.of(costs, self.standard, arms, left, 60 * self.minutes - left)
             self.stage.costs, self.kept = costs, {}
             self.note(costs=vars(costs), plan=self.plan.settings, minutes=self.minutes, mode=self.mode, tested=0,
-                      written=time.strftime("%Y-%m-%d %H:%M"), times={}, late={})  # fmt: skip
+                      before=self.before, written=time.strftime("%Y-%m-%d %H:%M"), times={}, late={})  # fmt: skip
         self.right_sized = TEACHER
         costs, plan = self.stage.costs, self.plan
         check = f"a check of the pick on {plan.check} fresh ones" if plan.check else "no check of the pick"
@@ -240,7 +243,7 @@ class Search:
             self.note(tested=count)  # before any of it is known
             try:
                 table, episodes, _ = certify(
-                    self.stage, chains, self.standard, self.calibration, count, self.keep, self.fits
+                    self.stage, chains, self.standard, self.calibration, count, self.keep, self.fits, self.before
                 )
                 break
             except OutOfTime as error:  # of the teacher's own episodes
@@ -266,7 +269,7 @@ class Search:
         """Whether there is time to play an arm for the test. (Picks are checked by `checked`.)"""
         if block != "certify" or name == TEACHER:
             return name == TEACHER and block == "certify"
-        arm, wanted = self.arm(name), {*episode_seeds("certify", self.tested)}
+        arm, wanted = self.arm(name), {*episode_seeds("certify", self.tested, first=self.before)}
         recorded = self.stage._recorded(arm, self.stage.key(arm)).episodes
         lacking = len(wanted - {row["episode_seed"] for row in recorded})
         if not lacking or self.clock.fits(lacking * self.stage.costs.episode(arm), 0.05 * 60 * self.minutes):
@@ -286,9 +289,8 @@ class Search:
             if count < LEAST:
                 raise OutOfTime(f"it needs at least {LEAST} episodes more of the teacher and of the pick")
             for name in (TEACHER, pick):
-                rows = pd.DataFrame(
-                    self.stage.play(self.arm(name), episode_seeds("trial", count, first=FRESH))[0].episodes
-                )
+                seeds = episode_seeds("trial", count, first=FRESH + self.before)
+                rows = pd.DataFrame(self.stage.play(self.arm(name), seeds)[0].episodes)
                 tables.append(rows.assign(block="check", arm=name))
         if len(tables) < 2:
             return {}, pd.DataFrame()

@@ -1,4 +1,4 @@
-"""What a run keeps for the next one: the test that was planned is not planned again."""
+"""What a run keeps for the next one: the plan, and which start states tests have had."""
 
 import contextlib
 import functools
@@ -36,7 +36,8 @@ def asked(monkeypatch, found, killed=0):
     """The numbers of episodes that `certify` is asked for, which has no time for any; the run is killed at a number."""
     counts = []
 
-    def refuse(stage, chains, planner, calibration, count, *rest):
+    def refuse(stage, chains, planner, calibration, count, keep, fits, first):
+        assert first == found.before
         counts.append(count)
         raise KeyboardInterrupt if count == killed else OutOfTime("the teacher's take longer")
 
@@ -46,7 +47,7 @@ def asked(monkeypatch, found, killed=0):
     return counts
 
 
-def test_more_minutes_do_not_test_again_on_more_episodes(search_for, monkeypatch, capsys):
+def test_other_minutes_test_on_start_states_that_no_test_has_seen(search_for, monkeypatch, capsys):
     more = search_for(40)
     assert more.plan.certification == 50 and more.mode == "auto"
     assert search_for(40).plan == more.plan
@@ -55,19 +56,21 @@ def test_more_minutes_do_not_test_again_on_more_episodes(search_for, monkeypatch
     assert 25 <= count <= 28 and first.mode == "eager"  # of 9 minutes, less a few seconds
     assert asked(monkeypatch, first, killed=count) == [count]
     capsys.readouterr()
-    again = search_for(40)
-    assert again.plan == first.plan and again.mode == again.stage.mode == again.standard.mode == "eager"
-    said = capsys.readouterr().err
-    assert "it is that of 9 minutes, whose test has begun; others do not plan it anew: who tests again" in said
+    again = search_for(9)
+    assert again.plan == first.plan and again.before == 0
     assert asked(monkeypatch, again) == [count]
     assert again.left_out[-1] == f"the test: an earlier run has begun it with {count} episodes of each"
-    assert search_for(60).plan.certification == count
+    other = search_for(40)
+    assert f"a test of 9 minutes was begun on {count} start states; this one has others" in capsys.readouterr().err
+    assert (other.plan.certification, other.mode, other.before) == (50, "auto", count)
+    asked(monkeypatch, other, killed=50)
+    assert search_for(40).before == count and search_for(9).before == count + 50
 
 
 def test_a_test_that_was_made_smaller_stays_so(search_for, monkeypatch):
     assert asked(monkeypatch, search_for(40)) == [50, 25, 12]  # none was begun that there was time for
     assert asked(monkeypatch, search_for(40), killed=25) == [50, 25]
-    assert asked(monkeypatch, search_for(60)) == [25]
+    assert asked(monkeypatch, search_for(40)) == [25]
 
 
 class Breaking(own_envs.Guess):
