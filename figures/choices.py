@@ -25,13 +25,15 @@ DRAWN = {
     "open-loop": ("64×2+open-loop-6", "64×2+open-loop-3"),
     "gated": ("64×2+gated-6", "gated-3"),
     "distilled": ("distilled",),
+    "cloned": ("cloned",),
     "draft+gated": ("128×2+draft+gated-3-r30",),
 }
 WORDS = {
     "policy": "policy prior, no plan",
     "open-loop": "plans executed blindly",
     "gated": "plans corrected and checked",
-    "distilled": "distilled draft, no plan",
+    "distilled": "draft by DAgger, no plan",
+    "cloned": "cloned draft, no plan",
     "draft+gated": "draft, planner where in doubt",
 }
 

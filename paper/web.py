@@ -114,16 +114,13 @@ def told(profile: str) -> dict:
 
 
 def facts(profile: str, data: dict, claims: dict) -> dict:
-    """The numbers of the front page: those of our own teachers, and of drafts on calibration episodes."""
+    """The numbers of the front page: those of our own teachers."""
     folder = paths.results(profile)
     cells = [cell["name"] for cell in data["cells"] if cell["own"]]
     summary = read_table(folder / "horizon" / "summary.csv").query("cell in @cells").set_index("arm")
     tests = read_table(folder / "statistics" / "comparisons.csv").query("role == 'teacher' and cell in @cells")
     parts = read_table(folder / "statistics" / "parts.csv").query("part == 'corrector' and cell in @cells")
-    drafts = read_table(folder / "statistics" / "drafts.csv").query("listed").pivot(
-        index="cell", columns="draft", values="return"
-    )  # fmt: skip
-    shares, headline = 100 * drafts["distilled"] / drafts["labeller"], claims["headline"]["arm"]
+    headline = claims["headline"]["arm"]
     verdicts = [
         arm["verdict"] for cell in data["cells"] if cell["own"] for arm in cell["arms"] if arm["arm"] == headline
     ]
@@ -136,9 +133,7 @@ def facts(profile: str, data: dict, claims: dict) -> dict:
         "shown_on": claims["shown_on"],
         "fewer": {arm: f"{1 / mean['evaluations_kept']:.0f}" for arm, mean in claims["averages"].items()
                   if mean["evaluations_kept"]},
-        "drafts": len(drafts),
-        "draft_low": f"{shares.min():.0f}",
-        "draft_high": f"{shares.max():.0f}",
+        "drafts": int((summary.index == "cloned").sum()),
         "blind": len(blind),
         "blind_less": int((blind["difference_high"] < 0).sum()),
         "corrector_adds": int((parts["difference_low"] > 0).sum()),

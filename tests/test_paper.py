@@ -207,10 +207,9 @@ def fixed(number: float) -> str:
 
 
 def test_the_paper_has_the_numbers_of_its_tables(plain):
-    drafts = committed("statistics/drafts.csv").query("cell == 'cheetah-run-1m-1' and listed").set_index("draft")
-    returns = {name: fixed(value) for name, value in drafts["return"].items()}
-    said = "where the prior returns {policy}, 10,000 labels return {distilled}; the planner that labelled … {labeller}"
-    assert_says(plain, said.format(**returns))
+    kept = committed("horizon/summary.csv").query("cell == 'walker-walk-1m-1'").set_index("arm")["kept"]
+    arms = ("policy", "prior+", "distilled", "cloned", "128×2+draft+gated-3-r30")
+    assert f"walker-walk {' '.join(f'{100 * kept[arm]:.1f}' for arm in arms)}" in plain  # none of them fell
     depth = committed("corrector/reacher-easy-1m-1-two_tower-depth.csv").iloc[0]
     assert f"{depth['plan_mse']:.4f} {depth['corrector_mse']:.4f}" in plain
     power = committed("statistics/power.csv").set_index(["cell", "arm", "effect"])
@@ -233,8 +232,7 @@ def deadlines() -> None:
 FOLLOWS = {
     "a return": [lambda: change("policy", return_mean=123.4), "policy 123 ["],
     "a draft": [
-        lambda: edit("statistics/drafts.csv", lambda t: t.assign(**{"return": t["return"].mask(
-            (t["cell"] == "cheetah-run-1m-1") & (t["draft"] == "labeller"), 478.6)})), "labelled them returns 479"],
+        lambda: change("prior+", kept=0.1234, failures=7.0), "12.37"],  # with a superscript
     "how many are shown to keep it": [
         lambda: shown("budget-256×2", 0.01, "cheetah-run-1m-1"), "budget-256×2 is shown to keep 98% on 7 of 7"],
     "the corrector's errors": [

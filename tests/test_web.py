@@ -220,13 +220,13 @@ def test_a_claim_that_no_longer_holds_is_quoted_and_the_old_site_stays(site, mon
     monkeypatch.setattr(paths, "BUILD", site.parent)
     monkeypatch.setattr(web, "notebook_pages", lambda profile, place: [])
     claims = web.told("paper")
-    claims["checked"]["draft-fails"] = {"holds": False, "found": "0 of 1 rows"}
+    claims["checked"]["clone-misses"] = {"holds": False, "found": "0 of 1 rows"}
     monkeypatch.setattr(web, "told", lambda profile: claims)
     before = (site / "index.html").stat().st_ino
     assert web.main() == 1
     assert capsys.readouterr().err == (
-        "site: “On reacher-easy the draft is no better than the policy prior.” no longer holds (claim draft-fails): "
-        "0 of 1 rows.\n"
+        "site: “On calibration episodes of reacher-easy even the clone misses the target in three of twenty.” no longer "
+        "holds (claim clone-misses): 0 of 1 rows.\n"
     )
     assert (site / "index.html").stat().st_ino == before and {f.name for f in site.parent.iterdir()} == {
         "paper",

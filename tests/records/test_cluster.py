@@ -22,6 +22,7 @@ def run(repo, *options, kind="submitit"):  # noqa: F811
     return subprocess.run(command, cwd=repo.root, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_on_the_cluster_does_not_stop_the_others(repo):  # noqa: F811
     repo.edit("notebooks/one.ipynb", "episodes < 10", "task != 'reacher-easy'")
     done = run(repo, "--only", "one timed", "--again")
