@@ -29,6 +29,7 @@ from lib.files import files, temporary
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import explained, read_table, shown
+from lib.study.stats.claims import LEVEL
 from paper import explorer, readme
 
 LIMIT = 5_000_000  # bytes
@@ -134,6 +135,7 @@ def facts(profile: str, data: dict, claims: dict) -> dict:
         "fewer": {arm: f"{1 / mean['evaluations_kept']:.0f}" for arm, mean in claims["averages"].items()
                   if mean["evaluations_kept"]},
         "drafts": int((summary.index == "cloned").sum()),
+        "clone_shown": int((tests.query("arm == 'cloned'")["p_holm"] < LEVEL).sum()),
         "blind": len(blind),
         "blind_less": int((blind["difference_high"] < 0).sum()),
         "corrector_adds": int((parts["difference_low"] > 0).sum()),
