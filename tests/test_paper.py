@@ -234,7 +234,7 @@ FOLLOWS = {
     "a draft": [
         lambda: change("prior+", kept=0.1234, failures=7.0), "12.37"],  # with a superscript
     "how many are shown to keep it": [
-        lambda: shown("budget-256×2", 0.01, "cheetah-run-1m-1"), "budget-256×2 is shown to keep 98% on 7 of 7"],
+        lambda: shown("budget-256×2", 0.01, "cheetah-run-1m-1"), "budget-256×2 is shown to keep 98% on 6 of 7"],
     "the corrector's errors": [
         lambda: edit(f"corrector/{CELL}-two_tower-depth.csv", lambda t: t.assign(policy_mse=1.2345)), "1.2345"],
     "the planner's times": [
@@ -245,7 +245,10 @@ FOLLOWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("changed", FOLLOWS)
+LONGER = ("the corrector's errors", "the planner's times")  # each builds the whole paper once more
+
+
+@pytest.mark.parametrize("changed", [pytest.param(c, marks=pytest.mark.slow) if c in LONGER else c for c in FOLLOWS])
 def test_the_paper_follows(published, plain, changed):
     change, *said = FOLLOWS[changed]
     assert said[0] not in plain
@@ -265,7 +268,7 @@ def test_a_claim_that_a_result_no_longer_bears_out_stops_the_build_and_is_quoted
         text_of()
     quoted, found = str(error.value).split(" no longer holds (claim smaller-planners): ")
     assert quoted.startswith("“A smaller planner is enough") and quoted.endswith("”")
-    assert re.fullmatch(r"p_holm < 0.05 holds of 4 of 7 rows .* wanted: >= 6\.", found)
+    assert re.fullmatch(r"p_holm < 0.05 holds of 3 of 7 rows .* wanted: >= 5\.", found)
 
 
 def test_every_claim_is_made_and_every_sentence_has_one():
