@@ -5,8 +5,8 @@
 
 Measures the teacher on this machine, finds the right-sized planner, distils a draft and a corrector from it, tests the
 candidates and writes the cheapest that is shown to keep the share: controller.json and weights.safetensors, which
-`lib.load_controller` reads, report.html and episodes.csv. Repeat the command to go on where it was ended; with more
-minutes, what did not fit is done, but a test that has begun is not repeated on more episodes.
+`lib.load_controller` reads, report.html and episodes.csv. Repeat the command to go on where it was ended; with other
+minutes all is planned anew, and tested on start states that no test has seen.
 
 With --rate, a planner whose solves do not fit into a period plans in the background, in a thread of the controller's:
 reset() begins it, close() ends it.

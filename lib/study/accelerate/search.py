@@ -28,7 +28,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import write_json
 from lib.study.accelerate import learning
 from lib.study.accelerate.deadline import in_background, within
-from lib.study.accelerate.plan import LEAST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
+from lib.study.accelerate.plan import LEAST, MOST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
 from lib.study.accelerate.playing import Playing, Still, again, in_mode, in_time, plain
 from lib.study.arms import Arm, DelayArm, make_arm, make_controller, numbers_of
 from lib.study.cells import Cell
@@ -62,7 +62,7 @@ class Search:
     times: dict[str, list[float]] = field(default_factory=dict)
     calibration: dict[str, dict] = field(default_factory=dict)
     delays: dict[str, int] = field(default_factory=dict)  # of planners that do not fit into a period, in decisions
-    before: int = 0  # start states that other tests have had
+    before: int = 0  # start states that other tests and their checks may have had
 
     def __post_init__(self):
         check(self.rate, self.keep, self.minutes)
@@ -129,7 +129,7 @@ class Search:
             if before := kept["tested"] if kept else 0:
                 said = f"a test of {kept['minutes']:g} minutes was begun on {before} start states; this one has others"
                 self.clock.say(f"{said}, and of several tests one errs more often than each")
-            self.before = before + (kept["before"] if kept else 0)
+            self.before = (kept["before"] if kept else 0) + MOST * bool(before)  # its check had as many at most
             self.clock.say("what a decision costs here")
             costs = measured(self.stage.wm, self.task, self.standard, self.length)
             sizes = [TEACHER, *self.sizes()]

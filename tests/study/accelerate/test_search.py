@@ -9,7 +9,7 @@ from lib.config import PlannerConfig
 from lib.environments import EnvironmentFailed
 from lib.records import paths
 from lib.study.accelerate import search
-from lib.study.accelerate.plan import Costs, OutOfTime, measured
+from lib.study.accelerate.plan import MOST, Costs, OutOfTime, measured
 from lib.study.accelerate.search import Search
 from tests import own_envs
 from tests.study.accelerate.made import TASK, teacher
@@ -62,9 +62,9 @@ def test_other_minutes_test_on_start_states_that_no_test_has_seen(search_for, mo
     assert again.left_out[-1] == f"the test: an earlier run has begun it with {count} episodes of each"
     other = search_for(40)
     assert f"a test of 9 minutes was begun on {count} start states; this one has others" in capsys.readouterr().err
-    assert (other.plan.certification, other.mode, other.before) == (50, "auto", count)
+    assert (other.plan.certification, other.mode, other.before) == (50, "auto", MOST)
     asked(monkeypatch, other, killed=50)
-    assert search_for(40).before == count and search_for(9).before == count + 50
+    assert search_for(40).before == MOST and search_for(9).before == 2 * MOST
 
 
 def test_a_test_that_was_made_smaller_stays_so(search_for, monkeypatch):
