@@ -345,6 +345,8 @@ def test_the_explorer_shows_what_is_chosen_with_the_values_of_the_tables(site, t
     page.uncheck("input[value='open loop']")
     assert drawn(page) == {arm for arm in first if "open-loop" not in arm and arm in rows.index}
     page.click("#families button")
+    assert drawn(page) == set(rows.index[rows["step_ms"].notna()])  # what was not timed has no place on this axis
+    page.select_option("#axis", "model_evaluations")
     assert drawn(page) == set(rows.index)
 
 
