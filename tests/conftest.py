@@ -1,4 +1,4 @@
-"""One thread for torch: the tests' tensors are small, and the machine may be training something. And which file is first."""
+"""One thread for torch, as tensors are small and the machine may be training something; and the order of the files."""
 
 import os
 
