@@ -26,9 +26,10 @@ TOLD: set[int] = set()  # processes of ours that put results back when they are 
 
 
 @contextlib.contextmanager
-def endable() -> Iterator[None]:
+def endable(parent: int | None = None) -> Iterator[None]:
     """Let signals, and the death of the parent, end all processes that this one starts in the block, at once, and then
-    the block with a `KeyboardInterrupt`. What they have finished is on the disk. Only the main thread hears signals."""
+    the block with a `KeyboardInterrupt`. What they have finished is on the disk. Only the main thread hears signals.
+    parent: as for `following`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -53,7 +54,7 @@ def endable() -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        with following(orphaned):
+        with following(orphaned, parent):
             yield
     finally:
         timer.cancel()

@@ -291,10 +291,10 @@ def worker(command: Command, node: Node) -> list[str]:
     return [sys.executable, "-m", "lib.records.run", "run", *words, *["--again"] * command.again]
 
 
-def guarded(work: Callable[[], None]) -> int:
-    """Do what a command line says; one sentence and an exit status for what goes wrong."""
+def guarded(work: Callable[[], None], parent: int | None = None) -> int:
+    """Do what a command line says; one sentence and an exit status for what goes wrong. parent: as for `following`."""
     try:
-        with endable(), at_home():
+        with endable(parent), at_home():
             work()
     except (RunError, ResultError, FingerprintError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -310,7 +310,8 @@ def guarded(work: Callable[[], None]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, prog="python -m lib.records.run", args=arguments)
-    return guarded(lambda: carry_out(command))
+    # Nobody means a single job to go on alone: it ends with its runner, also where nohup has started that.
+    return guarded(lambda: carry_out(command), os.getppid() if command.job else None)
 
 
 if __name__ == "__main__":

@@ -189,10 +189,10 @@ def test_a_second_runner_leaves_a_stage_to_the_first(repo):  # noqa: F811
     assert set(repo.status("--only", "one timed").values()) == {"fresh"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_jobs_side_by_side_end_with_their_runner_and_put_results_back(repo, number):  # noqa: F811
+@pytest.mark.parametrize("number, how", [(signal.SIGTERM, []), (signal.SIGKILL, []), (signal.SIGKILL, ["nohup"])])
+def test_jobs_side_by_side_end_with_their_runner_and_put_results_back(repo, number, how):  # noqa: F811
     before = repo.results()
-    with in_the_middle(repo, [*repo.command("run"), "--jobs", "2"]) as process:
+    with in_the_middle(repo, [*how, *repo.command("run"), "--jobs", "2"]) as process:
         process.send_signal(number)
         said = process.communicate(timeout=10)[1]
     wait_for(lambda: not alive(int((repo.root / "pid").read_text())), seconds=20)
