@@ -299,8 +299,8 @@ def test_06_measures_the_cells_that_are_there(copy, made):
     gaps = copy.table("offline/gaps.csv")
     assert gaps["planner"].tolist() == ["shooting", "cem"] and gaps["verdict"].tolist()[0] == cell["verdict"]
     assert (gaps["episodes"] + gaps["excluded"]).eq(2).all() and gaps["cpg"].between(-1, 1).all()
-    snapshots = {f"data/teachers/{CELL}/{file.name}" for file in (TEACHERS / CELL).glob("*.safetensors")}
-    assert set(copy.table("offline/skipped.csv")["file"]) == snapshots and len(snapshots) > 3
+    first = min((TEACHERS / CELL).glob("*.safetensors"), key=lambda file: int(file.stem))  # smoke takes no more
+    assert copy.table("offline/skipped.csv")["file"].tolist() == [f"data/teachers/{CELL}/{first.name}"]
     correlations = copy.table("offline/correlations.csv")
     assert correlations["n"].le(1).all() and correlations["spearman"].isna().all()  # of a single cell
     compared = copy.table("offline/differences.csv").set_index("metric")["n"]
