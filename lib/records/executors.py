@@ -26,6 +26,7 @@ from lib.records.notebook import RunError, python_path
 LOOK = 0.1  # seconds from one look at what is running to the next
 TELL = 60.0  # seconds from one line about it to the next
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+RUNNER = "SPECULATIVE_TDMPC2_RUNNER"  # in the environment of a job: the process with which it ends, however early
 
 
 class Executor(Protocol):
@@ -164,6 +165,7 @@ class SideBySide:
         place.parent.mkdir(parents=True, exist_ok=True)
         share = threads(cores() if node.stage.alone else cores() // self.count)
         environment = os.environ | share | {"PYTHONPATH": python_path(), "TQDM_MININTERVAL": "10"}
+        environment[RUNNER] = str(os.getpid())
         with place.open("a" if force else "w") as log:  # by force while another runner's job may be writing
             process = subprocess.Popen(
                 self.command(node), cwd=paths.ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT

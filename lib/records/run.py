@@ -29,7 +29,7 @@ import tyro
 from lib.config import ConfigError, one_of
 from lib.records import attempts, paths, settled, store
 from lib.records.ending import child, endable
-from lib.records.executors import Here, SideBySide, carry_through, cores, sentence
+from lib.records.executors import RUNNER, Here, SideBySide, carry_through, cores, sentence
 from lib.records.fingerprint import FingerprintError
 from lib.records.freshness import age, components, key_of_parts, reasons, stale
 from lib.records.graph import Node, plan
@@ -310,8 +310,8 @@ def guarded(work: Callable[[], None], parent: int | None = None) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, prog="python -m lib.records.run", args=arguments)
-    # Nobody means a single job to go on alone: it ends with its runner, also where nohup has started that.
-    return guarded(lambda: carry_out(command), os.getppid() if command.job else None)
+    # Nobody means a job to go on alone: it ends with its runner, also where nohup has started that.
+    return guarded(lambda: carry_out(command), int(os.environ.get(RUNNER, 0)) if command.job else None)
 
 
 if __name__ == "__main__":

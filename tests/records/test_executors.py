@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
 
 from lib.records import executors
-from lib.records.executors import carry_through, sentence, threads
+from lib.records.executors import RUNNER, carry_through, sentence, threads
 from lib.records.keys import ResultError
 from tests.records.test_run import CELL, built, in_the_middle, repo  # noqa: F401 - fixtures
 from tests.records.tiny import alive, wait_for
@@ -204,3 +205,14 @@ def attempted(repo):  # noqa: F811
     """The records of failed attempts: none of a run that was told to end."""
     return {file.name: file.read_text() for file in (repo.root / "data/cache/jobs/smoke").glob("*.json")
             if json.loads(file.read_text())["failed"]}  # fmt: skip
+
+
+def test_a_job_whose_runner_is_gone_before_it_hears_of_it_ends_at_once(repo):  # noqa: F811
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    (repo.root / "slow").touch()
+    repo.edit("notebooks/one.ipynb", "episodes: int = 3", "episodes: int = 4")
+    words = [*repo.command("run"), "--only", "one", "--job", f"one-{CELL}"]
+    environment = os.environ | {RUNNER: str(gone.pid)}
+    done = subprocess.run(["nohup", *words], cwd=repo.root, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "what started this has gone" in done.stderr
