@@ -278,12 +278,8 @@ def _imagined(wm: WorldModel, corrector, draft, z, z_pred, plan, position, depth
 
 def _acting(wm: WorldModel, corrector, draft, z, z_pred, plan, position, depth, known, history):
     """The action (B, A) at z (B, L), whether it comes of a plan (B,), its distance to the plan's (B,), the history."""
-    horizon = plan.shape[1]
-    index = position.clamp(max=horizon - 1).view(-1, 1, 1).expand(-1, 1, plan.shape[2])
-    a_plan, a_policy = plan.gather(1, index).squeeze(1), wm.policy(z)[0]
-    acts = planned = known & (position < horizon)
-    if corrector is not None and draft is None:  # then the prior goes on inside the model
-        acts, a_plan = known, torch.where(planned.unsqueeze(-1), a_plan, wm.policy(z_pred)[0])
+    a_policy = wm.policy(z)[0]
+    a_plan, acts = planned(wm, corrector is not None and draft is None, z_pred, plan, position, known)
     repaired, depth = a_plan, depth.clamp(max=MAX_DEPTH)  # no corrector knows deeper ones
     if history is not None:
         history = appended(history, token(z, z_pred, a_plan, depth))
@@ -292,3 +288,15 @@ def _acting(wm: WorldModel, corrector, draft, z, z_pred, plan, position, depth, 
     action = torch.where(acts.unsqueeze(-1), repaired, at_once(wm, draft, z, a_policy))
     delta = (repaired - a_plan).abs().mean(-1).masked_fill(~acts, 0.0)
     return action, acts, delta, history
+
+
+def planned(wm, goes_on: bool, z_pred, plan, position, known) -> tuple[Tensor, Tensor]:
+    """What the plan has for this decision (B, A), and where it acts (B,). Beyond its end it does where it `goes_on`:
+    with the prior's action inside the model."""
+    horizon = plan.shape[1]
+    index = position.clamp(max=horizon - 1).view(-1, 1, 1).expand(-1, 1, plan.shape[2])
+    a_plan = plan.gather(1, index).squeeze(1)
+    left = known & (position < horizon)
+    if not goes_on:
+        return a_plan, left
+    return torch.where(left.unsqueeze(-1), a_plan, wm.policy(z_pred)[0]), known
