@@ -11,8 +11,8 @@ import argparse
 from lib.study.action_error import write_action_errors
 from lib.study.arms import correctors_of
 from lib.study.cells import Cell, resolve
-from lib.study.drafting import ensure_network
 from lib.study.evaluate import Stage
+from lib.study.networks import ensure_network
 from lib.study.profiles import PROFILES
 
 

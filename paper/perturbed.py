@@ -11,8 +11,8 @@ import argparse
 from lib.study.arms import correctors_of
 from lib.study.calibrate import gate_numbers
 from lib.study.cells import Cell, resolve
-from lib.study.drafting import ensure_network
 from lib.study.evaluate import Stage
+from lib.study.networks import ensure_network
 from lib.study.perturb import deviations, write_perturbed
 from lib.study.profiles import PROFILES
 

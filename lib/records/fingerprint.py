@@ -42,7 +42,7 @@ from lib.records.syntax import (
 NEUTRAL = tuple(f"lib.records.{m}" for m in ("paths", "keys", "store", "fingerprint", "ledger"))
 NEUTRAL += ("lib.files", "lib.weights.names", "lib.study.parameters", "lib.study.profiles")
 NEUTRAL += ("figures.charts",)
-REGISTRIES = ("CONTROLLERS", "CORRECTORS", "MAKERS", "SCHEMES", "PROFILES", "ADDED_TASKS", "REFUSED_TASKS")
+REGISTRIES = ("CONTROLLERS", "CORRECTORS", "MAKERS", "SCHEMES", "DELAYED", "PROFILES", "ADDED_TASKS", "REFUSED_TASKS")
 
 PROJECT = ("lib", "figures", "paper")  # packages, at the root of the tree, whose definitions are followed
 

@@ -72,6 +72,11 @@ def key_of(roots, *identity) -> str:
     return f"{fingerprint(*roots)}-{combine(*identity)}"
 
 
+def keyed(planner) -> dict:
+    """A planner's settings as keys have them: how its algorithm is executed does not matter."""
+    return {name: value for name, value in plain(planner).items() if name != "mode"}
+
+
 def rest_of(key: str) -> str:
     """The half of a key that is not code: for keys of what is made of something that has a key."""
     return key.partition("-")[2]

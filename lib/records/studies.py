@@ -50,6 +50,21 @@ CERTIFIED = (
 )
 
 
+def delayed_drafts(scope: Scope) -> list[str]:
+    """The drafts that act in the study of delays: without a plan, and until one arrives."""
+    return ["distilled", *scope.profile.delays.unplanned]
+
+
+def beside_delays(scope: Scope, cell: str) -> list[Path]:
+    """What the study of delays makes of a cell beside its tables: step times, and what its arms need."""
+    study, names = scope.profile.delays, [f"{cell}-steps.csv"]
+    if "async+gated" in study.arms:
+        names.append(f"{cell}-gates.json")
+    if "async+delay-aware" in (*study.arms, *study.perturbed_arms):
+        names += [f"{cell}-delay_aware.safetensors", f"{cell}-delay_aware-depth.csv"]
+    return scope.result(*(f"deadlines/{name}" for name in names))
+
+
 def delayed(scope: Scope, cell: str) -> list[Path]:
     """The tables of a cell that was played with delays; in changed worlds, too, where the profile has some."""
     folders = ["deadlines"] + ["deadlines/perturbed"] * bool(scope.profile.delays.perturbations)
@@ -64,17 +79,14 @@ DEADLINES = (
         delayed,
         lambda scope, cell: [
             *corrector_files(scope, cell),
-            *draft_files(scope, cell, ["distilled"] * (cell in scope.profile.draft_cells)),
+            *(draft_files(scope, cell, delayed_drafts(scope)) if cell in scope.profile.draft_cells else ()),
             *weights(cell),
         ],
         alone=True,  # it times steps
         each=lambda scope: scope.deadlines_cells,
-        settings=(*COLLECTED, "calibrate_episodes"),
-        roots=making_correctors,
-        keeps=lambda scope, cell: scope.result(
-            *[f"deadlines/{cell}-gates.json"] * ("async+gated" in scope.profile.delays.arms),
-            f"deadlines/{cell}-steps.csv",
-        ),
+        settings=(*COLLECTED, "calibrate_episodes", "drafts"),
+        roots=lambda scope: (*making_correctors(scope), "lib.study.delay_training:ensure_delay_aware"),
+        keeps=beside_delays,
         rows="lib.study.rows:deadlines",
     ),
     Stage(

@@ -27,8 +27,9 @@ draft+gated-E-rP            the draft acts, and the planner where a gate asks fo
 late-dD, late-hold-dD       a planner that needs D decisions, for the state that is seen, which is gone by then: one
                             begins at each, or the last action is held until the next is there (see `lib.realtime`)
 async-dD                    the same in the background, for where the world will be in D decisions, and executed there;
-async+two-tower-dD,         with a corrector at every decision; with one and a gate, which drops a plan that arrives too
-async+temporal-dD,          far from where the world is; or with a draft that acts, not the prior, where no plan does
+async+two-tower-dD,         with a corrector at every decision; with one that has learnt from late plans; with one and a
+async+temporal-dD,          gate, which drops a plan that arrives too far from where the world is; or with a draft that
+async+delay-aware-dD,       acts, not the prior, where no plan does
 async+gated-dD, async+draft-dD
 adarep-E, adarep-local-E    rivals as published, and in a second reading of what their texts leave open:
 published-E, …-tuned-E      see `lib.study.rivals`
@@ -48,6 +49,7 @@ from torch import nn
 
 from lib.config import ConfigError, PlannerConfig, as_dict, one_of, quoted
 from lib.correctors import (
+    CORRECTORS,
     MAX_DEPTH,
     PublishedCorrector,
     StateCorrector,
@@ -55,7 +57,7 @@ from lib.correctors import (
     Trusted,
     TwoTowerCorrector,
 )
-from lib.drafts import SCORES, DraftController, DraftGate
+from lib.drafts import SCORES, Draft, DraftController, DraftGate, PriorDraft
 from lib.gates import DriftGate, Gate, LadderGate, SensitivityGate, ValueGate
 from lib.planner import MPPI
 from lib.policy import PolicyController
@@ -143,6 +145,7 @@ class DelayArm(Arm):
 
 CONTROLLERS = {"late": LateController, "async": RealTimeController}
 DRAFTED = ("distilled", "cloned", "prior+")  # drafts, which are also arms that never plan
+DELAY_AWARE = "delay_aware"  # the two-tower corrector that has learnt from late plans: see `lib.study.delay_training`
 DOUBTS = {"gated": SCORES} | {score: (score,) for score in SCORES}  # of draft+…-E
 
 
@@ -186,6 +189,7 @@ DELAYED = {
     "async": {},
     "async+two-tower": _TWO_TOWER,
     "async+temporal": {"corrector": TemporalCorrector.arch},
+    "async+delay-aware": {"corrector": DELAY_AWARE},
     "async+gated": _TWO_TOWER | {"gate": DriftGate},
     "async+draft": {"corrector": "distilled"},
 }
@@ -273,9 +277,16 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
 
 
 def network_file(profile: str, cell, name: str) -> Path:
-    """Where a profile keeps the corrector of this architecture, or the draft of this name, of a cell."""
-    folder = "drafts" if name in DRAFTED else "corrector"
+    """Where a profile keeps the corrector of this architecture, or the network of this name, of a cell."""
+    folder = "drafts" if name in DRAFTED else "deadlines" if name == DELAY_AWARE else "corrector"
     return paths.results(profile) / folder / f"{cell}-{name}.safetensors"
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """What a network of this name is: one of the names of arms' correctors."""
+    if name in DRAFTED:
+        return PriorDraft if name == "prior+" else Draft
+    return TwoTowerCorrector if name == DELAY_AWARE else CORRECTORS[name]
 
 
 def correctors_of(names: list[str]) -> list[str]:

@@ -38,8 +38,8 @@ from lib.study.arms import arm_name, correctors_of, make_arm
 from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key, gate_numbers
 from lib.study.cells import Cell, Settings
 from lib.study.distillation import distillation_key
-from lib.study.drafting import ensure_network
 from lib.study.evaluate import BLOCK, Stage
+from lib.study.networks import ensure_network
 from lib.study.stats.certification import (
     ALPHA,
     CHAINS,

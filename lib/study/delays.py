@@ -29,7 +29,7 @@ from lib.records.ledger import same
 from lib.records.store import how_to_make, intact, known, read_table, write_table
 from lib.rollout import rollout
 from lib.simulators.perturbations import Perturbation, perturbed
-from lib.study.arms import Arm, DelayArm, arm_name, make_arm
+from lib.study.arms import DELAY_AWARE, DRAFTED, Arm, DelayArm, arm_name, correctors_of, make_arm
 from lib.study.cells import Cell
 from lib.study.evaluate import Stage, Tables, arm_roots, evaluate, records
 from lib.study.perturb import NONE, refused
@@ -41,6 +41,7 @@ PLAYED = ["episode_seed", "return", "plan_age", "action_change", "planner_calls"
 WORLD = ["perturbation", "severity"]  # further columns of changed worlds
 TIMED_AT = 8  # decisions of delay at which steps are timed: most of them are in the foreground alone
 NOT_CELLS = ("summary", "steps")
+NOT_EPISODES = ("-steps", "-depth")  # ends of names of a cell's other tables
 
 
 # ------------------------------------------------------------------------------------------------------------ arms
@@ -84,8 +85,11 @@ def _with(names: list[str], available: Collection[str]) -> list[str]:
 
 
 def available(profile: Profile, cell: Cell | str) -> tuple[str, ...]:
-    """The correctors and the draft that a profile has for a cell: arms that need others are not played there."""
-    return (*profile.correctors, *(("distilled",) if str(cell) in profile.draft_cells else ()))
+    """The networks that the study's arms need and a profile has for a cell; what needs others is not played there."""
+    study = profile.delays
+    asked = correctors_of([*study.unplanned, *(f"{arm}-d1" for arm in (*study.arms, *study.perturbed_arms))])
+    made = (*profile.correctors, DELAY_AWARE, *(DRAFTED if str(cell) in profile.draft_cells else ()))
+    return tuple(name for name in asked if name in made)
 
 
 def label(arm: Arm) -> dict:
@@ -232,7 +236,7 @@ def deadline_cells(profile: str) -> list[str]:
     """Names of the cells that were played with delays. Raises `ResultError` when there are none."""
     folder = paths.results(profile) / "deadlines"
     found = [file.stem for file in files(folder, "*.csv")]
-    cells = [name for name in found if name not in NOT_CELLS and not name.endswith("-steps")]
+    cells = [name for name in found if name not in NOT_CELLS and not name.endswith(NOT_EPISODES)]
     if not cells:
         raise ResultError(f"{shown(folder)} holds no cell; {how_to_make(folder / 'a.csv')}.")
     return cells

@@ -25,7 +25,7 @@ from lib.distil.train import CorrectorTraining, TrainedCorrector, errors_by_dept
 from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.records import paths
-from lib.records.keys import key_of, rest_of
+from lib.records.keys import key_of, keyed, rest_of
 from lib.records.ledger import name_of
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, write_artefact, write_table
@@ -154,8 +154,8 @@ def _shards(
             facts = {
                 "task": cell.task,
                 "teacher_key": teacher_key(settings.teacher_name(cell)),
-                "labeller": _budget(budgets[SOURCES[0]]),
-                "planner": _budget(budgets[source]),
+                "labeller": keyed(budgets[SOURCES[0]]),
+                "planner": keyed(budgets[source]),
                 "source": source,
                 "round": number,
                 "execution_horizon": execution_horizon or profile.collect_horizon,
@@ -166,11 +166,6 @@ def _shards(
             what = f"{cell}, round {number}/{profile.rounds}, shard {part + 1}/{len(parts)}"
             found.append(Shard(path, key, seeds, facts, what))
     return found
-
-
-def _budget(config: PlannerConfig) -> dict:
-    """A planner as it is keyed: how its algorithm is executed does not matter."""
-    return {k: v for k, v in as_dict(config).items() if k != "mode"}
 
 
 def _acting_corrector(files: tuple[Path, ...], epochs: int, wm: WorldModel) -> nn.Module:

@@ -21,8 +21,8 @@ import pandas as pd
 from torch import nn
 
 from lib.config import ConfigError, PlannerConfig
-from lib.correctors import CORRECTORS, Trusted
-from lib.drafts import Draft, DraftController, DraftGate, PriorDraft
+from lib.correctors import Trusted
+from lib.drafts import DraftController, DraftGate
 from lib.environments import identity, make_env
 from lib.files import files
 from lib.planner import MPPI
@@ -46,6 +46,7 @@ from lib.study.arms import (
     arm_name,
     make_arm,
     make_controller,
+    network_class,
 )
 from lib.study.cells import Cell
 from lib.weights.distilled import load_network
@@ -163,14 +164,13 @@ def arm_roots(arm: Arm) -> tuple:
     """What plays an arm's episodes: the pieces that it is made of, and nothing that other arms are made of."""
     if isinstance(arm, DraftArm):
         pieces = (MPPI, DraftGate) if arm.gate else ()
-        return (run_episodes, WorldModel, DraftController, PriorDraft if arm.corrector == "prior+" else Draft, *pieces)
+        return (run_episodes, WorldModel, DraftController, network_class(arm.corrector), *pieces)
     pieces = (SpeculativeController, MPPI) if arm.planner else (PolicyController,)
     if isinstance(arm, DelayArm):
         pieces = CONTROLLERS[arm.controller], MPPI
     pieces += (arm.gate,) if arm.gate else ()
     pieces += (Trusted,) if isinstance(arm, TrustedArm) else ()
-    network = Draft if arm.corrector in DRAFTED else CORRECTORS[arm.corrector] if arm.corrector else None
-    return (run_episodes, WorldModel, *pieces, *((network,) if network else ()))
+    return (run_episodes, WorldModel, *pieces, *((network_class(arm.corrector),) if arm.corrector else ()))
 
 
 @dataclass
@@ -207,8 +207,9 @@ class Stage:
         Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
         """
         if arm.corrector and arm.corrector not in self.corrector_files:
-            kind = "corrector; train it with 03_train_corrector" if arm.corrector in CORRECTORS else "draft; train it"
-            raise ConfigError(f"arm {arm.name} needs a {arm.corrector} {kind} first.")
+            raise ConfigError(
+                f"arm {arm.name} lacks its {arm.corrector} network; lib.study.networks.ensure_network makes it."
+            )
         key = self.key(arm)
         done = self._recorded(arm, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]

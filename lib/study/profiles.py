@@ -133,13 +133,16 @@ class DraftStudy:
 @dataclass(frozen=True)
 class DelayStudy:
     """How much work notebook 09 does: `delays` of plans, in decisions, kinds of `arms` as `lib.study.arms` has them,
-    each on all of the `planners`, and what acts `unplanned`. On study cells the teacher's planner has `standard_delays`
+    each on all of the `planners`, and what acts `unplanned`. The corrector of `async+delay-aware` learns from as many
+    labels as drafts, of plans that take `trained_delays`. On study cells the teacher's planner has `standard_delays`
     and more episodes. Worlds with `perturbations` are played with `perturbed_arms` at `perturbed_delays`."""
 
     delays: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8)
     arms: tuple[str, ...] = (
         "late", "late-hold", "async", "async+two-tower", "async+temporal", "async+gated", "async+draft",
+        "async+delay-aware",
     )  # fmt: skip
+    trained_delays: tuple[int, ...] = (1, 2, 3, 4)
     unplanned: tuple[str, ...] = ("policy", "distilled")
     planners: tuple[str, ...] = ("64x2", "128x2")
     standard_delays: tuple[int, ...] = ()  # none: it is not played

@@ -18,9 +18,10 @@ from lib.records import paths
 from lib.records.jobs import Row
 from lib.records.ledger import same
 from lib.records.store import intact, read_sidecar, read_table
-from lib.study.arms import DRAFTED, arm_name, make_arm, network_file, numbers_of, recorded
+from lib.study.arms import DELAY_AWARE, DRAFTED, arm_name, make_arm, network_file, numbers_of, recorded
 from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key
 from lib.study.cells import Cell, Settings
+from lib.study.delay_training import delay_aware_key
 from lib.study.delays import arms_of, available, changed_arms, deadlines_file, gates_file, label, places
 from lib.study.distillation import distillation_key
 from lib.study.evaluate import Stage, arm_key
@@ -92,6 +93,13 @@ def deadlines(profile: str, cell: str) -> list[Row]:
     stage = Stage.of(settings.cell, profile, corrector_files=files, decisions=decisions)
     standard, file, found = settings.planner(stage.wm.action_dim), gates_file(profile, cell), []
     calibrated = json.loads(file.read_text(encoding="utf-8")) if intact(file) else {}
+    if DELAY_AWARE in has:
+        name, network = f"the corrector {DELAY_AWARE}", network_file(profile, settings.cell, DELAY_AWARE)
+        now = delay_aware_key(settings, settings.cell)
+        if not intact(network):  # what acts with it has no key either
+            return [Row(name, network, "", now, f"{name} was never made")]
+        then = read_sidecar(network).get("network_key", "")
+        found.append((name, network, then, now, "" if same(then, now) else "would learn other labels today"))
     wanted, names = study.study_episodes if studied else study.episodes, arms_of(study, has, studied)
     for bare in (make_arm(name, standard, UNCALIBRATED) for name in names):
         if numbers_of(bare):
@@ -142,7 +150,7 @@ def certified(profile: str, cell: str) -> list[Row]:
 def _networks(profile: str, cell: str) -> tuple[Settings, dict[str, Path]]:
     """The cell's settings, and the files of its networks: the profile's correctors, and whatever else is there."""
     settings = Settings(PROFILES[profile], (Cell.parse(cell),), "", "cpu")
-    files = {name: network_file(profile, settings.cell, name) for name in (*CORRECTORS, *DRAFTED)}
+    files = {name: network_file(profile, settings.cell, name) for name in (*CORRECTORS, *DRAFTED, DELAY_AWARE)}
     return settings, {n: file for n, file in files.items() if n in settings.profile.correctors or file.is_file()}
 
 

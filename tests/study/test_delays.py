@@ -13,13 +13,14 @@ from lib.config import ConfigError, PlannerConfig
 from lib.environments import make_env
 from lib.records import paths
 from lib.records.keys import ResultError
-from lib.records.store import read_sidecar, read_table
+from lib.records.store import read_sidecar, read_table, write_artefact
 from lib.rollout import rollout
 from lib.simulators.perturbations import Perturbation, perturbed
 from lib.study import arms, delays, rows
 from lib.study import evaluate as evaluation
-from lib.study.arms import make_arm, make_controller
-from lib.study.cells import Cell
+from lib.study.arms import make_arm, make_controller, network_file
+from lib.study.cells import Cell, Settings
+from lib.study.delay_training import delay_aware_key
 from lib.study.delays import arms_of, available, changed_arms, label, period_ms, places, timed_arms, write_delayed
 from lib.study.evaluate import Stage, evaluate
 from lib.study.profiles import PROFILES, DelayStudy
@@ -84,14 +85,20 @@ def test_no_delay_is_played_once_for_each_planner_and_the_teachers_on_study_cell
 def test_arms_whose_corrector_or_draft_is_not_there_are_left_out():
     study = DelayStudy(delays=(0, 2), planners=("4x1",))
     everything = ["late", "late-hold", "async", "async+two-tower", "async+temporal", "async+gated", "async+draft"]
+    everything.append("async+delay-aware")
     kinds = {(): everything[:3], ("two_tower",): [*everything[:4], everything[5]]}
-    kinds |= {("two_tower", "temporal"): everything[:-1], ("two_tower", "temporal", "distilled"): everything}
+    kinds |= {("two_tower", "temporal"): everything[:6], ("delay_aware",): [*everything[:3], everything[7]]}
+    kinds |= {("two_tower", "temporal", "distilled", "delay_aware"): everything}
     for has, wanted in kinds.items():
         unplanned = ["policy", "distilled"] if "distilled" in has else ["policy"]
         assert arms_of(study, has) == [*unplanned, "4×1+late-d0", *(f"4×1+{arm}-d2" for arm in wanted)]
     paper = PROFILES["paper"]
-    assert available(paper, "cup-catch-1m-1") == ("two_tower", "temporal", "distilled")
-    assert available(paper, Cell.parse("walker-walk-5m-1")) == ("two_tower", "temporal")
+    asked = dataclasses.replace(study, unplanned=("cloned",), perturbed_arms=("async+draft",), arms=("async+temporal",))
+    asking = dataclasses.replace(paper, delays=asked)
+    assert available(asking, "cup-catch-1m-1") == ("cloned", "temporal", "distilled")
+    assert available(asking, Cell.parse("walker-walk-5m-1")) == ("temporal",)
+    everything = dataclasses.replace(paper, delays=study)
+    assert available(everything, "cup-catch-1m-1") == ("distilled", "two_tower", "temporal", "delay_aware")
 
 
 def test_rows_say_the_arms_kind_its_planner_and_its_delay():
@@ -308,3 +315,19 @@ def test_rows_say_what_is_stale(home, monkeypatch):  # noqa: F811
         "smoke", str(CELL)))  # fmt: skip
     write(names, decisions=7)
     assert stale() == {name: f"{name} was made by other code, settings or weights" for name in named}
+
+
+def test_rows_name_the_corrector_of_late_plans(home, monkeypatch):  # noqa: F811
+    study = dataclasses.replace(STUDY, arms=("async+delay-aware",))
+    own = dataclasses.replace(PROFILES["smoke"], planner=BUDGET, delays=study, correctors=(), draft_cells=())
+    monkeypatch.setitem(PROFILES, "smoke", own)
+    network, why = "the corrector delay_aware", {row.name: row.why for row in rows.deadlines("smoke", str(CELL))}
+    assert why == {network: f"{network} was never made"}
+    settings = Settings(own, (CELL,), "", "cpu")
+    write_artefact(network_file("smoke", CELL, "delay_aware"), lambda file: file.write_bytes(b""), network_key="other")
+    why = {row.name: row.why for row in rows.deadlines("smoke", str(CELL))}
+    assert why[network] == f"{network} would learn other labels today"
+    assert why["none 4×1 d2 arm async+delay-aware"].endswith("was never played")
+    key = delay_aware_key(settings, CELL)
+    write_artefact(network_file("smoke", CELL, "delay_aware"), lambda file: file.write_bytes(b""), network_key=key)
+    assert not {row.name: row.why for row in rows.deadlines("smoke", str(CELL))}[network]

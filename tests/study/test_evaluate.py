@@ -296,7 +296,7 @@ def test_an_arm_that_is_named_twice_runs_once(home, blocks):
 
 
 def test_a_corrected_arm_needs_its_corrector(home):
-    with pytest.raises(ConfigError, match="arm two-tower-3 needs a two_tower corrector"):
+    with pytest.raises(ConfigError, match="arm two-tower-3 lacks its two_tower network"):
         score(["two-tower-3"], corrector_files={})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lib.config import PlannerConfig
 from lib.records.paths import NOTEBOOKS
-from lib.study.arms import arm_name, make_arm
+from lib.study.arms import DRAFTED, arm_name, make_arm
 from lib.study.cells import Cell
 from lib.study.delays import arms_of, changed_arms
 from lib.study.profiles import PROFILES, CellEpisodes
@@ -74,20 +74,18 @@ def test_arms_that_are_asked_for_play_as_many_as_the_teacher_unless_the_profile_
     assert counts(Cell.parse("reacher-easy-1m-1"), arms="hold-last-6") == each(("teacher", "hold-last-6"), 20)
 
 
-def test_the_study_of_deadlines_has_the_whole_grid_and_changed_worlds_that_others_have():
+def test_the_study_of_deadlines_has_what_decides_and_changed_worlds_that_others_have():
     paper = PROFILES["paper"]
-    study, has = paper.delays, ("two_tower", "temporal", "distilled")
-    assert study.delays == (0, 1, 2, 3, 4, 6, 8) and study.standard_delays == (0, 2, 4)
-    assert (study.episodes, study.study_episodes) == (20, 50)
-    for studied, count in {False: 2 + 2 * (1 + 7 * 6), True: 2 + 2 * (1 + 7 * 6) + 1 + 7 * 2}.items():
-        assert len(arms_of(study, has, studied)) == count
+    study, has = paper.delays, ("two_tower", "delay_aware", *DRAFTED)
+    assert study.delays == (0, 2, 4, 6, 8) and max(study.trained_delays) == 4  # two that its corrector has not seen
+    assert (study.episodes, study.study_episodes) == (20, 20)
+    assert len(arms_of(study, has)) == len(arms_of(study, has, studied=True)) == 3 + 1 + 7 * 4
     assert changed_arms(study, has) == [
-        "policy", "distilled",
-        *(f"{planner}+{arm}" for planner in ("64×2", "128×2")
-          for arm in ("late-d0", "async-d2", "async-d4", "async+draft-d2", "async+draft-d4")),
+        "policy", "distilled", "cloned", "128×2+late-d0",
+        *(f"128×2+async+{by}-d{delay}" for by in ("delay-aware", "draft") for delay in (2, 4)),
     ]  # fmt: skip
     assert set(study.perturbations) <= set(paper.perturbations) and len(study.perturbations) == 2
-    assert set(paper.deadlines_cells) <= set(paper.cells)
+    assert set(paper.deadlines_cells) == {cell for cell in paper.cells if "-1m-" in cell}
 
 
 def test_candidates_of_certification_are_arms_and_a_5m_cell_plays_fewer_episodes():

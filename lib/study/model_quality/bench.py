@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from lib.config import PlannerConfig
 from lib.planner import MPPI
 from lib.records import paths
 from lib.records.jobs import Row
-from lib.records.keys import key_of, shown
+from lib.records.keys import key_of, keyed, shown
 from lib.records.ledger import name_of, renamed, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, read_table, write_json
@@ -99,7 +98,7 @@ class Bench:
 
     def _key(self, *about) -> str:
         s = self.sizes
-        settings = [s.bank_episodes, s.bank_decisions, s.decoder_steps, _budget(s.planner)]
+        settings = [s.bank_episodes, s.bank_decisions, s.decoder_steps, keyed(s.planner)]
         roots = (visit, bank, fit_decoder, model_metrics, Oracle, WorldModel, MppiPlanner, RandomActions)
         return key_of(roots, self.snapshot.cell.task, self.weights, settings, SEEDS, *about)
 
@@ -212,11 +211,6 @@ def rows(profile: str, _cell: str = "") -> list[Row]:
         why = "" if same(row["key"], now) else f"{row['cell']} was measured by other code or settings"
         found.append(Row(f"row {row['cell']}", file, row["key"], now, why))
     return found
-
-
-def _budget(planner: PlannerConfig) -> dict:
-    """A planner's settings without how its plans are computed."""
-    return {k: v for k, v in vars(planner).items() if k != "mode"}
 
 
 # ------------------------------------------------------------------------------------------------------- all cells
