@@ -46,10 +46,11 @@ ARROW_UP, ARROW_DOWN = "M0,-1L1,.1H.4V1H-.4V.1H-1Z", "M0,1L1,-.1H.4V-1H-.4V-.1H-
 KITE, BOWL, ELL = "M0,-1L.7,-.3L0,1L-.7,-.3Z", "M-1,-.5H1A1,1,0,0,1,-1,-.5Z", "M-1,-1H-.2V.2H1V1H-1Z"
 ZIGZAG, DROP = "M-1,-1H.4L0,-.2H1L-.4,1L0,.1H-1Z", "M0,-1L.8,.3A.85,.85,0,1,1,-.8,.3Z"
 DOUBLE, STAIRS = "M-1,-1L0,0V-1L1,0L0,1V0L-1,1Z", "M-1,1V.3H-.3V-.35H.35V-1H1V1Z"
-EYE, PLUG, DIABOLO = (
+EYE, PLUG, DIABOLO, WAVE = (
     "M-1,0Q0,-1.1,1,0Q0,1.1,-1,0Z",
     "M-1,-.4H0V-1H1V1H0V.4H-1Z",
     "M-1,-1H1V-.5L.3,0L1,.5V1H-1V.5L-.3,0L-1,-.5Z",
+    "M-1,-.9L0,-.3L1,-.9V.3L0,.9L-1,.3Z",
 )
 
 # Okabe–Ito colours (Okabe & Ito 2008), a dark wine and an olive, told apart with every common colour blindness; shapes
@@ -92,6 +93,7 @@ FAMILIES = {
     "async": Family("planned in the background", "#0072B2", DOUBLE),
     "async+two-tower": Family("in the background, two-tower", "#D55E00", DROP),
     "async+temporal": Family("in the background, temporal", "#E69F00", EYE),
+    "async+delay-aware": Family("in the background, knows late plans", "#56B4E9", WAVE),
     "async+gated": Family("in the background, gated", "#009E73", DIABOLO),
     "async+draft": Family("in the background, draft", DRAFT, STAIRS),
     "adarep": ADAREP,

@@ -4,8 +4,9 @@
 
 reads data/results/smoke/deadlines/summary.csv and writes figures/smoke/deadlines.{svg,pdf,png}, in which each arm has
 the delay that its solve takes on such a computer, and figures/smoke/deadlines-delay.{svg,pdf,png}; a row per cell, a
-column per planner. A line ends where the step in the foreground is late itself, or delays are longer than was played.
-Of more cells than fit a page, those with the most episodes are drawn.
+column per planner, or two cells beside each other where all have one planner. A line ends where the step in the
+foreground is late itself, or delays are longer than was played. Of more cells than fit a page, those with the most
+episodes are drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SLOWER, DELAY, KEPT = "Computer, times slower", "Delay (decisions)", "Return kep
 LEAST, MOST = 1.0, 100.0  # times slower
 AXIS, GAP, NAMES, HEIGHT = 40, 12, 84, 104  # units: axis of the first panel, between panels, names, of a panel
 LINE = 9.5  # units from name to name
-CELLS = 4  # on a page
+ROWS = 4  # of cells, on a page
 DODGE = 0.07  # decisions between marks of different arms
 BESIDE = ["cell", "arm", "planner"]
 
@@ -35,8 +36,13 @@ def read(profile: str) -> pd.DataFrame:
 
 def drawings(table: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
     """Both figures, by name."""
-    table = pages.fitting(table, CELLS, "deadlines")
+    table = pages.fitting(table, ROWS * side_by_side(table), "deadlines")
     return {"deadlines": draw(slower(table), table, SLOWER), "deadlines-delay": draw(delayed(table), table, DELAY)}
+
+
+def side_by_side(table: pd.DataFrame) -> int:
+    """How many cells stand beside each other."""
+    return 2 if table["planner"].nunique() == 1 and table["cell"].nunique() > 1 else 1
 
 
 def slower(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,22 +77,24 @@ def on_each_planner(marks: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     """A figure of `marks`; the `table` says which cells, planners and arms there are."""
     cells, planners = list(table["cell"].unique()), ordered(table["planner"].dropna().unique())
-    width = min(200, (charts.FULL_WIDTH - AXIS - NAMES - GAP * len(planners)) / len(planners))
+    columns = side_by_side(table)
+    width = min(200, (charts.FULL_WIDTH / columns - AXIS - NAMES - GAP * len(planners)) / len(planners))
     rows = []
     for number, cell in enumerate(cells):
         mine, whole = marks[marks["cell"] == cell], table[table["cell"] == cell]
         own = ordered(whole["planner"].dropna().unique())
         ends = 100 * whole[["kept", "kept_low", "kept_high"]].stack()
         domain = [min(0, ends.min()), max(105, ends.max() + 1)]
-        bottom = number == len(cells) - 1
+        bottom = number >= len(cells) - columns
         row = [
-            panel(mine[mine["planner"] == planner], planner, domain, title if bottom else "", planner == own[0])
+            panel(mine[mine["planner"] == planner], planner if len(planners) > 1 else "", domain,
+                  title if bottom else "", planner == own[0])
             for planner in own
-        ]
+        ]  # fmt: skip
         row = [one.properties(width=width, height=HEIGHT) for one in row]
         about = alt.Title(pages.cell_title(cell, cells), offset=2)
         rows.append(alt.hconcat(*row, names(mine, domain), spacing=GAP).properties(title=about))
-    return alt.vconcat(*rows, spacing=8) if len(rows) > 1 else rows[0]
+    return alt.concat(*rows, columns=columns, spacing=8) if len(rows) > 1 else rows[0]
 
 
 def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, left: bool) -> alt.LayerChart:
@@ -124,8 +132,9 @@ def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, le
         .encode(y=y("kept_low"), y2="kept_high"),
         base.mark_point(size=15, filled=True, opacity=1).encode(y=y("kept"), shape=shape(marks)),
     ]  # fmt: skip
+    chart = alt.layer(*layers).resolve_scale(strokeDash="independent")
     about = alt.Title(planner, anchor="middle", fontSize=charts.FONT_SIZE, offset=2)
-    return alt.layer(*layers).resolve_scale(strokeDash="independent").properties(title=about)
+    return chart.properties(title=about) if planner else chart
 
 
 def names(marks: pd.DataFrame, domain: list[float]) -> alt.LayerChart:

@@ -92,3 +92,13 @@ def test_a_cell_whose_steps_were_not_timed_has_no_line_over_computers(home):
 def test_without_results_it_says_how_to_make_them(home):
     with pytest.raises(ResultError, match="summary.csv does not exist; run `make all"):
         deadlines.main(["--profile", "smoke"])
+
+
+def test_cells_with_one_planner_stand_two_beside_each_other(home, capsys):
+    returns = {key: value for key, value in RETURNS.items() if key[1] in ("64×2", None)}
+    assert deadlines.side_by_side(home("walker-run-1m-1", returns=returns)) == 1
+    table = home(*(f"walker-run-1m-{seed}" for seed in range(1, 7)), returns=returns)
+    assert deadlines.side_by_side(table) == 2
+    for chart in deadlines.drawings(table).values():
+        assert chart.columns == 2 and len(chart.concat) == 6
+    assert not capsys.readouterr().err  # none is left out
