@@ -12,6 +12,9 @@ from lib.study.stats.intervals import StatisticsError, kept_return
 PERIOD = 50.0
 SOLVE = {"64×2": 10.0, "128×2": 20.0}
 FOREGROUND = {"policy": 0.4, "distilled": 0.5, "late-hold": 0.1, "async": 0.8, "async+two-tower": 1.0}
+# The slowest computers of "async" on 64×2 with delays of 2 and 4, and of "async+two-tower" on 128×2: a decision of 50
+# ms each, a solve, and a step in the foreground for each decision but one until the plan arrives.
+TWO, FOUR, OTHER_TWO, OTHER_FOUR = 100 / (10 + 0.8), 200 / (10 + 3 * 0.8), 100 / (20 + 1), 200 / (20 + 3)
 # arm, planner, delay → returns of two episodes; without delay 128×2 returns 100 on average, 64×2 96
 RETURNS = {
     ("policy", None, None): (40, 60),
@@ -116,9 +119,9 @@ def test_the_slowest_computers_by_hand():
     assert row(table, "late", "64×2", 2)["slower_95"] == 5 and row(table, "late", "64×2", 2)["slower"] == 10
     assert row(table, "late", "64×2", 2)["foreground_ms"] == 0.1  # as late-hold's
     two = row(table, "async", "64×2", 2)
-    assert (two["slower"], two["slower_95"], two["open"]) == (10, 10, False)
+    assert (two["slower"], two["slower_95"], two["open"]) == (TWO, TWO, False)
     four = row(table, "async+two-tower", "128×2", 4)
-    assert (four["slower"], four["slower_95"], four["open"]) == (10, 10, True)
+    assert (four["slower"], four["slower_95"], four["open"]) == (OTHER_FOUR, OTHER_FOUR, True)
     assert not table.loc[table["arm"] != "async+two-tower", "open"].any()
 
 
@@ -126,18 +129,17 @@ def test_each_computer_has_one_delay():
     found = computers(summarise("a-1m-1", *tables(), PERIOD))
     of = {arm: mine[["from", "to", "kept"]].to_numpy().tolist() for (arm, planner), mine in found.groupby(
         ["arm", "planner"], dropna=False) if planner != "128×2" or arm != "every-step"}  # fmt: skip
-    assert of["async"] == [[0, 5, 0.96], [5, 10, 0.96], [10, 20, 0.55]]
+    assert of["async"] == [[0, 5, 0.96], [5, TWO, 0.96], [TWO, FOUR, 0.55]]
     assert of["late"] == [[0, 5, 0.96], [5, 10, 0.25]] and of["every-step"] == [[0, 5, 0.96]]
-    assert of["async+two-tower"] == [[0, 2.5, 1], [2.5, 5, 0.99], [5, 10, 0.96]]
+    assert of["async+two-tower"] == [[0, 2.5, 1], [2.5, OTHER_TWO, 0.99], [OTHER_TWO, OTHER_FOUR, 0.96]]
     assert of["policy"] == [[0, 125, 0.5]] and of["distilled"] == [[0, 100, 0.98]]
     episodes, steps = tables()
-    slow = steps.assign(p95_ms=steps["p95_ms"].mask(steps["arm"].eq("async") & (steps["part"] == "foreground"), 4.0))
-    late = computers(summarise("a-1m-1", episodes, slow, PERIOD))
-    assert late.loc[late["arm"] == "async", "to"].tolist() == [
-        5,
-        10,
-        12.5,
-    ]  # 50 ms / 4 ms: then the step itself is late
+    mine = steps["arm"].eq("async") & steps["part"].eq("foreground")
+    for foreground, wanted in {4.0: [5, 100 / 14, 200 / 22], 12.0: [5]}.items():  # at last the step itself is late
+        late = computers(
+            summarise("a-1m-1", episodes, steps.assign(p95_ms=steps["p95_ms"].mask(mine, foreground)), PERIOD)
+        )
+        assert late.loc[late["arm"] == "async", "to"].tolist() == wanted
 
 
 def test_what_cannot_be_compared_is_refused():
