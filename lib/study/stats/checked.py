@@ -4,7 +4,7 @@
 table = "horizon/summary.csv"
 rows = "arm == 'budget-256×2' and size == '1m'"     # a pandas query; all rows where it is left out
 holds = "kept_low > 0.98"                           # of a row
-count = ">= 5"                                      # of these rows; all of them where it is left out
+count = ">= 5 of 7"                                 # of so many rows; all of them where it is left out
 pivot = ["cell", "draft", "return"]                 # to compare rows: a row for each cell, a column for each draft
 
 check("smaller-planners", claim, folder)            # {"holds": True, "found": "holds of 6 of 6 rows"}
@@ -47,9 +47,10 @@ def check(name: str, claim: dict[str, str], folder: Path) -> dict:
     there, and a query that this table does not answer.
     """
     table = read_table(folder / claim["table"])
-    count = re.fullmatch(r"(==|>=|<=) ?(\d+)", claim.get("count", ">=0"))
+    count = re.fullmatch(r"(==|>=|<=) ?(\d+) of (\d+)", claim.get("count", ">= 0 of 0"))
     if not count:
-        raise ResultError(f"claim {name}: count = {claim['count']!r} must be one of {', '.join(COUNTS)} and a number.")
+        wanted = f"one of {', '.join(COUNTS)} and two numbers, as in >= 5 of 7"
+        raise ResultError(f"claim {name}: count = {claim['count']!r} must be {wanted}.")
     try:
         rows = table.query(claim["rows"], engine="python") if "rows" in claim else table
         if "pivot" in claim:
@@ -61,7 +62,8 @@ def check(name: str, claim: dict[str, str], folder: Path) -> dict:
         ) from None
     if not isinstance(good, pd.Series) or good.dtype != bool:
         raise ResultError(f"claim {name}: {claim['holds']!r} is no yes or no for each row.")
-    enough = COUNTS[count[1]](good.sum(), int(count[2])) if "count" in claim else good.all()
+    counted = COUNTS[count[1]](good.sum(), int(count[2])) and len(rows) == int(count[3])
+    enough = counted if "count" in claim else good.all()
     found = f"{claim['holds']} holds of {good.sum()} of {len(rows)} rows of {claim['table']}"
     found += f" where {claim['rows']}" if "rows" in claim else ""
     return {"holds": bool(enough and len(rows)), "found": found + f"; wanted: {claim.get('count', 'all')}"}

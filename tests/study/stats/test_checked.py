@@ -25,14 +25,15 @@ def asked(folder, **claim):
     [
         ({"rows": "arm == 'a'", "holds": "kept_low > 0.96"}, True),
         ({"rows": "arm == 'a'", "holds": "kept_low > 0.98"}, False),
-        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": ">= 1"}, True),
-        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "== 2"}, False),
-        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "<=1"}, True),
+        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": ">= 1 of 2"}, True),
+        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "== 2 of 2"}, False),
+        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "<=1 of 2"}, True),
+        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "== 1 of 3"}, False),
         ({"holds": "`return` >= 1"}, True),
         ({"holds": "kept_low > 0"}, False),  # a missing number bears nothing out
         ({"rows": "arm == 'nobody'", "holds": "kept_low > 0"}, False),
-        ({"rows": "arm == 'nobody'", "holds": "kept_low > 0", "count": "== 0"}, False),
-        ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 1"}, True),  # on x, and y has no b
+        ({"rows": "arm == 'nobody'", "holds": "kept_low > 0", "count": "== 0 of 0"}, False),
+        ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 1 of 2"}, True),  # on x, and y has no b
         ({"pivot": ["cell", "arm", "return"], "holds": "b > a"}, False),
     ],
 )
@@ -41,8 +42,8 @@ def test_a_claim_holds_of_enough_rows(folder, claim, holds):
 
 
 def test_what_was_found_says_why(folder):
-    found = asked(folder, rows="arm == 'a'", holds="kept_low > 0.98", count=">= 2")["found"]
-    assert found == "kept_low > 0.98 holds of 1 of 2 rows of t.csv where arm == 'a'; wanted: >= 2"
+    found = asked(folder, rows="arm == 'a'", holds="kept_low > 0.98", count=">= 2 of 2")["found"]
+    assert found == "kept_low > 0.98 holds of 1 of 2 rows of t.csv where arm == 'a'; wanted: >= 2 of 2"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_what_was_found_says_why(folder):
         ({"rows": "arm ==", "holds": "kept_low > 0"}, "claim c cannot be asked of t.csv"),
         ({"holds": "kept_low"}, "'kept_low' is no yes or no"),
         ({"holds": "kept_low > 0", "count": "most"}, "count = 'most' must be one of ==, >=, <="),
+        ({"holds": "kept_low > 0", "count": ">= 2"}, "count = '>= 2' must be .* two numbers"),
         ({"pivot": ["cell", "arm"], "holds": "a > b"}, "claim c cannot be asked of t.csv"),
         ({"table": "gone.csv", "holds": "kept_low > 0"}, "gone.csv"),
     ],
