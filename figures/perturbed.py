@@ -14,13 +14,10 @@ import pandas as pd
 
 from figures import charts, pages
 from lib.config import PlannerConfig
-from lib.files import files
-from lib.records import paths
-from lib.records.keys import ResultError
 from lib.records.store import read_table
 from lib.simulators.perturbations import KINDS
 from lib.study.arms import make_arm
-from lib.study.perturb import NONE
+from lib.study.perturb import NONE, perturbed_cells, perturbed_file
 from lib.study.stats.intervals import bootstrap_ci
 
 TITLES = {"mass": "Masses ×", "gain": "Actuator gain ×", "friction": "Friction ×"}
@@ -36,19 +33,16 @@ def read(profile: str) -> pd.DataFrame:
     """One row (cell, kind, arm, severity, return, return_low, return_high, calls, episodes) per cell, kind of change,
     arm and severity: means over episodes, with 95 % intervals, missing for a single episode; calls are per decision.
     Raises `ResultError` where no cell was played in perturbed worlds."""
-    found = [file for file in files(paths.results(profile) / "perturbed", "*.csv") if not file.stem.endswith("-std")]
-    if not found:
-        raise ResultError(f"no cell of {profile} was played in perturbed worlds; add one to its perturb_cells.")
     rows = []
-    for file in found:
-        table = read_table(file)
+    for cell in perturbed_cells(profile):
+        table = read_table(perturbed_file(profile, cell))
         own = table["perturbation"] == NONE
         for kind in (kind for kind in KINDS if (table["perturbation"] == kind).any()):
             mine = pd.concat([table[own].assign(severity=KINDS[kind]), table[table["perturbation"] == kind]])
             for (arm, severity), played in mine.groupby(["arm", "severity"], sort=False):
                 low, high = bootstrap_ci(played["return"])
                 calls = (played["planner_calls"] / played["length"]).mean()
-                about = {"cell": file.stem, "kind": kind, "arm": arm, "severity": severity, "episodes": len(played)}
+                about = {"cell": cell, "kind": kind, "arm": arm, "severity": severity, "episodes": len(played)}
                 rows.append(about | {"return": played["return"].mean(), "return_low": low, "return_high": high}
                             | {"calls": calls})  # fmt: skip
     return pd.DataFrame(rows)

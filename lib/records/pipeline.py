@@ -217,6 +217,15 @@ STAGES = (
         keeps=lambda scope, cell: scope.result(f"perturbed/{cell}-std.csv") if noisy(scope) else [],
         rows="lib.study.rows:perturbed",
     ),
+    Stage(
+        "perturbed-summary",
+        "paper/changed.py",
+        (),
+        lambda scope, _: scope.result("perturbed/summary.csv"),
+        lambda scope, _: [file for file in scope.result(*tables(scope, "perturbed")) if file.is_file()],
+        settings=("perturb_arms",),
+        wanted=lambda scope: any(file.is_file() for file in scope.result(*tables(scope, "perturbed"))),
+    ),
     drawn(
         "perturbed",
         lambda scope: [file for file in scope.result(*tables(scope, "perturbed")) if file.is_file()],

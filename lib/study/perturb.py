@@ -19,8 +19,9 @@ import pandas as pd
 
 from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.environments import identity, make_env
+from lib.files import files
 from lib.records import paths
-from lib.records.keys import key_of, rest_of
+from lib.records.keys import ResultError, key_of, rest_of
 from lib.records.ledger import same
 from lib.records.store import cached, intact, known, read_table, write_table
 from lib.rollout import rollout
@@ -141,6 +142,15 @@ def read_deviations(file: Path) -> np.ndarray:
 
 def perturbed_file(profile: str, cell: Cell | str) -> Path:
     return paths.results(profile) / "perturbed" / f"{cell}.csv"
+
+
+def perturbed_cells(profile: str) -> list[str]:
+    """Names of the cells that were played in changed worlds. Raises `ResultError` when there are none."""
+    found = [file.stem for file in files(paths.results(profile) / "perturbed", "*.csv")]
+    cells = [name for name in found if name != "summary" and not name.endswith("-std")]
+    if not cells:
+        raise ResultError(f"no cell of {profile} was played in perturbed worlds; add one to its perturb_cells.")
+    return cells
 
 
 def std_file(profile: str, cell: Cell | str) -> Path:
