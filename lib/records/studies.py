@@ -57,12 +57,12 @@ def delayed_drafts(scope: Scope) -> list[str]:
 
 def beside_delays(scope: Scope, cell: str) -> list[Path]:
     """What the study of delays makes of a cell beside its tables: step times, and what its arms need."""
-    study, names = scope.profile.delays, [f"{cell}-steps.csv"]
+    study, names = scope.profile.delays, [f"deadlines/{cell}-steps.csv"]
     if "async+gated" in study.arms:
-        names.append(f"{cell}-gates.json")
+        names.append(f"deadlines/{cell}-gates.json")
     if "async+delay-aware" in (*study.arms, *study.perturbed_arms):
-        names += [f"{cell}-delay_aware.safetensors", f"{cell}-delay_aware-depth.csv"]
-    return scope.result(*(f"deadlines/{name}" for name in names))
+        names += [f"corrector/{cell}-delay_aware{end}" for end in (".safetensors", "-depth.csv")]
+    return scope.result(*names)
 
 
 def delayed(scope: Scope, cell: str) -> list[Path]:

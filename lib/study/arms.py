@@ -277,8 +277,8 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
 
 
 def network_file(profile: str, cell, name: str) -> Path:
-    """Where a profile keeps the corrector of this architecture, or the network of this name, of a cell."""
-    folder = "drafts" if name in DRAFTED else "deadlines" if name == DELAY_AWARE else "corrector"
+    """Where a profile keeps the corrector of this architecture, or the draft of this name, of a cell."""
+    folder = "drafts" if name in DRAFTED else "corrector"
     return paths.results(profile) / folder / f"{cell}-{name}.safetensors"
 
 

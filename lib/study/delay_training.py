@@ -1,10 +1,10 @@
 """The corrector of a cell that is trained for plans which come late; made where it is lacking.
 
-    file = ensure_delay_aware(settings, cell)          # deadlines/<cell>-delay_aware.safetensors
+    file = ensure_delay_aware(settings, cell)          # corrector/<cell>-delay_aware.safetensors
 
 A two-tower corrector that learns from as many labels of the same planner as the drafts, in as many rounds, with the
 delays that the profile names: one corrector for all delays, those that it has not seen among them. How far it is from
-the labels at each age of a plan stands beside it, in `deadlines/<cell>-delay_aware-depth.csv`.
+the labels at each age of a plan stands beside it, in `corrector/<cell>-delay_aware-depth.csv`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lib.config import as_dict
+from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.correctors import TwoTowerCorrector
 from lib.distil.delayed import collect_delayed
 from lib.distil.states import LAYOUT, DistillationSet
@@ -29,7 +29,7 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, known, write_artefact, write_table
 from lib.study.arms import DELAY_AWARE, network_file
 from lib.study.cells import Cell, Settings
-from lib.study.drafting import ROUND_SEEDS, Round, planners_of, share_executed
+from lib.study.drafting import ROUND_SEEDS, Round
 from lib.weights.distilled import save_network
 from lib.weights.native import load_world_model, teacher_key
 
@@ -42,18 +42,24 @@ def training_of(settings: Settings) -> CorrectorTraining:
     return CorrectorTraining(TwoTowerCorrector.arch, settings.profile.epochs)
 
 
+def labeller_of(settings: Settings) -> PlannerConfig:
+    """The planner that is late, and labels: the one that labels for drafts."""
+    return settings.profile.planner or PlannerConfig.budget(*settings.profile.drafts.labeller)
+
+
 def rounds_of(settings: Settings, cell: Cell) -> list[Round]:
     """The files of labels, round after round; nothing is collected. Later rounds depend on all before."""
     study, teacher, found = settings.profile.drafts, settings.teacher_name(cell), []
-    labeller, _ = planners_of(settings, load_world_model(teacher, task=cell.task))
+    if study.betas[:1] != (1.0,):
+        raise ConfigError(f"betas={study.betas} must begin with 1: before the first round there is no corrector.")
     for number, labels in enumerate(study.labels, 1):
         seeds = episode_seeds("collect", ROUND_SEEDS, cell.seed, first=FIRST_SEED + (number - 1) * ROUND_SEEDS)
         facts = {
             "task": cell.task,
             "teacher_key": teacher_key(teacher),
-            "labeller": keyed(labeller),
+            "labeller": keyed(labeller_of(settings)),
             "round": number,
-            "beta": share_executed(study, number),
+            "beta": study.betas[number - 1] if number <= len(study.betas) else 0.0,
             "delays": list(settings.profile.delays.trained_delays),
             "decisions": settings.decisions(cell.task),
         } | ({"environment": identity(cell.task)} if ":" in cell.task else {})
@@ -72,7 +78,7 @@ def late_states(settings: Settings, cell: Cell) -> DistillationSet:
     @functools.cache
     def planner() -> MPPI:
         wm = load_world_model(teacher, task=cell.task, device=settings.device)
-        return MPPI(wm, planners_of(settings, wm)[0])
+        return MPPI(wm, labeller_of(settings))
 
     def corrector(number: int) -> nn.Module | None:
         if not number:

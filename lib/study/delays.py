@@ -41,7 +41,6 @@ PLAYED = ["episode_seed", "return", "plan_age", "action_change", "planner_calls"
 WORLD = ["perturbation", "severity"]  # further columns of changed worlds
 TIMED_AT = 8  # decisions of delay at which steps are timed: most of them are in the foreground alone
 NOT_CELLS = ("summary", "steps")
-NOT_EPISODES = ("-steps", "-depth")  # ends of names of a cell's other tables
 
 
 # ------------------------------------------------------------------------------------------------------------ arms
@@ -236,7 +235,7 @@ def deadline_cells(profile: str) -> list[str]:
     """Names of the cells that were played with delays. Raises `ResultError` when there are none."""
     folder = paths.results(profile) / "deadlines"
     found = [file.stem for file in files(folder, "*.csv")]
-    cells = [name for name in found if name not in NOT_CELLS and not name.endswith(NOT_EPISODES)]
+    cells = [name for name in found if name not in NOT_CELLS and not name.endswith("-steps")]
     if not cells:
         raise ResultError(f"{shown(folder)} holds no cell; {how_to_make(folder / 'a.csv')}.")
     return cells

@@ -29,7 +29,7 @@ from lib.environments import identity, make_env
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.records import paths
-from lib.records.keys import key_of, keyed, rest_of
+from lib.records.keys import key_of, rest_of
 from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import cached, intact, known, write_artefact
@@ -69,16 +69,18 @@ def rounds_of(settings: Settings, cell: Cell, kind: str, extended: bool = False)
     """The files of a kind's labels, round after round; nothing is collected. `extended`: those of the longer curve
     too. Later rounds of `distilled` depend on all before."""
     study, teacher = settings.profile.drafts, settings.teacher_name(cell)
+    if study.betas[:1] != (1.0,):
+        raise ConfigError(f"betas={study.betas} must begin with 1: before the first round there is no draft.")
     wm = load_world_model(teacher, task=cell.task)
-    labeller, standard = (keyed(config) for config in planners_of(settings, wm))
+    labeller, standard = (_budget(config) for config in _planners(settings, wm))
     decisions, found = settings.decisions(cell.task), []
     for number, labels in enumerate([*study.labels, *(study.more_labels if extended else ())], 1):
-        acting, beta = kind != "cloned" and number > 1, share_executed(study, number)
+        acting = kind != "cloned" and number > 1
         first = FIRST_SEED + (number - 1) * ROUND_SEEDS
         seeds = episode_seeds("collect", ROUND_SEEDS, cell.seed, first=first)
         facts = {
             "task": cell.task, "teacher_key": teacher_key(teacher), "labeller": labeller, "standard": standard,
-            "round": number, "beta": beta if acting else 1.0, "decisions": decisions,
+            "round": number, "beta": _beta(study, number) if acting else 1.0, "decisions": decisions,
         } | ({"environment": identity(cell.task)} if ":" in cell.task else {})  # fmt: skip
         before = [[rest_of(r.key) for r in found], as_dict(training_of(study))] if acting else []
         key = key_of((*COLLECTED_BY, *(TAUGHT_BY if acting else ())), FORMAT, facts, before, [seeds[0], labels])
@@ -95,7 +97,7 @@ def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = 
     @functools.cache
     def planners() -> tuple[MPPI, MPPI]:
         wm = load_world_model(teacher, task=cell.task, device=settings.device)
-        labeller, standard = planners_of(settings, wm)
+        labeller, standard = _planners(settings, wm)
         return MPPI(wm, labeller), MPPI(wm, standard)
 
     def make(temporary: Path, number: int) -> None:
@@ -123,18 +125,20 @@ def labelled_states(settings: Settings, cell: Cell, kind: str, extended: bool = 
     return [r.path for r in rounds]
 
 
-def planners_of(settings: Settings, wm: WorldModel) -> tuple[PlannerConfig, PlannerConfig]:
+def _planners(settings: Settings, wm: WorldModel) -> tuple[PlannerConfig, PlannerConfig]:
     """Who labels, and the standard planner that labels a tenth once more."""
     standard = settings.planner(wm.action_dim)
     small = settings.profile.planner or PlannerConfig.budget(*settings.profile.drafts.labeller)
     return small, standard
 
 
-def share_executed(study: DraftStudy, number: int) -> float:
-    """The share of labels that are executed in a round; 0 after those that the profile names. Raises `ConfigError`
-    where that is not all of them in the first."""
-    if study.betas[:1] != (1.0,):
-        raise ConfigError(f"betas={study.betas} must begin with 1: before the first round there is no network.")
+def _budget(config: PlannerConfig) -> dict:
+    """A planner as it is keyed: how its algorithm is executed does not matter."""
+    return {k: v for k, v in as_dict(config).items() if k != "mode"}
+
+
+def _beta(study: DraftStudy, number: int) -> float:
+    """The share of labels that are executed in a round; 0 after those that the profile names."""
     return study.betas[number - 1] if number <= len(study.betas) else 0.0
 
 
@@ -225,7 +229,7 @@ def references(settings: Settings, cell: Cell, episodes: int) -> list[dict]:
     """Rows of `CURVE` of who needs no draft on the same start states: `labeller`, at every step, and the `policy`."""
     wm = load_world_model(settings.teacher_name(cell), task=cell.task, device=settings.device)
     seeds, rows = episode_seeds("calibrate", episodes, cell.seed), []
-    acting = {"labeller": ReplanningController(MPPI(wm, planners_of(settings, wm)[0])), "policy": PolicyController(wm)}
+    acting = {"labeller": ReplanningController(MPPI(wm, _planners(settings, wm)[0])), "policy": PolicyController(wm)}
     for name, controller in acting.items():
         returns = played(controller, cell, seeds, settings.decisions(cell.task))
         of = dict.fromkeys(CURVE) | {"draft": name}

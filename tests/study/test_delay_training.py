@@ -63,7 +63,7 @@ def test_it_learns_in_rounds_and_is_made_once(home):
     first, before, second, after = home
     assert first == (24, False, 1.0, [1, 2]) and second == (24, True, 0.5, [1, 2])
     assert 24 <= before < after == len(late_states(chosen, chosen.cell))
-    assert path == paths.DATA / "results/smoke/deadlines/tiny-task-1m-1-delay_aware.safetensors"
+    assert path == paths.DATA / "results/smoke/corrector/tiny-task-1m-1-delay_aware.safetensors"
     assert isinstance(load_network(path, teacher_key("tiny-task-1m-1")), TwoTowerCorrector)
     errors = read_table(path.with_name("tiny-task-1m-1-delay_aware-depth.csv"))
     assert errors["depth"].tolist() == [1, 2, 3] and errors["samples"].sum() < after  # of held-out episodes alone
