@@ -105,9 +105,11 @@ def test_only_cells_that_the_profile_names_are_played_with_delays(monkeypatch, t
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     stages = ("deadlines", "deadlines-summary", "deadlines-figure")
     play, summary, figure = jobs(Scope.of(profile("smoke")), stages)
-    assert [out.relative_to(tmp_path / "smoke/deadlines").as_posix() for out in (*play.outs, *play.keeps)] == [
-        "walker-walk-1m-1.csv", "perturbed/walker-walk-1m-1.csv",
-        "walker-walk-1m-1-gates.json", "walker-walk-1m-1-steps.csv",
+    made = [out.relative_to(tmp_path / "smoke").as_posix() for out in (*play.outs, *play.keeps)]
+    assert made == [
+        "deadlines/walker-walk-1m-1.csv", "deadlines/perturbed/walker-walk-1m-1.csv",
+        "deadlines/walker-walk-1m-1-steps.csv", "deadlines/walker-walk-1m-1-gates.json",
+        "corrector/walker-walk-1m-1-delay_aware.safetensors", "corrector/walker-walk-1m-1-delay_aware-depth.csv",
     ]  # fmt: skip
     assert [need.stem for need in play.needs if need.is_relative_to(tmp_path)] == [
         f"walker-walk-1m-1-{name}" for name in ("two_tower", "temporal", "distilled")
