@@ -25,6 +25,7 @@ LEAST, MOST = 1.0, 100.0  # times slower
 AXIS, GAP, NAMES, HEIGHT = 40, 12, 84, 104  # units: axis of the first panel, between panels, names, of a panel
 LINE = 9.5  # units from name to name
 ROWS = 4  # of cells, on a page
+BETWEEN = 8  # units between cells
 DODGE = 0.07  # decisions between marks of different arms
 BESIDE = ["cell", "arm", "planner"]
 
@@ -78,7 +79,8 @@ def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMi
     """A figure of `marks`; the `table` says which cells, planners and arms there are."""
     cells, planners = list(table["cell"].unique()), ordered(table["planner"].dropna().unique())
     columns = side_by_side(table)
-    width = min(200, (charts.FULL_WIDTH / columns - AXIS - NAMES - GAP * len(planners)) / len(planners))
+    room = (charts.FULL_WIDTH - BETWEEN * (columns - 1)) / columns
+    width = min(200, (room - AXIS - NAMES - GAP * len(planners)) / len(planners))
     rows = []
     for number, cell in enumerate(cells):
         mine, whole = marks[marks["cell"] == cell], table[table["cell"] == cell]
@@ -92,9 +94,10 @@ def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMi
             for planner in own
         ]  # fmt: skip
         row = [one.properties(width=width, height=HEIGHT) for one in row]
-        about = alt.Title(pages.cell_title(cell, cells), offset=2)
+        titled = pages.cell_title(cell, cells)
+        about = alt.Title(f"{titled}, {planners[0]}" if len(planners) == 1 else titled, offset=2)
         rows.append(alt.hconcat(*row, names(mine, domain), spacing=GAP).properties(title=about))
-    return alt.concat(*rows, columns=columns, spacing=8) if len(rows) > 1 else rows[0]
+    return alt.concat(*rows, columns=columns, spacing=BETWEEN) if len(rows) > 1 else rows[0]
 
 
 def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, left: bool) -> alt.LayerChart:

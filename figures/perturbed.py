@@ -2,7 +2,7 @@
 
     python figures/perturbed.py --profile smoke
 
-reads data/results/smoke/perturbed/<cell>.csv and writes figures/smoke/perturbed.{svg,pdf,png}. The teacher's own world
+reads data/results/smoke/perturbed/summary.csv and writes figures/smoke/perturbed.{svg,pdf,png}. The teacher's own world
 is the point of no effect of every kind: factor 1, or severity 0. Calls, below the returns, are per decision. Of more
 cells than fit a page, those with the most episodes are drawn.
 """
@@ -17,8 +17,7 @@ from lib.config import PlannerConfig
 from lib.records.store import read_table
 from lib.simulators.perturbations import KINDS
 from lib.study.arms import make_arm
-from lib.study.perturb import NONE, perturbed_cells, perturbed_file
-from lib.study.stats.intervals import bootstrap_ci
+from lib.study.perturb import NONE, perturbed_file
 
 TITLES = {"mass": "Masses ×", "gain": "Actuator gain ×", "friction": "Friction ×"}
 TITLES |= {"push": "Push (weight × s)", "noise": "Noise (deviations)"}
@@ -30,22 +29,14 @@ WHAT = ["cell", "kind", "arm"]
 
 
 def read(profile: str) -> pd.DataFrame:
-    """One row (cell, kind, arm, severity, return, return_low, return_high, calls, episodes) per cell, kind of change,
-    arm and severity: means over episodes, with 95 % intervals, missing for a single episode; calls are per decision.
-    Raises `ResultError` where no cell was played in perturbed worlds."""
-    rows = []
-    for cell in perturbed_cells(profile):
-        table = read_table(perturbed_file(profile, cell))
-        own = table["perturbation"] == NONE
-        for kind in (kind for kind in KINDS if (table["perturbation"] == kind).any()):
-            mine = pd.concat([table[own].assign(severity=KINDS[kind]), table[table["perturbation"] == kind]])
-            for (arm, severity), played in mine.groupby(["arm", "severity"], sort=False):
-                low, high = bootstrap_ci(played["return"])
-                calls = (played["planner_calls"] / played["length"]).mean()
-                about = {"cell": cell, "kind": kind, "arm": arm, "severity": severity, "episodes": len(played)}
-                rows.append(about | {"return": played["return"].mean(), "return_low": low, "return_high": high}
-                            | {"calls": calls})  # fmt: skip
-    return pd.DataFrame(rows)
+    """The rows of `lib.study.stats.changed.summarise` of a profile, with the teacher's own world as one of each kind."""
+    table = read_table(perturbed_file(profile, "summary")).rename(columns={"perturbation": "kind"})
+    own, changed = table[table["kind"] == NONE], table[table["kind"] != NONE]
+    kinds = changed[["cell", "kind"]].drop_duplicates()
+    undone = kinds.merge(own.drop(columns=["kind", "severity"]), on="cell").assign(
+        severity=lambda t: t["kind"].map(KINDS)
+    )
+    return pd.concat([undone, changed], ignore_index=True).sort_values([*WHAT[:2], "severity"], kind="stable")
 
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:

@@ -33,7 +33,14 @@ from lib.study.stats.claims import LEVEL
 from paper import explorer, readme
 
 LIMIT = 5_000_000  # bytes
-FIGURES = ("choices", "drafts", "perturbed", "overview", "deadlines", "certified")  # on the front page, where they were drawn
+FIGURES = (
+    "choices",
+    "drafts",
+    "perturbed",
+    "overview",
+    "deadlines",
+    "certified",
+)  # on the front page, where they were drawn
 # What would load something when a page is opened. Links that somebody has to follow load nothing.
 LOADS = re.compile(
     r"""<(?:script|iframe|embed|object)\b(?![^>]*\b(?:src="(?!\w*:|//)|type="application/json"))"""

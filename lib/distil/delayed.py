@@ -3,10 +3,14 @@
     data = collect_delayed(MPPI(wm, config), envs, seeds, 2_000, corrector, beta=0.5, delays=(1, 2, 3, 4))
 
 The states are those of asynchronous rollouts, in which every solve takes a number of decisions that is drawn anew
-(`lib.realtime.RealTimeController`): with a delay of d, plans are between d and 2d − 1 decisions old. Every decision at
-which the corrector would act is labelled by the planner, which starts warm from its label before, as it would if it
-planned at every step. With probability `beta` the label is executed, else what the corrector does (DAgger, Ross et
-al. 2011). Beyond a plan's end the action to be corrected is the prior's inside the model, as it is in control.
+(`lib.realtime.RealTimeController`): a plan that took d of them, with one behind it that takes e, is between d and
+d + e − 1 decisions old. Every decision at which the corrector would act is labelled by the planner, which starts warm
+from its label before, as it would if it planned at every step. With probability `beta` the label is executed, else what
+the corrector does (DAgger, Ross et al. 2011). Beyond a plan's end the action to be corrected is the prior's inside the
+model, as it is in control.
+
+The column `plan` of such a set begins where the plan arrived, not at depth 0, and plans follow each other without a
+gap: the losses and histories of `lib.distil.train` that need those are not for it.
 """
 
 from __future__ import annotations
@@ -41,23 +45,24 @@ def collect_delayed(
 ) -> DistillationSet:
     """At least so many `labels`, of whole episodes with the first of these seeds, at least two, one at every decision
     after the first plan has arrived. `envs` and `what` are `lib.rollout.rollout`'s; without a corrector labels are
-    executed and the plan is what would be. A `depth` is a plan's age, `MAX_DEPTH` at most.
+    executed, whatever `beta` is. A `depth` is a plan's age, `MAX_DEPTH` at most.
 
-    Raises `DistillationError` for delays below 1, for a planner whose actions are no means, and where the episodes end
-    so early that there are too few seeds.
+    Raises `DistillationError` for delays below 1, a beta outside 0…1, a planner whose actions are no means, and where
+    there are too few seeds.
     """
     if not delays or min(delays) < 1:
         raise DistillationError(f"delays={tuple(delays)} must be at least 1: a plan that is at once there is not late.")
     if planner.config.action_selection != "mean":
         raise DistillationError('labels are the weighted mean of the elites; give a planner with "mean" selection.')
+    if not 0 <= beta <= 1:
+        raise DistillationError(f"beta={beta} is a probability; give a number in 0…1.")
     records, found, taken = [], 0, 0
     while found < labels or taken < 2:
         block = seeds[taken : taken + max(math.ceil((labels - found) / decisions), 1 if taken else 2)]
         if not block:
-            raise DistillationError(
-                f"{taken} episodes have {labels - found} labels too few; their ends come too early."
-            )
-        taught = Taught(planner, corrector, 1.0 if corrector is None else beta, delays, block)
+            wanted = f"{labels} labels of two episodes or more"
+            raise DistillationError(f"{len(seeds)} seeds are too few for {wanted}: they have {found}; give more seeds.")
+        taught = TaughtLate(planner, corrector, 1.0 if corrector is None else beta, delays, block)
         for _ in rollout(taught, envs, block, decisions, what):
             pass
         records, taken = records + taught.records, taken + len(block)
@@ -68,7 +73,7 @@ def collect_delayed(
     return DistillationSet(**columns, again_index=again.nonzero().flatten())
 
 
-class Taught(RealTimeController):
+class TaughtLate(RealTimeController):
     """Acts as `RealTimeController` would, but has every decision labelled, and with probability `beta` executes the
     label, which the solves that begin and the next prediction know. `records` are the columns by decision."""
 

@@ -65,7 +65,9 @@ SIZE = {
     "trials": [["*", 1]],
     "error_arms": ["teacher", "policy", "64x2+open-loop-6", "64x2+two-tower-6", "64x2+temporal-6"],
     "error_states": 10,
-    "perturb_arms": ["teacher", "budget-64x2", "64x2+gated-6", "policy"],
+    "perturb_arms": [
+        "budget-128x2", "64x2+gated-6", "128x2+draft+gated-3-r30", "distilled", "cloned", "policy",
+    ],
     "perturb_episodes": 2,
     "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],
     "draft_cells": ["walker-run-1m-1", "cheetah-run-1m-1", "cup-catch-1m-1"],  # where arms with a draft are played

@@ -32,9 +32,10 @@ from lib.study.cells import Cell, Settings
 from lib.study.drafting import ROUND_SEEDS, Round
 from lib.weights.distilled import save_network
 from lib.weights.native import load_world_model, teacher_key
+from lib.world_model import WorldModel
 
 FIRST_SEED = 700_000  # of the block of collection: those before are the corrector's and the drafts'
-COLLECTED_BY = (collect_delayed, make_env, RealTimeController, MPPI)
+COLLECTED_BY = (collect_delayed, make_env, RealTimeController, MPPI, WorldModel)
 TAUGHT_BY = (train_corrector, TwoTowerCorrector)
 
 
@@ -109,10 +110,11 @@ def delay_aware_key(settings: Settings, cell: Cell) -> str:
 def ensure_delay_aware(settings: Settings, cell: Cell, name: str = DELAY_AWARE) -> Path:
     """The profile's corrector for late plans; made where it is lacking, or of another teacher, other labels or code."""
     path, key = network_file(settings.profile.name, cell, name), delay_aware_key(settings, cell)
-    if intact(path) and same(known(path).get("network_key"), key):
+    table = path.with_name(f"{path.stem}-depth.csv")
+    if all(intact(file) and same(known(file).get("network_key"), key) for file in (path, table)):
         return path
     trained = train_corrector(late_states(settings, cell), training_of(settings))
     errors = errors_by_depth(trained.validation, trained.corrector)
-    write_table(path.with_name(f"{path.stem}-depth.csv"), errors, network_key=key)
+    write_table(table, errors, network_key=key)
     teacher = teacher_key(settings.teacher_name(cell))
     return write_artefact(path, lambda file: save_network(trained.corrector, file, teacher), network_key=key)

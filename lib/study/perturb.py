@@ -30,9 +30,9 @@ from lib.study.arms import Arm
 from lib.study.cells import Cell, Settings
 from lib.study.evaluate import Stage, Tables, arm_roots, evaluate, records
 from lib.study.model_quality.buffers import generate
+from lib.study.stats.changed import NONE
 from lib.weights.native import teacher_key
 
-NONE = "none"  # the world as it was
 OBSERVED = 10  # of the teacher's episodes, whose observations say how large noise is
 ABOUT = ["task", "size", "teacher_seed", "arm", "perturbation", "severity"]
 PLAYED = ["episode_seed", "return", "planner_calls", "length"]

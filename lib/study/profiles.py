@@ -236,7 +236,7 @@ class Profile:
     error_arms: tuple[str, ...] = ()  # whose actions are compared with the teacher's; none with a gate
     error_states: int = 0  # of each of them
     perturb_cells: tuple[str, ...] = ()  # of the cells, where arms are played in perturbed worlds too
-    perturb_arms: tuple[str, ...] = ()  # these
+    perturb_arms: tuple[str, ...] = ()  # these; others stand beside the first of them
     perturb_episodes: int = 0  # of each of them in each world
     perturbations: tuple[str, ...] = ()  # the worlds, as `lib.simulators.perturbations` writes them
     decisions: int = 500  # per episode; 500 is a whole one

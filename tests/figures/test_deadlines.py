@@ -43,7 +43,7 @@ def test_each_arm_stands_at_the_computers_that_have_its_delays(home):
     table = summarise("a-1m-1", episodes, steps, PERIOD)
     marks = deadlines.slower(table)
     assert marks.loc[marks["planner"].eq("128×2") & marks["planned"], ["arm", "begin", "x"]].to_numpy().tolist() == [
-        ["async+two-tower", 1, 200 / 103]
+        ["async+two-tower", 1, 200 / 104]
     ]
 
 
@@ -101,4 +101,5 @@ def test_cells_with_one_planner_stand_two_beside_each_other(home, capsys):
     assert deadlines.side_by_side(table) == 2
     for chart in deadlines.drawings(table).values():
         assert chart.columns == 2 and len(chart.concat) == 6
+        assert all(one.title.text.endswith(", 64×2") for one in chart.concat)
     assert not capsys.readouterr().err  # none is left out

@@ -8,8 +8,9 @@ import pytest
 
 from lib.records import paths
 from lib.records.keys import ResultError
-from lib.records.store import write_table
-from lib.study.perturb import ABOUT, PLAYED
+from lib.records.store import read_table, write_table
+from lib.study.perturb import ABOUT, PLAYED, perturbed_cells, perturbed_file
+from lib.study.stats.changed import summarise
 from lib.study.stats.intervals import bootstrap_ci
 from tests.figures.test_charts import load_figure, pdf_text
 
@@ -37,15 +38,17 @@ def home(tmp_path, monkeypatch):
                     rows.append(mine | {"return": value, "planner_calls": calls, "length": 500})
         about = {"task": "walker-walk", "size": "1m", "teacher_seed": 1}
         table = pd.DataFrame([about | row for row in rows])[[*ABOUT, *PLAYED]]
-        write_table(paths.results("smoke") / "perturbed" / f"{name}.csv", table)
+        write_table(perturbed_file("smoke", name), table)
+        found = [summarise(c, read_table(perturbed_file("smoke", c)), "teacher") for c in perturbed_cells("smoke")]
+        write_table(perturbed_file("smoke", "summary"), pd.concat(found))
         return table
 
     return cell
 
 
 def test_means_and_intervals_are_those_of_the_episodes(home):
+    write_table(perturbed_file("smoke", "walker-walk-1m-1-std"), [{"number": 0, "std": 1.0}])  # which is no cell
     table = home(worlds={"mass": (1.5,), "push": (0.1,)})
-    write_table(paths.results("smoke") / "perturbed" / "walker-walk-1m-1-std.csv", [{"number": 0, "std": 1.0}])
     marks = perturbed.read("smoke")
     assert len(marks) == len(ARMS) * 4 and set(marks["cell"]) == {"walker-walk-1m-1"}
     for (kind, severity), world in {("mass", 1.0): "none", ("mass", 1.5): "mass", ("push", 0.0): "none"}.items():
@@ -77,5 +80,7 @@ def test_a_cell_without_contacts_has_a_panel_less(home):
 
 
 def test_without_results_the_sentence_says_what_to_do(home):
-    with pytest.raises(ResultError, match="no cell of smoke was played in perturbed worlds; add one to its perturb_c"):
+    with pytest.raises(ResultError, match="perturbed/summary.csv does not exist"):
         perturbed.read("smoke")
+    with pytest.raises(ResultError, match="no cell of smoke was played in perturbed worlds; add one to its perturb_c"):
+        perturbed_cells("smoke")

@@ -8,6 +8,7 @@ import pytest
 from lib.config import ConfigError
 from lib.correctors import TwoTowerCorrector
 from lib.records import paths
+from lib.records.fingerprint import Code
 from lib.records.store import read_table
 from lib.study import delay_training, drafting
 from lib.study.arms import DELAY_AWARE, make_arm
@@ -72,21 +73,29 @@ def test_it_learns_in_rounds_and_is_made_once(home):
     assert make_arm("async+delay-aware-d3", PROFILES["smoke"].planner).corrector == DELAY_AWARE
 
 
-@pytest.mark.parametrize("change", ["teacher", "delays", "labels", "damage"])
+@pytest.mark.parametrize("change", ["teacher", "delays", "labels", "damage", "table"])
 def test_what_it_was_made_of_makes_it_anew(home, change):
     chosen = settings()
     path = ensure_delay_aware(chosen, chosen.cell)
     key = delay_aware_key(chosen, chosen.cell)
     if change == "teacher":
         ship(1)
+    elif change == "table":
+        path.with_name(f"{path.stem}-depth.csv").unlink()
     elif change == "damage":
         path.write_bytes(path.read_bytes()[:-8])
     else:
         chosen = settings(trained_delays=(3,)) if change == "delays" else settings(labels=(24, 26))
     ensure_delay_aware(chosen, chosen.cell)
-    assert (delay_aware_key(chosen, chosen.cell) == key) == (change == "damage")
+    assert (delay_aware_key(chosen, chosen.cell) == key) == (change in ("damage", "table"))
+    assert path.with_name(f"{path.stem}-depth.csv").is_file() and load_network(path, teacher_key("tiny-task-1m-1"))
     collected = [note for note in home[4:] if isinstance(note, tuple)]
-    assert len(collected) == {"teacher": 2, "delays": 2, "labels": 1, "damage": 0}[change]
+    assert len(collected) == {"teacher": 2, "delays": 2, "labels": 1, "damage": 0, "table": 0}[change]
+
+
+def test_its_key_is_of_the_world_model_too():
+    names = {str(target) for target in Code(paths.ROOT).reached(*delay_training.COLLECTED_BY)}
+    assert any("lib.world_model" in name and "WorldModel" in name for name in names)
 
 
 def test_its_seeds_are_of_the_block_of_collection_and_no_other_rounds_are(home):

@@ -85,6 +85,7 @@ def test_the_study_of_deadlines_has_what_decides_and_changed_worlds_that_others_
         *(f"128×2+async+delay-aware-d{delay}" for delay in (2, 4)),
     ]  # fmt: skip
     assert set(study.perturbations) <= set(paper.perturbations) and len(study.perturbations) == 2
+    assert set(paper.perturb_cells) <= set(paper.draft_cells)  # drafts are among the arms of changed worlds
     assert set(paper.deadlines_cells) == {cell for cell in paper.cells if "-1m-" in cell}
 
 

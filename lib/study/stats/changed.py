@@ -23,8 +23,8 @@ def summarise(cell: str, episodes: pd.DataFrame, reference: str) -> pd.DataFrame
     episodes: rows of arm, perturbation, severity (missing in the world "none"), episode_seed, return, planner_calls and
     length. `return`; `kept` of the arm's own return in the teacher's world; `of_planner`, the share of the `reference`
     arm's return in the same world, and `difference` to it: each with its 95 % interval over pairs of episodes;
-    `calls` per decision; `gravest`, whether no world of this kind was changed more. Raises `StatisticsError` where the
-    teacher's world or the reference were not played, or with other episodes.
+    `calls` per decision; `gravest`, whether no world of this kind was changed more. Raises `StatisticsError` where an
+    arm was not played in the teacher's world, or the reference not beside it, or with other episodes.
     """
     parts = {
         (arm, world, severity): mine.set_index("episode_seed").sort_index()
@@ -39,11 +39,15 @@ def summarise(cell: str, episodes: pd.DataFrame, reference: str) -> pd.DataFrame
     rows = []
     for (arm, world, severity), mine in parts.items():
         planner, before = there.get((world, str(severity))), own.get(arm)
-        if any(other is None or not other.index.equals(mine.index) for other in (planner, before)):
-            raise StatisticsError(
-                f"Cell {cell}: {arm} has other episodes in the world {world} than in none, or than {reference} has."
-            )
+        for other, where in ((before, "in the teacher's world"), (planner, f"of {reference}, beside which it stands")):
+            if other is None or not other.index.equals(mine.index):
+                what = "has none" if other is None else "has other ones"
+                raise StatisticsError(
+                    f"Cell {cell}: there are episodes of {arm} in the world {world} {severity}, but the table {what} "
+                    f"{where}; play the cell again with paper/perturbed.py."
+                )
         row = {"cell": cell, "arm": arm, "perturbation": world, "severity": severity, "episodes": len(mine)}
+        row |= {"reference": reference}
         row |= _with_ends("return", Estimate(mine["return"].mean(), *bootstrap_ci(mine["return"])))
         row |= _with_ends("kept", kept_return(mine["return"], before["return"]))
         row |= _with_ends("of_planner", kept_return(mine["return"], planner["return"]))

@@ -4,7 +4,7 @@
 table = "horizon/summary.csv"
 rows = "arm == 'budget-256×2' and size == '1m'"     # a pandas query; all rows where it is left out
 holds = "kept_low > 0.98"                           # of a row
-count = ">= 5 of 7"                                 # of so many rows; all of them where it is left out
+count = ">= 5 of 7"                                 # of so many rows
 pivot = ["cell", "draft", "return"]                 # to compare rows: a row for each cell, a column for each draft
 
 check("smaller-planners", claim, folder)            # {"holds": True, "found": "holds of 6 of 6 rows"}
@@ -22,7 +22,7 @@ import pandas as pd
 from lib.records.keys import ResultError
 from lib.records.store import read_table
 
-FIELDS = {"table", "holds"}, {"rows", "count", "pivot"}  # needed, optional
+FIELDS = {"table", "holds", "count"}, {"rows", "pivot"}  # needed, optional
 COUNTS = {"==": operator.eq, ">=": operator.ge, "<=": operator.le}
 
 
@@ -47,7 +47,7 @@ def check(name: str, claim: dict[str, str], folder: Path) -> dict:
     there, and a query that this table does not answer.
     """
     table = read_table(folder / claim["table"])
-    count = re.fullmatch(r"(==|>=|<=) ?(\d+) of (\d+)", claim.get("count", ">= 0 of 0"))
+    count = re.fullmatch(r"(==|>=|<=) ?(\d+) of (\d+)", claim["count"])
     if not count:
         wanted = f"one of {', '.join(COUNTS)} and two numbers, as in >= 5 of 7"
         raise ResultError(f"claim {name}: count = {claim['count']!r} must be {wanted}.")
@@ -62,8 +62,7 @@ def check(name: str, claim: dict[str, str], folder: Path) -> dict:
         ) from None
     if not isinstance(good, pd.Series) or good.dtype != bool:
         raise ResultError(f"claim {name}: {claim['holds']!r} is no yes or no for each row.")
-    counted = COUNTS[count[1]](good.sum(), int(count[2])) and len(rows) == int(count[3])
-    enough = counted if "count" in claim else good.all()
+    enough = COUNTS[count[1]](good.sum(), int(count[2])) and len(rows) == int(count[3])
     found = f"{claim['holds']} holds of {good.sum()} of {len(rows)} rows of {claim['table']}"
     found += f" where {claim['rows']}" if "rows" in claim else ""
-    return {"holds": bool(enough and len(rows)), "found": found + f"; wanted: {claim.get('count', 'all')}"}
+    return {"holds": bool(enough and len(rows)), "found": found + f"; wanted: {claim['count']}"}

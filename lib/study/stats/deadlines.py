@@ -6,9 +6,9 @@
 **What is in time.** A decision has one control period, the physics of it. While a solve takes no more than that it is
 waited for: all that plan are the planner at every step. A solve that takes x > 1 periods is used at the first decision
 after it is done, ⌈x⌉ decisions after the observation that it was begun with; there is no delay of 1. Who plans in the
-background first finds where its plan will arrive, d decisions on: that is told as d − 1 steps in the foreground, which
-do the same and more. A step in the foreground that takes more than a period is late itself: no arm is followed beyond
-that. Times are 95th percentiles, so that 19 of 20 solves are there by then.
+background first finds where its plan will arrive, d decisions on, which is not timed: it is told as d steps in the
+foreground. A step in the foreground that takes more than a period is late itself: no arm is followed beyond that. Times
+are 95th percentiles, so that 19 of 20 solves are there by then.
 
 Between delays that were played, the return is taken to be that of the next longer one; beyond the longest it is not
 known.
@@ -85,7 +85,7 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
         row |= _with_ends("kept_own", _kept(cell, arm, mine, own[planner]) if planner in own else [math.nan] * 3)
         row |= {name: mine[name].mean() for name in MEANS} | _times(arm, planner, steps) | {"period_ms": period_ms}
         last = period_ms / row["foreground_ms"]
-        rolled = max(delay - 1, 0) * row["foreground_ms"] if arm.startswith("async") else 0.0
+        rolled = delay * row["foreground_ms"] if arm.startswith("async") else 0.0
         planned = slowest_with(delay, row["solve_ms"] + rolled, period_ms) if isinstance(planner, str) else math.inf
         row["slower"] = (
             math.nan if math.isnan(planned) else min(last, planned)

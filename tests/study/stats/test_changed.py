@@ -35,6 +35,7 @@ def episodes(returns=RETURNS):
 def test_every_row_against_what_it_is_of():
     table = summarise("a-1m-1", episodes(), "planner")
     assert len(table) == len(RETURNS) and set(table["cell"]) == {"a-1m-1"} and set(table["episodes"]) == {3}
+    assert set(table["reference"]) == {"planner"}
     assert table["perturbation"].drop_duplicates().tolist() == ["none", "gain", "push"]
     for (arm, kind, severity), returns in RETURNS.items():
         same = table["severity"].isna() if severity is None else table["severity"] == severity
@@ -53,8 +54,9 @@ def test_every_row_against_what_it_is_of():
 @pytest.mark.parametrize("lacking", [("planner", "push", 0.1), ("clone", "none", None)])
 def test_what_cannot_be_compared_is_refused(lacking):
     some = {key: values for key, values in RETURNS.items() if key != lacking}
-    with pytest.raises(StatisticsError, match="Cell a-1m-1: .* has other episodes in the world"):
+    where = "of planner, beside which it stands" if lacking[0] == "planner" else "in the teacher's world"
+    with pytest.raises(StatisticsError, match=f"a-1m-1: .* of clone in the world .*, but the table has none {where}"):
         summarise("a-1m-1", episodes(some), "planner")
     fewer = RETURNS | {lacking: RETURNS[lacking][:2]}
-    with pytest.raises(StatisticsError, match="other episodes in the world .* than in none, or than planner has"):
+    with pytest.raises(StatisticsError, match="but the table has other ones .*; play the cell again"):
         summarise("a-1m-1", episodes(fewer), "planner")

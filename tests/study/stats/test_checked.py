@@ -17,24 +17,24 @@ def folder(tmp_path):
 
 
 def asked(folder, **claim):
-    return check("c", {"table": "t.csv"} | claim, folder)
+    return check("c", {"table": "t.csv", "count": "== 1 of 1"} | claim, folder)
 
 
 @pytest.mark.parametrize(
     "claim, holds",
     [
-        ({"rows": "arm == 'a'", "holds": "kept_low > 0.96"}, True),
-        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98"}, False),
+        ({"rows": "arm == 'a'", "holds": "kept_low > 0.96", "count": "== 2 of 2"}, True),
+        ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "== 2 of 2"}, False),
         ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": ">= 1 of 2"}, True),
         ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "== 2 of 2"}, False),
         ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "<=1 of 2"}, True),
         ({"rows": "arm == 'a'", "holds": "kept_low > 0.98", "count": "== 1 of 3"}, False),
-        ({"holds": "`return` >= 1"}, True),
-        ({"holds": "kept_low > 0"}, False),  # a missing number bears nothing out
-        ({"rows": "arm == 'nobody'", "holds": "kept_low > 0"}, False),
+        ({"holds": "`return` >= 1", "count": "== 3 of 3"}, True),
+        ({"holds": "kept_low > 0", "count": "== 3 of 3"}, False),  # a missing number bears nothing out
+        ({"rows": "arm == 'nobody'", "holds": "kept_low > 0", "count": "<= 3 of 3"}, False),
         ({"rows": "arm == 'nobody'", "holds": "kept_low > 0", "count": "== 0 of 0"}, False),
         ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 1 of 2"}, True),  # on x, and y has no b
-        ({"pivot": ["cell", "arm", "return"], "holds": "b > a"}, False),
+        ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 2 of 2"}, False),
     ],
 )
 def test_a_claim_holds_of_enough_rows(folder, claim, holds):
@@ -66,8 +66,8 @@ def test_what_cannot_be_asked_is_refused(folder, claim, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[a]\ntable = 't.csv'", "claim a .* needs holds and table"),
-        ("[a]\ntable = 't.csv'\nholds = 'x'\nwhen = 'y'", "may have count, pivot, rows"),
+        ("[a]\ntable = 't.csv'", "claim a .* needs count and holds and table"),
+        ("[a]\ntable = 't.csv'\nholds = 'x'\ncount = 'y'\nwhen = 'z'", "may have pivot, rows"),
         ("a = 1", "claim a"),
         ("[a", "cannot be read as claims"),
     ],
