@@ -25,18 +25,16 @@ RETURN, CALLS = "Return per episode", "Calls"
 AXIS, GAP, WIDTH = 40, 10, 150  # units for the axis of the first panel of a row, between panels, and of a panel at most
 HEIGHT, CALLS_HEIGHT = 84, 34
 MOST = 3  # cells on a page
-WHAT = ["cell", "kind", "arm"]
 
 
 def read(profile: str) -> pd.DataFrame:
-    """The rows of `lib.study.stats.changed.summarise` of a profile, with the teacher's own world as one of each kind."""
+    """The rows of `lib.study.stats.changed.summarise` of a profile, the teacher's own world as one of each kind."""
     table = read_table(perturbed_file(profile, "summary")).rename(columns={"perturbation": "kind"})
     own, changed = table[table["kind"] == NONE], table[table["kind"] != NONE]
     kinds = changed[["cell", "kind"]].drop_duplicates()
-    undone = kinds.merge(own.drop(columns=["kind", "severity"]), on="cell").assign(
-        severity=lambda t: t["kind"].map(KINDS)
-    )
-    return pd.concat([undone, changed], ignore_index=True).sort_values([*WHAT[:2], "severity"], kind="stable")
+    unchanged = kinds.merge(own.drop(columns=["kind", "severity"]), on="cell")
+    unchanged = unchanged.assign(severity=unchanged["kind"].map(KINDS))
+    return pd.concat([unchanged, changed], ignore_index=True).sort_values(["cell", "kind", "severity"], kind="stable")
 
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
