@@ -207,7 +207,9 @@ class Stage:
         Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
         """
         if arm.corrector and arm.corrector not in self.corrector_files:
-            raise ConfigError(f"arm {arm.name} lacks its {arm.corrector} network; `ensure_network` makes it first.")
+            raise ConfigError(
+                f"arm {arm.name} lacks its {arm.corrector} network; lib.study.networks.ensure_network makes it."
+            )
         key = self.key(arm)
         done = self._recorded(arm, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]
