@@ -29,7 +29,8 @@ def test_a_job_waits_for_all_that_it_could_be_made_of():
     assert found[f"teacher-{CELL}"] == found[f"distillation-{CELL}"] == set()
     assert found[f"corrector-{CELL}"] == {f"distillation-{CELL}"}
     assert found["summary"] == {f"horizon-{CELL}"}  # of timings too, which are not there yet
-    assert found["perturbed-figure"] == {f"perturbed-{CELL}"}
+    assert found["perturbed-figure"] == {"perturbed-summary"}
+    assert found["perturbed-summary"] == {f"perturbed-{CELL}"}
     assert found["certified-summary"] == {f"certified-{CELL}", f"horizon-{CELL}"}
     assert {"offline", "planner", "summary", f"corrector-{CELL}"} <= found["claims"]
 
