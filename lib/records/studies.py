@@ -50,6 +50,9 @@ CERTIFIED = (
 )
 
 
+ACTING = "corrector/{}-two_tower", "drafts/{}-distilled"  # against the clock
+
+
 def delayed_drafts(scope: Scope) -> list[str]:
     """The drafts that act in the study of delays: without a plan, and until one arrives."""
     return ["distilled", *scope.profile.delays.unplanned]
@@ -103,5 +106,20 @@ DEADLINES = (
         lambda scope: scope.result("deadlines/summary.csv"),
         "deadlines-delay",
         wanted=lambda scope: bool(scope.deadlines_cells),
+    ),
+    Stage(
+        "realtime",
+        "paper/realtime.py",
+        ("realtime",),
+        lambda scope, _: scope.result("realtime/summary.csv"),
+        lambda scope, _: [
+            file
+            for cell in dict.fromkeys(run.cell for run in scope.profile.realtime)
+            for file in (*weights(cell), *scope.result(*(f"{name.format(cell)}.safetensors" for name in ACTING)))
+        ],
+        alone=True,
+        settings=("realtime",),
+        timing=True,
+        wanted=lambda scope: bool(scope.profile.realtime),
     ),
 )  # fmt: skip

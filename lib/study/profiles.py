@@ -195,6 +195,16 @@ class WorkedExample:
     planner: PlannerConfig
 
 
+class RealTimeRun(NamedTuple):
+    """A run against the clock, as `lib.study.realtime_demo` has its parts."""
+
+    cell: str
+    planner: str
+    rate: float
+    seconds: float
+    slower: float = 1.0
+
+
 class CellEpisodes(NamedTuple):
     """Numbers of episodes in cells whose names match the pattern `cells`."""
 
@@ -250,6 +260,7 @@ class Profile:
     drafts: DraftStudy = DraftStudy()
     deadlines_cells: tuple[str, ...] = ()  # of the cells, those that are played with plans that take time
     delays: DelayStudy = DelayStudy()
+    realtime: tuple[RealTimeRun, ...] = ()  # against the clock
     many_tasks: ManyTasks | None = None  # None: none are played
     accelerate: WorkedExample | None = None  # None: the whole of it, which no stage asks for
     certified_cells: tuple[str, ...] = ()  # of the cells, those for which the cheapest way to control is certified
@@ -283,6 +294,7 @@ _MAKERS = {
     "many_tasks": lambda planner, **fields: ManyTasks(planner=PlannerConfig.budget(**planner), **fields),
     "accelerate": lambda planner, **fields: WorkedExample(planner=PlannerConfig.budget(**planner), **fields),
     "cell_episodes": CellEpisodes,
+    "realtime": lambda **fields: RealTimeRun(**fields),
     "certification": lambda episodes, **fields: Certification(tuple(episodes.items()), **fields),
 }
 

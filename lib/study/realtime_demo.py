@@ -4,8 +4,8 @@
     python -m lib.study.realtime_demo --task walker-run --planner 512x6 --slower 2 --out build/realtime.json
 
 One decision is due in each period of the rate, or of the task's own, the physics time of a decision. The corrector and
-the draft of the paper profile are used where they are there. Beside it stands what the simulated delay returns from the
-same start states: that of the solves that were timed, rounded up to whole decisions.
+the draft of the paper profile are used where they are there. Then what the simulated delay returns from the same start
+states: that of the solves that were timed, rounded up to whole decisions.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 LONGEST = 86_400.0  # seconds
+COMPARED = 10  # episodes that are played with a simulated delay, too: that takes as long again
+SHOWN = 8  # returns of single episodes
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
 
 
 class SlowedPlanner(MPPI):
@@ -115,7 +118,7 @@ def demo(
     seed: int = 1,
     out: Path | None = None,
 ) -> dict:
-    """Play in wall-clock time for `seconds`, then with a simulated delay, and print what came of both.
+    """Play in wall-clock time for `seconds`, then the first episodes with a simulated delay; print what came of each.
 
     Args:
         task: a task that has a teacher.
@@ -125,7 +128,8 @@ def demo(
         slower: the planner takes that many times as long.
         size: of the teacher.
         seed: of the teacher.
-        out: a JSON file for the summary; nothing is written without it.
+        out: a JSON file for the summary, written when the first half is over and again at the end; nothing is written
+            without it.
     """
     for name, value, least, most in (
         ("rate", rate, 0, 10_000), ("seconds", seconds, 0.1, LONGEST), ("slower", slower, 1, 1e4),
@@ -169,47 +173,68 @@ def demo(
     if not slowed.seconds:
         raise ConfigError(f"no plan was made in {seconds:g} s; play longer, or with a smaller --planner.")
     solve = np.array(slowed.seconds)
-    delay = min(math.ceil(float(np.median(solve)) / period), FURTHEST)
-    played = [(s, sum(row["episode"] == i for row in rows)) for i, s in enumerate(seeds)]
-    played = [(s, n) for s, n in played if n]
-    with tqdm(total=len(rows), desc=f"simulated, delay {delay}", unit="decision", mininterval=0.5) as bar:
+    summary = {"cell": str(cell), "rate": 1 / period, "planner": planner, "slower": slower} | measured(
+        rows, solve, period
+    )
+    summary |= {"machine": machine(), "versions": versions()}
+    told_of(summary, "in real time", {
+        "return of each episode": listed(summary["returns"]),
+        "reward of a decision": f"{summary['reward']:.3f}",
+        "age of plans taken up, median": f"{summary['age_at_arrival']:g} decisions",
+        "solve": f"{summary['solve_ms']:.0f} ms",
+        "plans made, taken up, dropped": f"{len(solve)}, {summary['taken_up']}, {summary['dropped']}",
+        "step, " + ", ".join(QUANTILES): ", ".join(f"{x:.2f}" for x in summary["step_ms"].values()) + " ms",
+        "missed deadlines": f"{summary['missed']} of {len(rows):,}",
+        "  of which the step was too long": f"{summary['missed_in_act']}",
+        "  of which the loop came late": f"{summary['loop_late']}",
+    }, out)  # fmt: skip
+
+    delay = min(math.ceil(summary["solve_ms"] / 1e3 / period), FURTHEST)
+    played = list(zip(seeds, summary["lengths"], strict=False))[:COMPARED]
+    count = sum(length for _, length in played)
+    with tqdm(total=count, desc=f"simulated, delay {delay}", unit="decision", mininterval=0.5) as bar:
         there = simulated(RealTimeController(MPPI(wm, config), delay=delay, **parts), task, played, bar)
-    return _told(cell, period, planner, slower, rows, solve, delay, played, there, out)
+    summary |= {"delay": delay, "episodes": played, "returns_simulated": there, "reward_simulated": sum(there) / count}
+    told_of(summary, f"with a simulated delay of {delay}", {
+        "return of each episode": listed(there),
+        "reward of a decision": f"{summary['reward_simulated']:.3f}",
+    }, out)  # fmt: skip
+    return summary
 
 
-def _told(cell, period, planner, slower, rows, solve, delay, played, there, out: Path | None) -> dict:
-    """Prints the table, and writes and returns what is in it."""
-    real = [sum(row["reward"] for row in rows if row["episode"] == i) for i in range(len(played))]
+def measured(rows: list[dict], solve: np.ndarray, period: float) -> dict:
+    """What is told of the rows of `against_the_clock` and the seconds of solves (n,)."""
     of = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     arrived = (of["late"] >= 0) & ~of["dropped"].astype(bool)
-    age = float(np.median(of["plan_age"][arrived])) if arrived.any() else math.nan
-    quantiles = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
-    step = {name: 1e3 * float(np.quantile(of["step_s"], q)) for name, q in quantiles.items()}
-    summary = {
-        "cell": str(cell), "rate": 1 / period, "planner": planner, "slower": slower, "decisions": len(rows),
-        "missed": int((of["ready_s"] > period).sum()), "missed_in_act": int((~of["deadline_met"].astype(bool)).sum()),
-        "loop_late": int((of["late_s"] > period).sum()), "step_ms": step, "solve_ms": 1e3 * float(np.median(solve)),
-        "solves": len(solve), "taken_up": int(arrived.sum()), "dropped": int(of["dropped"].sum()),
-        "age_at_arrival": age, "delay": delay, "episodes": played, "returns": real, "returns_simulated": there,
-        "machine": machine(), "versions": versions(),
-    }  # fmt: skip
-    lines = [
-        ("", "in real time", "simulated"),
-        ("return of each episode", *("  ".join(f"{x:.1f}" for x in xs) for xs in (real, there))),
-        ("reward of a decision", *(f"{sum(xs) / len(rows):.3f}" for xs in (real, there))),
-        ("delay, decisions", f"{age:g} (age of plans taken up, median)", f"{delay}"),
-        ("solve, ms", f"{summary['solve_ms']:.0f}", ""),
-        ("plans made, taken up, dropped", f"{len(solve)}, {summary['taken_up']}, {summary['dropped']}", ""),
-        ("step, ms: " + ", ".join(step), ", ".join(f"{x:.2f}" for x in step.values()), ""),
-        ("missed deadlines", f"{summary['missed']} of {len(rows):,}", ""),
-        ("  of which the step was too long", f"{summary['missed_in_act']}", ""),
-        ("  of which the loop came late", f"{summary['loop_late']}", ""),
-    ]
-    wide = [max(len(line[i]) for line in lines) for i in range(3)]
-    print("\n".join("  ".join(x.ljust(w) for x, w in zip(line, wide, strict=True)).rstrip() for line in lines))
+    episodes = [of["reward"][of["episode"] == i] for i in range(of["episode"].max() + 1)]
+    return {
+        "decisions": len(rows),
+        "missed": int((of["ready_s"] > period).sum()),
+        "missed_in_act": int((~of["deadline_met"].astype(bool)).sum()),
+        "loop_late": int((of["late_s"] > period).sum()),
+        "step_ms": {name: 1e3 * float(np.quantile(of["step_s"], q)) for name, q in QUANTILES.items()},
+        "solve_ms": 1e3 * float(np.median(solve)),
+        "solves": len(solve),
+        "taken_up": int(arrived.sum()),
+        "dropped": int(of["dropped"].sum()),
+        "age_at_arrival": float(np.median(of["plan_age"][arrived])) if arrived.any() else math.nan,
+        "lengths": [len(mine) for mine in episodes],
+        "returns": [float(mine.sum()) for mine in episodes],
+        "reward": float(of["reward"].mean()),
+    }
+
+
+def listed(returns: Sequence[float]) -> str:
+    more = f"  and {len(returns) - SHOWN} more" if len(returns) > SHOWN else ""
+    return "  ".join(f"{x:.1f}" for x in returns[:SHOWN]) + more
+
+
+def told_of(summary: dict, title: str, lines: dict[str, str], out: Path | None) -> None:
+    """Prints lines under a title, and writes what is known by now."""
+    wide = max(map(len, lines))
+    print(f"{title}\n" + "\n".join(f"  {name.ljust(wide)}  {said}" for name, said in lines.items()), flush=True)
     if out is not None:
         write_json(out, summary)
-    return summary
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """The demonstration: it is stepped by the clock, and says what came of it."""
 
+import dataclasses
 import json
 import time
 
@@ -10,7 +11,12 @@ import torch
 
 from lib.config import ConfigError
 from lib.realtime import BackgroundController
-from lib.study.realtime_demo import SlowedPlanner, against_the_clock, main, own_period
+from lib.records import paths
+from lib.records.store import read_table
+from lib.study import realtime_demo
+from lib.study.profiles import PROFILES, RealTimeRun
+from lib.study.realtime_demo import SlowedPlanner, against_the_clock, listed, main, own_period
+from paper import realtime
 from tests.tiny import ACTIONS, BUDGET, OBS, streams, tiny_model
 
 
@@ -60,6 +66,36 @@ def test_a_slower_computer_takes_so_many_times_as_long(monkeypatch):
     assert slept[0] == 0 and slept[1] == pytest.approx(0.75 * planner.seconds[1]) and planner.seconds[1] > 0
 
 
+def test_what_was_measured_is_there_before_anything_is_simulated(tmp_path, monkeypatch, capsys):
+    """The simulated half takes as long again, and may never end."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(realtime_demo, "simulated", killed)
+    out = tmp_path / "demo.json"
+    words = ["--task", "cup-catch", "--planner", "8x2", "--rate", "100", "--seconds", "0.5", "--out", str(out)]
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    told = json.loads(out.read_text())
+    assert told["decisions"] == 50 and "returns_simulated" not in told and "missed deadlines" in capsys.readouterr().out
+
+
+def test_runs_of_a_profile_are_rows_of_a_table(tmp_path, monkeypatch):
+    runs = [RealTimeRun("cup-catch-1m-1", "8x2", 100, 0.3), RealTimeRun("cup-catch-1m-1", "8x2", 50, 0.2, slower=3)]
+    profile = dataclasses.replace(PROFILES["smoke"], realtime=tuple(runs))
+    monkeypatch.setattr(realtime, "PROFILES", {"smoke": profile})
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    realtime.main(["--profile", "smoke"])
+    table = read_table(tmp_path / "smoke" / "realtime" / "summary.csv")
+    assert list(table["decisions"]) == list(table["compared"]) == [30, 10] and list(table["slower"]) == [1, 3]
+    assert (table["step_p50_ms"] <= table["step_p999_ms"]).all() and (table["missed"] <= table["decisions"]).all()
+
+
+def test_of_many_episodes_the_first_are_listed():
+    assert listed([1.0, 2.25]) == "1.0  2.2" and listed(range(10)).endswith("7.0  and 2 more")
+
+
 def test_the_period_of_a_task_is_the_physics_time_of_a_decision():
     assert own_period("walker-run") == pytest.approx(0.05) and own_period("cartpole-swingup") == pytest.approx(0.02)
     assert own_period("gym:HalfCheetah-v5") == pytest.approx(0.05)
@@ -76,7 +112,8 @@ def test_a_short_run_tells_what_came_of_it(tmp_path, capsys):
     assert told["delay"] == max(np.ceil(told["solve_ms"] / 10), 1) and told["solves"] >= told["taken_up"] > 0
     assert len(told["returns"]) == len(told["returns_simulated"]) == 1 and told["episodes"][0][1] == 50
     assert 0 <= told["missed_in_act"] <= told["missed"] <= 50
-    assert f"missed deadlines                    {told['missed']} of 50" in table and "simulated" in table
+    assert f"missed deadlines                  {told['missed']} of 50" in table
+    assert table.index("in real time") < table.index(f"with a simulated delay of {told['delay']}")
     assert main(words) == 0 and sorted(path.name for path in tmp_path.rglob("*")) == ["demo.json", "new"]
 
 
