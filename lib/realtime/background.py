@@ -102,6 +102,7 @@ class BackgroundController(RealTimeController):
         self.period, self.expected, self.error = period, expected, None
         self._took, self._warm = deque(maxlen=RECENT), set()
         self._thread: threading.Thread | None = None
+        self._left: threading.Thread | None = None  # that could not be stopped
         self._solve: Solve | None = None  # that this episode waits for
         self._handed: Solve | None = None  # the latest that the thread was given, perhaps for an earlier one
 
@@ -134,7 +135,7 @@ class BackgroundController(RealTimeController):
         self._batch, self._solve, self._handed = 0, None, None
         if self._thread:
             self._end()  # once; also called when nobody has this controller any more, and at the interpreter's exit
-            self._thread = None
+            self._thread, self._left = None, self._thread if self._thread.is_alive() else None
 
     def __enter__(self) -> BackgroundController:
         return self
@@ -172,14 +173,17 @@ class BackgroundController(RealTimeController):
         position, depth, dropped = later
         self._state = State(s.plan, s.mean, position, depth, s.known, seen.ahead, seen.history)
         self._decision += 1
+        action, info = seen.action.clone(), dict(zip(RECORDS, records, strict=True))  # the thread reads what is cloned
+        told = {"planner_called": begins, "late": late, "failed": failed, "queue": int(self._solve is not None)}
+        info |= {name: self._of_all(value, obs.device) for name, value in told.items()} | {"dropped": dropped | missed}
         seconds = time.perf_counter() - started
-        told = {"planner_called": begins, "step_s": seconds, "late": late, "failed": failed}
-        told |= {"queue": int(self._solve is not None), "deadline_met": not self.period or seconds <= self.period}
-        info = {name: torch.full((self._batch,), value, device=obs.device) for name, value in told.items()}
-        info |= dict(zip(RECORDS, records, strict=True)) | {"dropped": dropped | missed}
-        return answered(seen.action.clone(), info, alone)  # the thread reads what is cloned
+        told = {"step_s": seconds, "deadline_met": not self.period or seconds <= self.period}
+        return answered(action, info | {name: self._of_all(value, obs.device) for name, value in told.items()}, alone)
 
     # ------------------------------------------------------------------------------------------ what act is made of
+
+    def _of_all(self, value, device: torch.device) -> Tensor:
+        return torch.full((self._batch,), value, device=device)
 
     def _decided(self, obs: Tensor, s: State, arrived: bool) -> tuple[Seen, Sequence[Tensor], Sequence[Tensor]]:
         """What is seen of all rows, whose plan has `arrived` just now or not, and the rest of `_decide`."""
@@ -234,6 +238,8 @@ class BackgroundController(RealTimeController):
     # ------------------------------------------------------------------------------------------------------- the thread
 
     def _start(self) -> None:
+        if self._left and self._left.is_alive():  # it may wake in the midst of another's solve
+            raise RuntimeError("the planner still hangs in a solve of before `close`; make another planner.")
         self._jobs = queue.SimpleQueue()
         name = "speculative-tdmpc2 planner"
         self._thread = threading.Thread(target=_work, args=(self._jobs, self.wm.device), name=name, daemon=True)

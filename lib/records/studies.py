@@ -50,7 +50,7 @@ CERTIFIED = (
 )
 
 
-ACTING = "corrector/{}-two_tower", "drafts/{}-distilled"  # against the clock
+ACTING = ("corrector/{}-delay_aware",)  # against the clock
 
 
 def delayed_drafts(scope: Scope) -> list[str]:
@@ -68,10 +68,10 @@ def beside_delays(scope: Scope, cell: str) -> list[Path]:
     return scope.result(*names)
 
 
-def delayed(scope: Scope, cell: str) -> list[Path]:
-    """The tables of a cell that was played with delays; in changed worlds, too, where the profile has some."""
+def delayed(scope: Scope, *cells: str) -> list[str]:
+    """The tables of cells that were played with delays; in changed worlds, too, where the profile has some."""
     folders = ["deadlines"] + ["deadlines/perturbed"] * bool(scope.profile.delays.perturbations)
-    return scope.result(*(f"{folder}/{cell}.csv" for folder in folders))
+    return [f"{folder}/{cell}.csv" for cell in cells for folder in folders]
 
 
 DEADLINES = (
@@ -79,7 +79,7 @@ DEADLINES = (
         "deadlines",
         "notebooks/09_deadlines.ipynb",
         ("deadlines",),
-        delayed,
+        lambda scope, cell: scope.result(*delayed(scope, cell)),
         lambda scope, cell: [
             *corrector_files(scope, cell),
             *(draft_files(scope, cell, delayed_drafts(scope)) if cell in scope.profile.draft_cells else ()),
@@ -96,8 +96,12 @@ DEADLINES = (
         "deadlines-summary",
         "paper/deadlines.py",
         (),
-        lambda scope, _: scope.result("deadlines/summary.csv", "deadlines/steps.csv"),
-        lambda scope, _: scope.there(*(f"deadlines/{cell}.csv" for cell in scope.deadlines_cells))
+        lambda scope, _: scope.result(
+            "deadlines/summary.csv",
+            "deadlines/steps.csv",
+            *["deadlines/changed.csv"] * bool(scope.profile.delays.perturbations),
+        ),
+        lambda scope, _: scope.there(*delayed(scope, *scope.deadlines_cells))
         + scope.timed(scope.deadlines_cells, "deadlines/{}-steps.csv"),
         wanted=lambda scope: bool(scope.deadlines_cells),
     ),
@@ -111,7 +115,7 @@ DEADLINES = (
         "realtime",
         "paper/realtime.py",
         ("realtime",),
-        lambda scope, _: scope.result("realtime/summary.csv"),
+        lambda scope, _: scope.result("realtime/summary.csv", "realtime/step.csv"),
         lambda scope, _: [
             file
             for cell in dict.fromkeys(run.cell for run in scope.profile.realtime)

@@ -28,9 +28,10 @@ late-dD, late-hold-dD       a planner that needs D decisions, for the state that
                             begins at each, or the last action is held until the next is there (see `lib.realtime`)
 async-dD                    the same in the background, for where the world will be in D decisions, and executed there;
 async+two-tower-dD,         with a corrector at every decision; with one that has learnt from late plans; with one and a
-async+temporal-dD,          gate, which drops a plan that arrives too far from where the world is; or with a draft that
-async+delay-aware-dD,       acts, not the prior, where no plan does
-async+gated-dD, async+draft-dD
+async+temporal-dD,          gate, which drops a plan that arrives too far from where the world is; with a draft that
+async+delay-aware-dD,       acts, not the prior, where no plan does; or with the clone there, and the corrector that has
+async+gated-dD,             learnt from late plans elsewhere
+async+draft-dD, async+delay-aware+clone-dD
 adarep-E, adarep-local-E    rivals as published, and in a second reading of what their texts leave open:
 published-E, …-tuned-E      see `lib.study.rivals`
 
@@ -143,6 +144,13 @@ class DelayArm(Arm):
     controller: str = "async"
 
 
+@dataclass(frozen=True)
+class BesideArm(DelayArm):
+    """An arm whose plans are late, with a corrector while one acts, and a draft, `beside`, where none does."""
+
+    beside: str = ""
+
+
 CONTROLLERS = {"late": LateController, "async": RealTimeController}
 DRAFTED = ("distilled", "cloned", "prior+")  # drafts, which are also arms that never plan
 DELAY_AWARE = "delay_aware"  # the two-tower corrector that has learnt from late plans: see `lib.study.delay_training`
@@ -192,6 +200,7 @@ DELAYED = {
     "async+delay-aware": {"corrector": DELAY_AWARE},
     "async+gated": _TWO_TOWER | {"gate": DriftGate},
     "async+draft": {"corrector": "distilled"},
+    "async+delay-aware+clone": {"corrector": DELAY_AWARE, "beside": "cloned"},
 }
 LONGEST_DELAY = 12
 
@@ -200,7 +209,7 @@ ARM_COLUMNS = tuple(Arm("", None).columns)
 
 def recorded(settings: dict) -> Arm:
     """The arm of a result's sidecar; what else the sidecar says is left out, and labels that it lacks are empty."""
-    kinds = {"trust": TrustedArm, "thresholds": DraftArm, "delay": DelayArm}
+    kinds = {"trust": TrustedArm, "thresholds": DraftArm, "beside": BesideArm, "delay": DelayArm}
     kind = next((kind for field, kind in kinds.items() if field in settings), Arm)
     fields = {f.name: settings[f.name] for f in dataclasses.fields(kind) if f.name in settings}
     for name in ("planner", "refiner"):
@@ -265,7 +274,8 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         samples, iterations, scheme, delay = match.groups()
         planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
         pieces = DELAYED[scheme] | {"scheme": scheme, "standard_planner": not samples, "delay": int(delay)}
-        arm = DelayArm(name, planner, 1 if scheme == "late" else max(int(delay), 1), **pieces)
+        kind = BesideArm if "beside" in pieces else DelayArm
+        arm = kind(name, planner, 1 if scheme == "late" else max(int(delay), 1), **pieces)
         return dataclasses.replace(arm, **{number: (calibration or {}).get(number) for number in numbers_of(arm)})
     raise ConfigError(
         f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, {', '.join(DRAFTED)}, "
@@ -289,10 +299,14 @@ def network_class(name: str) -> type[nn.Module]:
     return TwoTowerCorrector if name == DELAY_AWARE else CORRECTORS[name]
 
 
+def networks_of(arm: Arm) -> list[str]:
+    """The architecture of the corrector, and the draft, that an arm needs."""
+    return list(filter(None, (arm.corrector, getattr(arm, "beside", ""))))
+
+
 def correctors_of(names: list[str]) -> list[str]:
     """The architectures of correctors, and the drafts, that arms of these names need."""
-    arms = (make_arm(name, PlannerConfig()) for name in names)
-    return list(dict.fromkeys(arm.corrector for arm in arms if arm.corrector))
+    return list(dict.fromkeys(n for name in names for n in networks_of(make_arm(name, PlannerConfig()))))
 
 
 def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
@@ -313,6 +327,8 @@ def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
     gate = arm.gate(**{number: getattr(arm, number) for number in arm.gate.numbers}).to(wm.device) if arm.gate else None
     if isinstance(arm, DelayArm):
         pieces = {"delay": arm.delay, "fallback" if arm.corrector in DRAFTED else "corrector": corrector, "gate": gate}
+        if isinstance(arm, BesideArm):
+            pieces["fallback"] = correctors[arm.beside]
         if arm.controller == "late":
             pieces = {"delay": arm.delay, "hold": arm.tail == "hold"}
         return CONTROLLERS[arm.controller](MPPI(wm, arm.planner), **pieces)

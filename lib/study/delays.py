@@ -40,7 +40,7 @@ ABOUT = ["arm", "planner", "delay"]
 PLAYED = ["episode_seed", "return", "plan_age", "action_change", "planner_calls"]
 WORLD = ["perturbation", "severity"]  # further columns of changed worlds
 TIMED_AT = 8  # decisions of delay at which steps are timed: most of them are in the foreground alone
-NOT_CELLS = ("summary", "steps")
+NOT_CELLS = ("summary", "steps", "changed")
 
 
 # ------------------------------------------------------------------------------------------------------------ arms
@@ -79,8 +79,7 @@ def _planners(study: DelayStudy, studied: bool) -> dict[str, tuple[int, ...]]:
 
 
 def _with(names: list[str], available: Collection[str]) -> list[str]:
-    needed = {name: make_arm(name, PlannerConfig()).corrector for name in names}
-    return [arm_name(name) for name, network in needed.items() if not network or network in available]
+    return [arm_name(name) for name in names if {*correctors_of([name])} <= {*available}]
 
 
 def available(profile: Profile, cell: Cell | str) -> tuple[str, ...]:

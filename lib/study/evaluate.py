@@ -28,7 +28,7 @@ from lib.files import files
 from lib.planner import MPPI
 from lib.policy import PolicyController
 from lib.records import paths
-from lib.records.keys import ResultError, file_hash, key_of, shown
+from lib.records.keys import ResultError, file_hash, key_of, rest_of, shown
 from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
 from lib.records.store import how_to_make, intact, read_sidecar, read_table, write_json, write_table
@@ -40,6 +40,7 @@ from lib.study.arms import (
     DRAFTED,
     LABELS,
     Arm,
+    BesideArm,
     DelayArm,
     DraftArm,
     TrustedArm,
@@ -47,6 +48,7 @@ from lib.study.arms import (
     make_arm,
     make_controller,
     network_class,
+    networks_of,
 )
 from lib.study.cells import Cell
 from lib.weights.distilled import load_network
@@ -199,17 +201,22 @@ class Stage:
 
     def key(self, arm: Arm) -> str:
         """What an arm's episodes here depend on."""
-        return arm_key(arm, self.cell, self.teacher, self.corrector_files.get(arm.corrector), self.decisions)
+        key = arm_key(arm, self.cell, self.teacher, self.corrector_files.get(arm.corrector), self.decisions)
+        if not isinstance(arm, BesideArm):
+            return key
+        draft = self.corrector_files[arm.beside]
+        return key_of((*arm_roots(arm), network_class(arm.beside)), rest_of(key), file_hash(draft))
 
     def play(self, arm: Arm, seeds: list[int]) -> tuple[Tables, str]:
         """What came of an arm's episodes with these seeds, in order, and the arm's key.
 
         Episodes recorded under the same key, in the cache or in the profile's committed results, are not run again.
         """
-        if arm.corrector and arm.corrector not in self.corrector_files:
-            raise ConfigError(
-                f"arm {arm.name} lacks its {arm.corrector} network; lib.study.networks.ensure_network makes it."
-            )
+        for name in networks_of(arm):
+            if name not in self.corrector_files:
+                raise ConfigError(
+                    f"arm {arm.name} lacks its {name} network; lib.study.networks.ensure_network makes it."
+                )
         key = self.key(arm)
         done = self._recorded(arm, key)
         missing = [s for s in seeds if s not in {r["episode_seed"] for r in done.episodes}]

@@ -3,9 +3,9 @@
     python -m lib.study.realtime_demo --task walker-run --rate 50 --seconds 20
     python -m lib.study.realtime_demo --task walker-run --planner 512x6 --slower 2 --out build/realtime.json
 
-One decision is due in each period of the rate, or of the task's own, the physics time of a decision. The corrector and
-the draft of the paper profile are used where they are there. Then what the simulated delay returns from the same start
-states: that of the solves that were timed, rounded up to whole decisions.
+One decision is due in each period of the rate, or of the task's own, the physics time of a decision. The corrector of
+the paper profile that has learnt from late plans is used where it is there, else the two-tower one. Then what a
+simulated delay returns from the same start states: how old plans were when they were taken up, in the median.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import machine, versions, write_json
 from lib.rollout import rollout, start
-from lib.study.arms import network_file
+from lib.study.arms import DELAY_AWARE, network_file
 from lib.study.cells import Cell
 from lib.study.delays import period_ms
 from lib.study.speed.benchmark import _budget
@@ -39,6 +39,7 @@ from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
 LONGEST = 86_400.0  # seconds
+CORRECTORS = (DELAY_AWARE, "two_tower")  # the first that is there
 COMPARED = 10  # episodes that are played with a simulated delay, too: that takes as long again
 SHOWN = 8  # returns of single episodes
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
@@ -116,6 +117,7 @@ def demo(
     slower: float = 1.0,
     size: str = "1m",
     seed: int = 1,
+    draft: bool = False,
     out: Path | None = None,
 ) -> dict:
     """Play in wall-clock time for `seconds`, then the first episodes with a simulated delay; print what came of each.
@@ -128,6 +130,7 @@ def demo(
         slower: the planner takes that many times as long.
         size: of the teacher.
         seed: of the teacher.
+        draft: where no plan acts, the paper profile's draft does, and not the corrector on the prior's actions.
         out: a JSON file for the summary, written when the first half is over and again at the end; nothing is written
             without it.
     """
@@ -145,9 +148,11 @@ def demo(
     if (decisions := round(seconds / period)) < 1:
         raise ConfigError(f"--seconds {seconds:g} is less than the {period:g} s of one decision.")
     parts = {}
-    for part, name in (("corrector", "two_tower"), ("fallback", "distilled")):
-        file = network_file("paper", cell, name)
-        parts[part] = load_network(file, teacher).to(wm.device) if file.is_file() else None
+    for part, names in (("corrector", CORRECTORS), ("fallback", ("distilled",) if draft else ())):
+        files = [file for name in names if (file := network_file("paper", cell, name)).is_file()]
+        parts[part] = load_network(files[0], teacher).to(wm.device) if files else None
+    if draft and not parts["fallback"]:
+        raise ConfigError(f"--draft: {cell} has no draft among the committed results; leave it out.")
     told = f"{' and '.join(p for p in parts if parts[p]) or 'no corrector'}".replace("fallback", "draft")
     print(f"{cell}: {1 / period:g} decisions a second, {planner} slowed by {slower:g}, {told}", file=sys.stderr)
 
@@ -173,10 +178,8 @@ def demo(
     if not slowed.seconds:
         raise ConfigError(f"no plan was made in {seconds:g} s; play longer, or with a smaller --planner.")
     solve = np.array(slowed.seconds)
-    summary = {"cell": str(cell), "rate": 1 / period, "planner": planner, "slower": slower} | measured(
-        rows, solve, period
-    )
-    summary |= {"machine": machine(), "versions": versions()}
+    summary = {"cell": str(cell), "rate": 1 / period, "planner": planner, "slower": slower}
+    summary |= measured(rows, solve, period) | {"machine": machine(), "versions": versions()}
     told_of(summary, "in real time", {
         "return of each episode": listed(summary["returns"]),
         "reward of a decision": f"{summary['reward']:.3f}",
@@ -189,15 +192,17 @@ def demo(
         "  of which the loop came late": f"{summary['loop_late']}",
     }, out)  # fmt: skip
 
-    delay = min(math.ceil(summary["solve_ms"] / 1e3 / period), FURTHEST)
+    late = summary["age_at_arrival"] if summary["taken_up"] else summary["solve_ms"] / 1e3 / period
+    delay = min(math.ceil(late), FURTHEST)
     played = list(zip(seeds, summary["lengths"], strict=False))[:COMPARED]
-    count = sum(length for _, length in played)
+    count, same = sum(length for _, length in played), sum(summary["returns"][: len(played)])
     with tqdm(total=count, desc=f"simulated, delay {delay}", unit="decision", mininterval=0.5) as bar:
         there = simulated(RealTimeController(MPPI(wm, config), delay=delay, **parts), task, played, bar)
-    summary |= {"delay": delay, "episodes": played, "returns_simulated": there, "reward_simulated": sum(there) / count}
+    summary |= {"delay": delay, "episodes": played, "returns_simulated": there}
+    summary |= {"reward_compared": same / count, "reward_simulated": sum(there) / count}
     told_of(summary, f"with a simulated delay of {delay}", {
         "return of each episode": listed(there),
-        "reward of a decision": f"{summary['reward_simulated']:.3f}",
+        "reward of a decision": f"{summary['reward_simulated']:.3f}, in real time {summary['reward_compared']:.3f}",
     }, out)  # fmt: skip
     return summary
 

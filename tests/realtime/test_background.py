@@ -211,8 +211,15 @@ def test_a_planner_that_hangs_is_not_waited_for(made, monkeypatch, capfd):
     assert not controller.act(obs[0])[1]["planner_called"].any()
     controller.close()
     assert "a planner that hangs could not be stopped; its thread ends with the process." in capfd.readouterr().err
+    with pytest.raises(
+        RuntimeError, match="the planner still hangs in a solve of before `close`; make another planner"
+    ):
+        controller.reset()  # it might wake in the midst of another's solve
     controller.planner.permits.release()
     threads()[0].join(10)
+    controller.planner.permits.release(100)
+    controller.reset()
+    controller.act(obs[0])
 
 
 def test_a_planner_that_hangs_at_once_leaves_the_first_reset_after_a_while(made, monkeypatch):

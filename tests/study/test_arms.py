@@ -24,6 +24,7 @@ from lib.study.arms import (
     LABELS,
     SCHEMES,
     Arm,
+    BesideArm,
     DelayArm,
     TrustedArm,
     correctors_of,
@@ -386,6 +387,10 @@ def test_what_a_draft_arm_is_made_of():
         ("async+temporal-d4", DelayArm("async+temporal-d4", BUDGET, 4, "temporal", delay=4)),
         ("async+gated-d4", DelayArm("async+gated-d4", BUDGET, 4, "two_tower", gate=DriftGate, threshold=0.3, delay=4)),
         ("async+draft-d8", DelayArm("async+draft-d8", BUDGET, 8, "distilled", delay=8)),
+        (
+            "async+delay-aware+clone-d2",
+            BesideArm("async+delay-aware+clone-d2", BUDGET, 2, "delay_aware", delay=2, beside="cloned"),
+        ),
     ],
 )
 def test_an_arm_with_a_delay_is_made_by_its_name_on_either_planner(name, arm):
@@ -395,7 +400,8 @@ def test_an_arm_with_a_delay_is_made_by_its_name_on_either_planner(name, arm):
     small = {"name": f"64×2+{name}", "planner": PlannerConfig.budget(64, 2), "standard_planner": False}
     assert make_arm(f"64x2+{name}", BUDGET, {"threshold": 0.3}) == dataclasses.replace(arm, **small)
     assert recorded(json.loads(json.dumps(arm.settings)) | {"key": "a", "decisions": 5}) == arm
-    assert tuple(arm.columns) == ARM_COLUMNS and correctors_of([name]) == ([arm.corrector] if arm.corrector else [])
+    assert tuple(arm.columns) == ARM_COLUMNS
+    assert correctors_of([name]) == [part for part in (arm.corrector, getattr(arm, "beside", "")) if part]
 
 
 def test_arms_with_a_delay_differ_in_what_their_keys_read():
@@ -414,13 +420,14 @@ def test_arms_with_a_delay_differ_in_what_their_keys_read():
         "64x2-async-d2",
         "async+hold-d2",
     ):
-        with pytest.raises(ConfigError, match=r"is not known; .*late-hold-dD.*async\+draft-dD, with .*D \(0 to 12\)"):
+        with pytest.raises(ConfigError, match=r"is not known; .*late-hold-dD.*async\+draft-dD, .*with .*D \(0 to 12\)"):
             make_arm(wrong, BUDGET)
 
 
 def test_an_arm_with_a_delay_becomes_its_controller():
     wm, corrector, draft = tiny_model(), random_corrector(), Draft(LATENT, ACTIONS, width=16).eval()
-    networks = {"two_tower": corrector, "temporal": corrector, "distilled": draft}
+    networks = dict.fromkeys(("two_tower", "temporal", "delay_aware"), corrector)
+    networks |= dict.fromkeys(("distilled", "cloned"), draft)
 
     def made(name, calibration=None):
         return make_controller(make_arm(name, BUDGET, calibration), wm, networks)
@@ -432,6 +439,7 @@ def test_an_arm_with_a_delay_becomes_its_controller():
         "async-d2": (None, None),
         "async+two-tower-d2": (corrector, None),
         "async+draft-d2": (None, draft),
+        "async+delay-aware+clone-d2": (corrector, draft),
     }.items():
         controller = made(name)
         assert isinstance(controller, RealTimeController) and controller.gate is None

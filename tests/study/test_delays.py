@@ -82,6 +82,21 @@ def test_no_delay_is_played_once_for_each_planner_and_the_teachers_on_study_cell
         arms_of(dataclasses.replace(study, delays=(2, 4)), ())
 
 
+def test_the_key_of_an_arm_with_a_draft_beside_its_corrector_knows_both(tmp_path, home):  # noqa: F811
+    files = {name: tmp_path / name for name in ("delay_aware", "cloned", "distilled")}
+    both, one = (make_arm(f"4x1+async+delay-aware{end}-d2", BUDGET) for end in ("+clone", ""))
+    keys = set()
+    for changed in (None, *files):
+        for name, file in files.items():
+            file.write_bytes(f"{name}, {name == changed}".encode())
+        place = places(dataclasses.replace(stage(), corrector_files=files))["none"]
+        keys.add(place.key(both))
+        assert place.key(one) != place.key(both)
+    assert len(keys) == 3  # it does not read the third
+    with pytest.raises(ConfigError, match="lacks its cloned network"):
+        dataclasses.replace(stage(), corrector_files={"delay_aware": files["delay_aware"]}).play(both, [1])
+
+
 def test_arms_whose_corrector_or_draft_is_not_there_are_left_out():
     study = DelayStudy(delays=(0, 2), planners=("4x1",))
     everything = ["late", "late-hold", "async", "async+two-tower", "async+temporal", "async+gated", "async+draft"]

@@ -1,14 +1,16 @@
 """What is kept of the return when plans take time, and down to how slow a computer.
 
     table = summarise("walker-run-1m-1", episodes, steps, period_ms=50.0)
+    worlds = changed("walker-run-1m-1", episodes)        # the same arms where the world is another
     delay_on(20.0, solve_ms=7.5, period_ms=50.0)         # 3 decisions, on a computer 20 times slower than the one timed
 
 **What is in time.** A decision has one control period, the physics of it. While a solve takes no more than that it is
-waited for: all that plan are the planner at every step. A solve that takes x > 1 periods is used at the first decision
-after it is done, ⌈x⌉ decisions after the observation that it was begun with; there is no delay of 1. Who plans in the
-background first finds where its plan will arrive, d decisions on, which is not timed: it is told as d steps in the
-foreground. A step in the foreground that takes more than a period is late itself: no arm is followed beyond that. Times
-are 95th percentiles, so that 19 of 20 solves are there by then.
+waited for, and the world waits: all that plan are the planner at every step. A solve that takes x > 1 periods is used
+at the first decision after it is done, ⌈x⌉ decisions after the observation that it was begun with; there is no delay of
+1. Who plans in the background first finds where its plan will arrive, d decisions on, which is not timed: it is told as
+d steps in the foreground. A step in the foreground that takes more than a period is late itself: no arm is followed
+beyond that. Times are 95th percentiles, so that 19 of 20 solves are there by then. The computer has two cores of that
+speed, one that plans and one that acts; solves are timed one after the other, as the first makes them.
 
 Between delays that were played, the return is taken to be that of the next longer one; beyond the longest it is not
 known.
@@ -21,13 +23,15 @@ import math
 import numpy as np
 import pandas as pd
 
-from lib.study.stats.intervals import Estimate, StatisticsError, bootstrap_ci, kept_return
+from lib.study.stats.intervals import Estimate, StatisticsError, bootstrap_ci, kept_return, paired_difference
 
 KEEP = 0.95  # of the return without delay, for the slowest computer that still has it
 EVERY_STEP = "every-step"  # the planner without delay
+RIVAL = "cloned"  # acts at once, and plans never
 WAY = ["arm", "planner"]
 MEANS = ("plan_age", "action_change", "planner_calls")
 TIME = "p95_ms"
+_nothing = Estimate(math.nan, math.nan, math.nan)
 
 
 def delay_on(slower: float, solve_ms: float, period_ms: float) -> int:
@@ -69,8 +73,9 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
     delay; `kept_own` of the arm's own planner without delay. Means of `MEANS`. Times `foreground_ms` and `solve_ms`,
     and `slower`, the slowest computer that has this delay (see the module). The same in all rows of an arm and planner:
     `slower_95`, the slowest computer on which it still keeps `KEEP` of the reference, and `open`, whether it is only
-    known that it is at least that. Raises `StatisticsError` where no planner was played without delay, and for an arm
-    that has an episode twice, or one that the reference has not.
+    known that it is at least that; `slower_95_low`, the same of the lower ends of the intervals. Raises
+    `StatisticsError` where no planner was played without delay, and for an arm that has an episode twice, or one that
+    the reference has not.
     """
     rows, parts = [], {one: mine.set_index("episode_seed") for one, mine in episodes.groupby(
         [*WAY, "delay"], dropna=False, sort=False)}  # fmt: skip
@@ -91,12 +96,36 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
             math.nan if math.isnan(planned) else min(last, planned)
         )  # of a solve that was not timed: unknown
         rows.append(row)
-    table = pd.DataFrame(rows).astype({"delay": "Int64"}).assign(slower_95=math.nan, open=False)
+    table = pd.DataFrame(rows).astype({"delay": "Int64"}).assign(slower_95=math.nan, open=False, slower_95_low=math.nan)
     for (arm, planner), mine in table.groupby(WAY, dropna=False, sort=False):
         way = with_start(table, arm, planner)
         found = slowest_keeping(way["slower"], way["kept"], period_ms / mine["foreground_ms"].iloc[0])
         table.loc[mine.index, "slower_95"], table.loc[mine.index, "open"] = found
+        low, _ = slowest_keeping(way["slower"], way["kept_low"], period_ms / mine["foreground_ms"].iloc[0])
+        table.loc[mine.index, "slower_95_low"] = low
     return table
+
+
+def changed(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
+    """One row per world, arm, planner and delay of a cell that was played in changed worlds.
+
+    episodes: as of `summarise`, and perturbation and severity. `return`; `of_planner`, the share of the return of the
+    arm's own planner without delay in the same world; `difference` to the `RIVAL` there, which acts at once: each with
+    its 95 % interval over pairs of episodes, and nan where there is nothing to stand beside.
+    """
+    rows, parts = [], {one: mine.set_index("episode_seed") for one, mine in episodes.groupby(
+        ["perturbation", "severity", *WAY, "delay"], dropna=False, sort=False)}  # fmt: skip
+    own = {(*world, planner): mine for (*world, arm, planner, _), mine in parts.items() if arm == EVERY_STEP}
+    rivals = {tuple(world): mine for (*world, arm, _, _), mine in parts.items() if arm == RIVAL}
+    for (*world, arm, planner, delay), mine in parts.items():
+        row = {"cell": cell} | dict(zip(("perturbation", "severity"), world, strict=True))
+        row |= {"arm": arm, "planner": planner, "delay": delay, "episodes": len(mine)}
+        row |= _with_ends("return", Estimate(mine["return"].mean(), *bootstrap_ci(mine["return"])))
+        reference, rival = own.get((*world, planner)), rivals.get(tuple(world))
+        row |= _with_ends("of_planner", _nothing if reference is None else _kept(cell, arm, mine, reference))
+        row |= _with_ends("difference", _nothing if rival is None else _difference(cell, arm, mine, rival))
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"delay": "Int64"})
 
 
 def with_start(table: pd.DataFrame, arm: str, planner) -> pd.DataFrame:
@@ -132,11 +161,21 @@ def _with_ends(name: str, estimate) -> dict:
 
 def _kept(cell: str, arm: str, mine: pd.DataFrame, reference: pd.DataFrame) -> Estimate:
     """The share of the reference's return over the same episodes."""
+    return kept_return(mine["return"], _beside(cell, arm, mine, reference))
+
+
+def _difference(cell: str, arm: str, mine: pd.DataFrame, reference: pd.DataFrame) -> Estimate:
+    """The mean difference to the reference's return over the same episodes."""
+    return paired_difference(mine["return"], _beside(cell, arm, mine, reference))
+
+
+def _beside(cell: str, arm: str, mine: pd.DataFrame, reference: pd.DataFrame) -> pd.Series:
+    """The reference's returns of an arm's episodes."""
     if mine.index.has_duplicates or not mine.index.isin(reference.index).all():
         raise StatisticsError(
-            f"Cell {cell}: {arm} has episodes twice, or others than the planner without delay; play them again."
+            f"Cell {cell}: {arm} has episodes twice, or others than what it stands beside; play them again."
         )
-    return kept_return(mine["return"], reference.loc[mine.index, "return"])
+    return reference.loc[mine.index, "return"]
 
 
 def _times(arm: str, planner, steps: pd.DataFrame) -> dict:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.study.stats.deadlines import computers, delay_on, slowest_keeping, slowest_with, summarise
-from lib.study.stats.intervals import StatisticsError, kept_return
+from lib.study.stats.deadlines import changed, computers, delay_on, slowest_keeping, slowest_with, summarise
+from lib.study.stats.intervals import StatisticsError, kept_return, paired_difference
 
 PERIOD = 50.0
 SOLVE = {"64×2": 10.0, "128×2": 20.0}
@@ -125,6 +125,41 @@ def test_the_slowest_computers_by_hand():
     assert not table.loc[table["arm"] != "async+two-tower", "open"].any()
 
 
+def test_the_lower_ends_keep_it_on_no_slower_computer():
+    table = summarise("cell", *tables(), PERIOD)
+    assert (table["slower_95_low"] <= table["slower_95"]).all()
+    assert row(table, "async", "64×2", 2)["slower_95_low"] == 0  # with two episodes, which scatter
+    steady, steps = tables(
+        RETURNS | {("every-step", "128×2", 0): (100, 100), ("async+two-tower", "128×2", 4): (96, 97)}
+    )
+    found = row(summarise("cell", steady, steps, PERIOD), "async+two-tower", "128×2", 4)
+    assert found["slower_95_low"] == found["slower_95"] == OTHER_FOUR
+
+
+def test_changed_worlds_stand_beside_the_planner_and_the_clone_of_the_same_world():
+    returns = {
+        ("cloned", None, None): (10, 30),
+        ("every-step", "64×2", 0): (100, 200),
+        ("async", "64×2", 2): (60, 70),
+    }
+    heavy, light = tables(returns)[0], tables({key: np.divide(v, 2) for key, v in returns.items()})[0]
+    worlds = [heavy.assign(perturbation="mass", severity=2.0), light.assign(perturbation="mass", severity=1.5)]
+    found = changed("cell", pd.concat(worlds))
+    late = found[found["arm"] == "async"].set_index("severity")
+    for severity, part in ((2.0, 1), (1.5, 0.5)):
+        mine, every, clone = (part * np.array(v, float) for v in ((60, 70), (100, 200), (10, 30)))
+        one = late.loc[severity]
+        assert one["return"] == mine.mean() and one["delay"] == 2 and one["episodes"] == 2
+        assert one[["of_planner", "of_planner_low", "of_planner_high"]].tolist() == list(kept_return(mine, every))
+        ends = one[["difference", "difference_low", "difference_high"]].tolist()
+        assert ends == list(paired_difference(mine, clone))
+    assert found.loc[found["arm"] == "cloned", "of_planner"].isna().all()
+    alone = changed("cell", heavy[heavy["arm"] != "cloned"].assign(perturbation="push", severity=0.1))
+    assert alone["difference"].isna().all() and alone["of_planner"].notna().all()
+    with pytest.raises(StatisticsError, match="has episodes twice, or others than what it stands beside"):
+        changed("cell", worlds[0].drop(index=worlds[0].index[(worlds[0]["arm"] == "cloned")][:1]))
+
+
 def test_each_computer_has_one_delay():
     found = computers(summarise("a-1m-1", *tables(), PERIOD))
     of = {arm: mine[["from", "to", "kept"]].to_numpy().tolist() for (arm, planner), mine in found.groupby(
@@ -147,7 +182,5 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(StatisticsError, match="Cell a-1m-1 has no planner without delay"):
         summarise("a-1m-1", episodes[episodes["arm"] != "every-step"], steps, PERIOD)
     for wrong in (episodes[:2], episodes[:2].assign(episode_seed=7)):
-        with pytest.raises(
-            StatisticsError, match="policy has episodes twice, or others than the planner without delay"
-        ):
+        with pytest.raises(StatisticsError, match="policy has episodes twice, or others than what it stands beside"):
             summarise("a-1m-1", pd.concat([episodes, wrong]), steps, PERIOD)
