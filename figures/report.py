@@ -41,13 +41,16 @@ table{border-collapse:collapse;font-size:14px}td,th{padding:.2rem .7rem .2rem 0;
 th{border-bottom:1px solid #999}h2{margin-top:2rem;font-size:1.15rem}.vega-embed{margin:1rem 0}img{max-width:100%}"""
 
 
-def write(folder: Path) -> Path:
-    """Draw the report of a folder; `BundleError` or `ResultError` where it holds no accelerated controller."""
+def write(folder: Path, clipped: bool = True) -> Path:
+    """Draw the report of a folder, without a clip unless `clipped`.
+
+    `BundleError` or `ResultError` where it holds no accelerated controller.
+    """
     about = read_about(folder)["about"]
     if "accelerated" not in about:
         raise ResultError(f"{folder} says nothing of how its controller was found; make it with lib.study.accelerate.")
     found = about["accelerated"]
-    write_text(folder / "report.html", page(found, clip(folder, found)))
+    write_text(folder / "report.html", page(found, clip(folder, found) if clipped else None))
     return folder / "report.html"
 
 
@@ -66,13 +69,14 @@ def page(found: dict, clip: bytes | None) -> str:
         "teacher": found["teacher"], "environment": found["task"], "share to keep": f"{100 * found['keep']:g} %",
         "deadline": deadline, "right-sized planner": found["right_sized"].removeprefix("budget-"),
         "minutes": f"{found['spent_minutes']:g} of {found['minutes']:g}", "planned": planned,
-        "machine": found["machine"], "sha256 of the teacher": found["teacher_key"],
+        "machine": found["machine"], "digest of the teacher's weights": found["teacher_key"],
     }  # fmt: skip
     film = f'<img alt="the controller" src="data:image/gif;base64,{base64.b64encode(clip).decode()}">' if clip else ""
     missing = "".join(f"<li>{html.escape(what)}</li>" for what in found["left_out"])
     parts = [
         f"<h1>{html.escape(found['pick'])}</h1><p>{html.escape(found['why'])}</p>", film, "<h2>Candidates</h2>",
-        '<div id="kept"></div>' if "kept" in specs else "", table(found), f"<p>{html.escape(rule(found))}</p>",
+        '<div id="kept"></div>' if "kept" in specs else "", table(found),
+        f"<p>{html.escape(rule(found))}</p>" if "kept" in specs else "",
         f'<h2>Steps</h2><div id="times"></div><p>{html.escape(timed(found))}</p>' if "times" in specs else "",
         f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "", "<h2>Facts</h2>",
         _table([["", ""], *([name, value] for name, value in facts.items())]),
@@ -92,19 +96,20 @@ def _inside(spec: dict) -> str:
 def rule(found: dict) -> str:
     """What the test promises."""
     again = ""
-    if found["planned"]["before"]:
+    if found["tests"]["others"]:
         again = " Tests were made before, on other start states: of several one errs more often than each."
     return (
         f"Candidates of a chain are tested from the safest to the cheapest until one fails, each at {found['level']:g} "
         f"/ {CHAINS}: the chance that anything is admitted that keeps less than {100 * found['keep']:g} % is at most "
-        f"{100 * found['level']:g} %, as far as episodes are alike. Brackets and bars are 95 % intervals, the "
-        "dashed line is the share to keep." + again
+        f"{100 * found['level']:g} %, as far as falls were seen: of what falls rarely few episodes tell nothing. The "
+        "table has the share that may fall all the same. Brackets and bars are 95 % intervals, the dashed line is the "
+        "share to keep." + again
     )
 
 
 def timed(found: dict) -> str:
     """What the times are of, and the deadline."""
-    said = "From the observation to the action, without the environment."
+    said = "From the observation to the action, without the environment, on the machine named below."
     if found["rate"]:
         said += f" The dashed line is the deadline, {1e3 / found['rate']:.3g} ms: a candidate has to meet it in 99 % "
         said += "of its steps. Who plans in the background (async) was timed while a thread planned."
@@ -168,13 +173,16 @@ def _axis() -> alt.Axis:
 
 def table(found: dict) -> str:
     """The candidates as a table: what was measured, and whether a deadline is met."""
-    rows = [["", "return", "kept", "evaluations of the model", "step (ms), 50 % and 99 %"]]
+    rows = [["", "return", "kept", "falls", "evaluations of the model", "step (ms), 50 % and 99 %"]]
     rows[0] += ["steps in time"] if found["rate"] else []
     for row in found["candidates"]:
         of = [f"{row[name]:{form}}" if row.get(name) is not None else "" for name, form in FORMS.items()]
         if row.get("return_low") is not None:
             of[0] += f" [{row['return_low']:.1f}, {row['return_high']:.1f}]"
-        rows.append([row["arm"], *of[:3], ", ".join(filter(None, of[3:]))])
+        fallen = f"{row['falls']:g} of {row['episodes']}" if row.get("falls_high") is not None else ""
+        fallen += f" (at most {row['falls_high']:.0%})" if fallen else ""
+        steps = f" of {row['steps']}" if "steps" in row else ""
+        rows.append([row["arm"], *of[:2], fallen, of[2], ", ".join(filter(None, of[3:])) + steps])
         rows[-1] += [f"{row['in_time']:.1%}" if "in_time" in row else ""] if found["rate"] else []
     return _table(rows)
 
@@ -209,8 +217,8 @@ def clip(folder: Path, found: dict) -> bytes | None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    (folder,) = arguments or sys.argv[1:]
-    print(write(Path(folder)))
+    folder, *options = arguments or sys.argv[1:]
+    print(write(Path(folder), clipped="--no-clip" not in options))
 
 
 if __name__ == "__main__":

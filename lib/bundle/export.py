@@ -49,6 +49,8 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
     folder = Path(folder)
     out = Path(out or folder / "exported").resolve()
     controller = load_controller(folder, mode="eager")  # whose functions are plain ones
+    if out.exists() and not is_export(out) and not (out.is_dir() and not held(out)):
+        raise BundleError(f"{out} is no earlier export, so nothing is written there; give a new or empty folder.")
     planner = getattr(controller, "planner", None)
     if type(controller) not in _STEPS:
         raise BundleError(
@@ -58,8 +60,6 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
         raise BundleError(f"{folder}: a refiner and bfloat16 cannot be exported; save a controller without them.")
     if reason := why_not_compiled(torch.device("cpu")):
         raise BundleError(f"{folder} cannot be exported here: {reason}.")
-    if out.exists() and not (out / ABOUT).is_file() and not (out.is_dir() and not held(out)):
-        raise BundleError(f"{out} is no earlier export, so nothing is written there; give a new or empty folder.")
     names, state = _start(controller)
     obs = torch.zeros(1, controller.wm.native_obs_dim)
     functions = {"step": (_STEPS[type(controller)](controller), _step_noise(controller), STEP_OPTIONS)}
@@ -83,6 +83,15 @@ def export(folder: str | Path, out: str | Path | None = None) -> Path:
         why = unwritable(error, out / ABOUT) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BundleError(f"{folder} cannot be exported to {out}: {why.rstrip('.')}.") from error
     return out
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds what `export` writes, and nothing else."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return about["format"] == FORMAT and {*held(folder)} <= {"step.pt2", "solve.pt2", "start.pt", ABOUT}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class _Function(nn.Module):

@@ -5,11 +5,12 @@
 
 Measures the teacher on this machine, finds the right-sized planner, distils a draft and a corrector from it, tests the
 candidates and writes the cheapest that is shown to keep the share: controller.json and weights.safetensors, which
-`lib.load_controller` reads, report.html and episodes.csv. Repeat the command to go on where it was ended; with other
-minutes all is planned anew, and tested on start states that no test has seen.
+`lib.load_controller` reads, report.html and episodes.csv. Repeat the command to go on where it was ended, with as many
+minutes again. With other minutes, another rate or share all is planned anew, and tested on start states that no test
+has seen.
 
 With --rate, a planner whose solves do not fit into a period plans in the background, in a thread of the controller's:
-reset() begins it, close() ends it.
+reset() begins it, close() ends it. Such a controller cannot be exported. Clips are made of tasks of DMControl.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import tyro
 
 from lib.bundle import BundleError
 from lib.config import ConfigError
-from lib.distil.states import DistillationError
 from lib.environments import EnvironmentFailed
 from lib.records.ending import endable
 from lib.records.keys import ResultError
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, CheckpointError, NetworkError) as error:
         print(f"accelerate: {error}", file=sys.stderr)
         return 2
-    except (EnvironmentFailed, ResultError, BundleError, DistillationError) as error:
+    except (EnvironmentFailed, ResultError, BundleError) as error:
         print(f"accelerate: {error} What was finished is kept: the same command goes on.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

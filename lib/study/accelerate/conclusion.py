@@ -20,7 +20,7 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
     """What was found, as plain values, and the episodes of the check."""
     by_arm = {name: rows.set_index("episode_seed") for name, rows in episodes.groupby("arm")} if len(episodes) else {}
     floor = floor_of(search.task, by_arm[RANDOM].reset_index()) if by_arm else 0.0
-    pick = picks(table)[ALL] if len(table) else TEACHER
+    pick = picks(table)[ALL] if len(table) and not search.doubt else TEACHER
     check, more = search.checked(pick, floor)
     broken = check.get("verdict") == "broken"
     tried = [name for name in dict.fromkeys(table["candidate"]) if name in by_arm]
@@ -46,7 +46,11 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
         rows.append(row)
     for row in [row for row in rows if row["arm"] in search.times]:
         times = search.times[row["arm"]]
-        row |= {"median_ms": float(np.median(times)), "p99_ms": float(np.quantile(times, QUANTILE))}
+        row |= {
+            "median_ms": float(np.median(times)),
+            "p99_ms": float(np.quantile(times, QUANTILE)),
+            "steps": len(times),
+        }
         row |= {"in_time": float(np.mean(np.array(times) <= search.period))} if search.rate else {}
         row |= {"late": search.stage.late[row["arm"]]} if row["arm"] in search.stage.late else {}
     chosen = TEACHER if broken else pick
@@ -65,7 +69,8 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
         "times": {name: np.quantile(times, np.linspace(0, 1, 101)).tolist() for name, times in search.times.items()},
         "mode": search.mode,
         "delay": getattr(search.arm(chosen), "delay", 0),  # decisions that a plan takes in the background
-        "planned": {name: search.kept[name] for name in ("written", "minutes", "tested", "before")},
+        "planned": {name: search.kept[name] for name in ("written", "minutes")},
+        "tests": search.tests.mine | {"others": search.tests.others},
         "plan": search.plan.settings,
         "machine": machine(),
         "versions": versions(),
@@ -76,8 +81,10 @@ def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
     """What was chosen and why, in a few sentences."""
     mine, share = next(row for row in rows if row["arm"] == pick), f"{100 * search.keep:g} %"
     if check.get("verdict") == "broken":
-        said = f"The pick of the test kept less than {share} of the teacher's return on {check['episodes']} fresh "
-        said += "episodes, so the full planner stays."
+        said = f"{check['arm']}, the pick of the test, is shown to keep less than {share} of the teacher's return on "
+        said += f"{check['episodes']} fresh episodes ({100 * check['kept']:.1f} %), so the full planner stays."
+    elif pick == TEACHER and search.doubt:
+        said = search.doubt
     elif pick == TEACHER and "episodes" not in mine:
         said = "There was no time for a test, so the full planner stays."
     elif pick == TEACHER:
@@ -89,7 +96,9 @@ def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
         said = (
             f"{pick} is the cheapest that a test of {mine['episodes']} episodes shows to keep {share} of the teacher's "
         )
-        said += f"return: it keeps {100 * mine['kept']:.1f} %, with {fewer}."
+        said += f"return: it keeps {100 * mine['kept']:.1f} %, with {fewer}. {mine['falls']:g} of these episodes "
+        said += "fell, to less than half of the teacher's return or before their time; up to "
+        said += f"{100 * mine['falls_high']:.0f} % may."
     if check and check["verdict"] != "broken":
         ends = f" [{100 * check['low']:.1f}, {100 * check['high']:.1f}]" if check["low"] is not None else ""
         kept = f"it keeps {100 * check['kept']:.1f} %{ends}: " if check["kept"] is not None else ""
@@ -101,5 +110,5 @@ def why(search: Search, pick: str, rows: list[dict], check: dict) -> str:
     if search.rate and "in_time" in mine:
         said += f" {100 * mine['in_time']:.1f} % of its steps meet the deadline of {search.period:.3g} ms."
         if mine["p99_ms"] > search.period:
-            said += f" It misses the deadline: 99 % of its steps take {mine['p99_ms']:.3g} ms of {search.period:.3g}."
+            said += f" It misses the deadline: 1 % of its steps take longer than {mine['p99_ms']:.3g} ms."
     return said

@@ -92,7 +92,7 @@ def admissible(search, name: str) -> bool:
     elif not may_time(search, name):
         why = UNTIMED
     elif (needed := timed(search, name)) > search.period:
-        why = f"99 % of its steps take {needed:.3g} ms, and a decision has {search.period:.3g}"
+        why = f"1 % of its steps take longer than {needed:.3g} ms, and a decision has {search.period:.3g}"
     elif (late := search.stage.late.get(name, 0.0)) > LATE:
         why = f"{100 * late:.0f} % of its plans came later than was measured before"
     if why:

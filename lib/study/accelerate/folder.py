@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from lib.bundle import BundleError, read_about, save_controller
+from lib.bundle.export import is_export
 from lib.config import ConfigError
 from lib.files import held, remove, temporary, unwritable
 from lib.records.ending import child
@@ -16,23 +19,38 @@ from lib.records.keys import ResultError
 from lib.records.notebook import python_path
 
 NAMES = {"controller.json", "weights.safetensors", "report.html", "episodes.csv"}
+DRAWN = 90.0  # seconds for a report with its clip
 MADE_BY = "accelerated"  # what is found stands under this name in the controller's `about`
 
 
 def check_place(folder: Path, teacher: str, task: str) -> None:
     """`ConfigError` unless the folder is missing, empty, or an earlier result for this teacher (its key) and task, and
     can be written."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if there != folder and not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ConfigError(f"out={str(folder)!r} cannot be made, as {there} cannot be written to; give another folder.")
-    if there != folder:
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        parent = there if there != folder else folder.resolve().parent  # in which it is put in its place
+        if there != folder and not there.is_dir() or not os.access(parent, os.W_OK) or os.path.ismount(folder):
+            raise ConfigError(
+                f"out={str(folder)!r} cannot be made, as {parent} cannot be written to; give another folder."
+            )
+        return _check_held(folder, teacher, task)
+    except OSError as error:
+        raise ConfigError(
+            f"out={str(folder)!r} cannot be made: {error.strerror or error}; give another folder."
+        ) from None
+
+
+def _check_held(folder: Path, teacher: str, task: str) -> None:
+    """The same of what a folder holds."""
+    if not folder.exists():
         return
     if not folder.is_dir():
         raise ConfigError(f"out={str(folder)!r} is a file; give a folder that is new or empty.")
     names = held(folder)  # hidden ones are somebody's, too
     if not names:
         return
-    if foreign := sorted({*names} - NAMES):
+    ours = NAMES | ({"exported"} if is_export(folder / "exported") else set())  # of a controller that is replaced
+    if foreign := sorted({*names} - ours):
         raise ConfigError(f"out={str(folder)!r} holds {foreign[0]!r}, so nothing is written there; give a new folder.")
     try:
         about = read_about(folder)["about"][MADE_BY]
@@ -72,8 +90,16 @@ def write_folder(folder: Path, controller, found: dict, episodes: pd.DataFrame) 
 
 def draw(folder: Path) -> None:
     """The report is a figure, and figures are drawn of results by processes of their own."""
-    environment = os.environ | {"PYTHONPATH": python_path()}
-    done = subprocess.run(child("figures.report", str(folder)), env=environment, capture_output=True, text=True)
+    run = functools.partial(
+        subprocess.run, env=os.environ | {"PYTHONPATH": python_path()}, capture_output=True, text=True
+    )
+    try:
+        done = run(child("figures.report", str(folder)), timeout=DRAWN)
+    except subprocess.TimeoutExpired:
+        print(f"the report has no clip, which was not drawn within {DRAWN:g} s", file=sys.stderr, flush=True)
+        done = run(child("figures.report", str(folder), "--no-clip"))
+    if done.stderr and not done.returncode:
+        print(done.stderr.strip(), file=sys.stderr, flush=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise ResultError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +57,7 @@ class Playing(Stage):
     costs: Costs | None = None
     mode: str = "auto"
     begun: set[str] = field(default_factory=set)  # arms whose planners have been compiled
+    spare: float = 0.0  # seconds
     late: dict[str, float] = field(default_factory=dict)  # arm → share of its plans that came later than expected
 
     @classmethod
@@ -65,7 +68,9 @@ class Playing(Stage):
     def as_run(self, arm: Arm) -> Arm:
         return dataclasses.replace(arm, planner=in_mode(arm.planner, self.mode))
 
-    def play(self, arm: Arm, seeds: list[int]) -> tuple[Tables, str]:
+    def play(self, arm: Arm, seeds: list[int], spare: float = 0.0) -> tuple[Tables, str]:
+        """With so many seconds to spare behind each block."""
+        self.spare = spare
         return super().play(self.as_run(arm), seeds)
 
     def controller(self, arm: Arm):
@@ -78,12 +83,18 @@ class Playing(Stage):
 
     def run(self, arm: Arm, controller, seeds: list[int], what: str) -> Tables:
         estimated = len(seeds) * self.costs.episode(arm) + (0 if arm.name in self.begun else self.costs.compile)
-        if not self.clock.fits(estimated):
+        if not self.clock.fits(estimated, self.spare):
             raise OutOfTime(f"{what} would take {estimated * self.clock.pace / 60:.1f} minutes")
         self.clock.say(what)
         self.begun.add(arm.name)
         begin = time.monotonic()
-        tables = again(partial(super().run, arm, self.controller(arm), seeds, what))
+        try:
+            tables = super().run(arm, self.controller(arm), seeds, what)
+        except EnvironmentFailed as error:  # so many episodes at once may hardly ever pass: one by one they do
+            print(f"{error} These episodes are played one by one.", file=sys.stderr, flush=True)
+            one = partial(super().run, arm, self.controller(arm))
+            parts = [again(partial(one, [seed], f"{what}, by itself")) for seed in seeds]
+            return functools.reduce(operator.add, parts)
         self.clock.took(time.monotonic() - begin, estimated)
         return tables
 

@@ -54,7 +54,7 @@ def test_a_planner_that_does_not_fit_into_a_period_plans_in_the_background(searc
     assert within(found, found.candidates) == kept
     assert found.left_out == [
         "64×2+gated-6 and 64×2+two-tower-6: their plans take longer than the 10 ms of a decision",
-        "budget-64×2: 99 % of its steps take 25 ms, and a decision has 10",
+        "budget-64×2: 1 % of its steps take longer than 25 ms, and a decision has 10",
         "64×2+draft+gated-3-r30: its plans take longer than the 10 ms of a decision",
         "64×2+draft+gated-3-r10: its plans take longer than the 10 ms of a decision",
     ]

@@ -24,8 +24,8 @@ def search_for(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "measured", functools.wraps(measured)(lambda *given: COSTS))
     weights = str(teacher(tmp_path / "weights.safetensors", updates=0))
 
-    def made(minutes, task=TASK):
-        found = Search(weights, task, 0.0, 0.98, minutes, planner=PlannerConfig.budget(128, 2))
+    def made(minutes, task=TASK, rate=0.0, keep=0.98):
+        found = Search(weights, task, rate, keep, minutes, planner=PlannerConfig.budget(128, 2))
         found.prepare()
         return found
 
@@ -37,7 +37,7 @@ def asked(monkeypatch, found, killed=0):
     counts = []
 
     def refuse(stage, chains, planner, calibration, count, keep, fits, first):
-        assert first == found.before
+        assert first == found.tests.first
         counts.append(count)
         raise KeyboardInterrupt if count == killed else OutOfTime("the teacher's take longer")
 
@@ -57,14 +57,56 @@ def test_other_minutes_test_on_start_states_that_no_test_has_seen(search_for, mo
     assert asked(monkeypatch, first, killed=count) == [count]
     capsys.readouterr()
     again = search_for(9)
-    assert again.plan == first.plan and again.before == 0
+    assert again.plan == first.plan and again.tests.first == 0
     assert asked(monkeypatch, again) == [count]
     assert again.left_out[-1] == f"the test: an earlier run has begun it with {count} episodes of each"
     other = search_for(40)
-    assert f"a test of 9 minutes was begun on {count} start states; this one has others" in capsys.readouterr().err
-    assert (other.plan.certification, other.mode, other.before) == (50, "auto", MOST)
+    assert "1 other test was begun of this teacher; this one has other start states" in capsys.readouterr().err
+    assert (other.plan.certification, other.mode, other.tests.first) == (50, "auto", MOST)
     asked(monkeypatch, other, killed=50)
-    assert search_for(40).before == MOST and search_for(9).before == 2 * MOST
+    assert search_for(40).tests.first == MOST
+    assert search_for(9).tests.first == 2 * MOST  # planned anew, with other labels perhaps
+
+
+def test_another_share_or_rate_has_start_states_of_its_own(search_for, monkeypatch):
+    """What failed at 98 % and is asked for at 95 % would else be judged by the same returns."""
+    asked(monkeypatch, search_for(40), killed=50)
+    assert search_for(40, keep=0.95).tests.first == MOST and search_for(40, rate=2.0).tests.first == MOST
+    asked(monkeypatch, search_for(40, keep=0.95), killed=50)
+    assert search_for(40).tests.first == 0 and search_for(40, rate=2.0).tests.first == 2 * MOST
+    for file in (paths.CACHE / "accelerate").glob("*-plan-*"):
+        file.unlink()
+    assert search_for(40).tests.first == 2 * MOST  # a plan that is lost does not bring seen ones back
+
+
+def test_a_candidate_without_time_ends_its_own_chain_alone(search_for, monkeypatch):
+    """Those before it in the chain, and other chains, are as they were."""
+    found = search_for(9)
+    found.tested, played = 10, []
+
+    def run(self, arm, controller, seeds, what):
+        played.append(arm.name)
+        if arm.name == "policy":
+            raise OutOfTime("policy would take 9 minutes")
+        return real(self, arm, controller, seeds, what)
+
+    real = search.Playing.run
+    monkeypatch.setattr(search.Playing, "run", run)
+    assert found.fits("budget-16×1", "certify") and not found.fits("policy", "certify")
+    assert found.left_out == ["policy, and what is cheaper in its chain: policy would take 9 minutes"]
+    assert found.fits("budget-16×1", "certify") and played == ["budget-16×1", "policy"]
+    assert found.fits("teacher", "certify") and not found.fits("budget-16×1", "trial")
+
+
+def test_a_check_that_was_begun_is_made_of_as_many_episodes(search_for, monkeypatch):
+    found = search_for(40)
+    counts = []
+    monkeypatch.setattr(search.Playing, "play", lambda self, arm, seeds: counts.append(len(seeds)) or 1 / 0)
+    for left in (1_000.0, 2_000.0):
+        monkeypatch.setattr(search.Clock, "left", left)
+        with pytest.raises(ZeroDivisionError):
+            found.checked("policy", 0.0)
+    assert counts[0] == counts[1] == found.tests.mine["check"] > 0
 
 
 def test_a_test_that_was_made_smaller_stays_so(search_for, monkeypatch):
@@ -91,6 +133,6 @@ def test_what_was_played_before_an_environment_failed_is_not_lost(search_for, mo
     with pytest.raises(EnvironmentFailed, match="RuntimeError: a cable broke; this was the episode with seed 11."):
         stage.play(policy, seeds)
     said = capsys.readouterr().err
-    assert said.count("It is tried again") == 2
+    assert said.count("These episodes are played one by one.") == 1 and said.count("It is tried again") == 2
     monkeypatch.setattr(Breaking, "bad", frozenset(range(10)))  # none of those is played again
     assert [row["episode_seed"] for row in stage.play(policy, seeds)[0].episodes] == seeds
