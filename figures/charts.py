@@ -52,6 +52,7 @@ EYE, PLUG, DIABOLO, WAVE = (
     "M-1,-1H1V-.5L.3,0L1,.5V1H-1V.5L-.3,0L-1,-.5Z",
     "M-1,-.9L0,-.3L1,-.9V.3L0,.9L-1,.3Z",
 )
+CLIPPED = "M-1,-1H.2L1,-.2V1H-1Z"
 
 # Okabe–Ito colours (Okabe & Ito 2008), a dark wine and an olive, told apart with every common colour blindness; shapes
 # carry the same in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
@@ -94,6 +95,7 @@ FAMILIES = {
     "async+two-tower": Family("in the background, two-tower", "#D55E00", DROP),
     "async+temporal": Family("in the background, temporal", "#E69F00", EYE),
     "async+delay-aware": Family("in the background, knows late plans", "#56B4E9", WAVE),
+    "async+delay-aware+clone": Family("knows late plans, then the clone", "#56B4E9", CLIPPED),
     "async+gated": Family("in the background, gated", "#009E73", DIABOLO),
     "async+draft": Family("in the background, draft", DRAFT, STAIRS),
     "adarep": ADAREP,

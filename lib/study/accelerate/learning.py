@@ -29,6 +29,7 @@ from lib.weights.native import teacher_key
 NAME = "accelerate"  # of the profile that its pieces are made under, and of their folder in the cache
 ARCH = "two_tower"
 ROUNDS, EPOCHS, LEAST_EPOCHS, MOST_EPISODES = 4, 100, 5, 12
+ROUND_TRIES = 6  # of labels of so many episodes, any of which may fail
 
 
 def settings_for(cell: Cell, teacher: str, planner: PlannerConfig, mode: str, decisions: int) -> Settings:
@@ -61,7 +62,7 @@ def draft(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> Path:
         if lacking:
             _begin(clock, f"labels, round {number} of {rounds}", study.labels[0] * each)
         begin = time.monotonic()
-        files = again(functools.partial(labelled_states, with_rounds(number), cell, "distilled"))
+        files = again(functools.partial(labelled_states, with_rounds(number), cell, "distilled"), ROUND_TRIES)
         if lacking:  # what was there says nothing of the pace
             clock.took(time.monotonic() - begin, 0 if number > 1 else study.labels[0] * each)
     made = with_rounds(rounds)
@@ -89,7 +90,7 @@ def corrector(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> tup
     profile = dataclasses.replace(settings.profile, collect_episodes=episodes, epochs=epochs)
     settings = dataclasses.replace(settings, profile=profile)
     _begin(clock, f"states where plans are old, {episodes} episodes", episodes * each)
-    data, set_key = again(functools.partial(distillation_set, settings, cell))
+    data, set_key = again(functools.partial(distillation_set, settings, cell), ROUND_TRIES)
     training, wm_key = CorrectorTraining(ARCH, epochs), teacher_key(settings.teacher)
     key = key_of((train_corrector,), rest_of(set_key), as_dict(training))
 
