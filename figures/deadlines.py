@@ -4,8 +4,8 @@
 
 reads data/results/smoke/deadlines/summary.csv and writes figures/smoke/deadlines.{svg,pdf,png}, in which each arm has
 the delay that its solve takes on such a computer, and figures/smoke/deadlines-delay.{svg,pdf,png} of every arm; a row
-per cell, a column per planner, or two cells beside each other where all have one planner. A line ends where the step in the
-foreground is late itself, or delays are longer than was played. Of more cells than fit a page, those with the most
+per cell, a column per planner, or two cells beside each other where all have one planner. A line ends where the step in
+the foreground is late itself, or delays are longer than was played. Of more cells than fit a page, those with the most
 episodes are drawn.
 """
 

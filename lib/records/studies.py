@@ -96,11 +96,7 @@ DEADLINES = (
         "deadlines-summary",
         "paper/deadlines.py",
         (),
-        lambda scope, _: scope.result(
-            "deadlines/summary.csv",
-            "deadlines/steps.csv",
-            *["deadlines/changed.csv"] * bool(scope.profile.delays.perturbations),
-        ),
+        lambda scope, _: scope.result(*(f"deadlines/{table}.csv" for table in ("summary", "steps", "worlds"))),
         lambda scope, _: scope.there(*delayed(scope, *scope.deadlines_cells))
         + scope.timed(scope.deadlines_cells, "deadlines/{}-steps.csv"),
         wanted=lambda scope: bool(scope.deadlines_cells),

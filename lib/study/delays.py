@@ -40,7 +40,7 @@ ABOUT = ["arm", "planner", "delay"]
 PLAYED = ["episode_seed", "return", "plan_age", "action_change", "planner_calls"]
 WORLD = ["perturbation", "severity"]  # further columns of changed worlds
 TIMED_AT = 8  # decisions of delay at which steps are timed: most of them are in the foreground alone
-NOT_CELLS = ("summary", "steps", "changed")
+NOT_CELLS = ("summary", "steps", "worlds")
 
 
 # ------------------------------------------------------------------------------------------------------------ arms

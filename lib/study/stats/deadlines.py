@@ -1,7 +1,7 @@
 """What is kept of the return when plans take time, and down to how slow a computer.
 
     table = summarise("walker-run-1m-1", episodes, steps, period_ms=50.0)
-    worlds = changed("walker-run-1m-1", episodes)        # the same arms where the world is another
+    beside = worlds("walker-run-1m-1", episodes)         # the same arms beside what never plans, in changed worlds too
     delay_on(20.0, solve_ms=7.5, period_ms=50.0)         # 3 decisions, on a computer 20 times slower than the one timed
 
 **What is in time.** A decision has one control period, the physics of it. While a solve takes no more than that it is
@@ -82,7 +82,7 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
     own = {planner: mine for (arm, planner, _), mine in parts.items() if arm == EVERY_STEP}
     if not own:
         raise StatisticsError(f"Cell {cell} has no planner without delay, of whose return others keep a share.")
-    reference = max(own, key=lambda planner: math.prod(map(int, planner.split("×"))))
+    reference = max(own, key=_evaluations)
     for (arm, planner, delay), mine in parts.items():
         row = {"cell": cell, "arm": arm, "planner": planner, "delay": delay, "episodes": len(mine)}
         row |= _with_ends("return", Estimate(mine["return"].mean(), *bootstrap_ci(mine["return"])))
@@ -106,22 +106,25 @@ def summarise(cell: str, episodes: pd.DataFrame, steps: pd.DataFrame, period_ms:
     return table
 
 
-def changed(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
-    """One row per world, arm, planner and delay of a cell that was played in changed worlds.
+def worlds(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
+    """One row per world, arm, planner and delay of a cell.
 
-    episodes: as of `summarise`, and perturbation and severity. `return`; `of_planner`, the share of the return of the
-    arm's own planner without delay in the same world; `difference` to the `RIVAL` there, which acts at once: each with
-    its 95 % interval over pairs of episodes, and nan where there is nothing to stand beside.
+    episodes: as of `summarise`, and perturbation and severity, which is nan in the teacher's own world, "none".
+    `return`; `of_planner`, the share of the return of the arm's own planner without delay in the same world, and for
+    what plans never of the largest one's; `difference` to the `RIVAL` there, which acts at once: each with its 95 %
+    interval over pairs of episodes, and nan where there is nothing to stand beside.
     """
     rows, parts = [], {one: mine.set_index("episode_seed") for one, mine in episodes.groupby(
         ["perturbation", "severity", *WAY, "delay"], dropna=False, sort=False)}  # fmt: skip
-    own = {(*world, planner): mine for (*world, arm, planner, _), mine in parts.items() if arm == EVERY_STEP}
-    rivals = {tuple(world): mine for (*world, arm, _, _), mine in parts.items() if arm == RIVAL}
+    own = {(str(world), planner): mine for (*world, arm, planner, _), mine in parts.items() if arm == EVERY_STEP}
+    largest = max((planner for _, planner in own), key=_evaluations, default="")
+    rivals = {str(world): mine for (*world, arm, _, _), mine in parts.items() if arm == RIVAL}
     for (*world, arm, planner, delay), mine in parts.items():
         row = {"cell": cell} | dict(zip(("perturbation", "severity"), world, strict=True))
         row |= {"arm": arm, "planner": planner, "delay": delay, "episodes": len(mine)}
         row |= _with_ends("return", Estimate(mine["return"].mean(), *bootstrap_ci(mine["return"])))
-        reference, rival = own.get((*world, planner)), rivals.get(tuple(world))
+        reference = own.get((str(world), planner if isinstance(planner, str) else largest))
+        rival = rivals.get(str(world))
         row |= _with_ends("of_planner", _nothing if reference is None else _kept(cell, arm, mine, reference))
         row |= _with_ends("difference", _nothing if rival is None else _difference(cell, arm, mine, rival))
         rows.append(row)
@@ -153,6 +156,10 @@ def computers(table: pd.DataFrame) -> pd.DataFrame:
                 begin = row["slower"]
     columns = ["cell", *WAY, "delay", "from", "to", "kept", "kept_low", "kept_high", "episodes"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _evaluations(planner: str) -> int:
+    return math.prod(map(int, planner.split("×")))
 
 
 def _with_ends(name: str, estimate) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.study.stats.deadlines import changed, computers, delay_on, slowest_keeping, slowest_with, summarise
+from lib.study.stats.deadlines import computers, delay_on, slowest_keeping, slowest_with, summarise, worlds
 from lib.study.stats.intervals import StatisticsError, kept_return, paired_difference
 
 PERIOD = 50.0
@@ -143,8 +143,10 @@ def test_changed_worlds_stand_beside_the_planner_and_the_clone_of_the_same_world
         ("async", "64×2", 2): (60, 70),
     }
     heavy, light = tables(returns)[0], tables({key: np.divide(v, 2) for key, v in returns.items()})[0]
-    worlds = [heavy.assign(perturbation="mass", severity=2.0), light.assign(perturbation="mass", severity=1.5)]
-    found = changed("cell", pd.concat(worlds))
+    own, rest = heavy.assign(perturbation="none", severity=np.nan), light.assign(perturbation="mass", severity=1.5)
+    mixed = [heavy.assign(perturbation="mass", severity=2.0), rest]
+    assert worlds("cell", own)["difference"].tolist() == worlds("cell", mixed[0])["difference"].tolist()
+    found = worlds("cell", pd.concat(mixed))
     late = found[found["arm"] == "async"].set_index("severity")
     for severity, part in ((2.0, 1), (1.5, 0.5)):
         mine, every, clone = (part * np.array(v, float) for v in ((60, 70), (100, 200), (10, 30)))
@@ -153,11 +155,12 @@ def test_changed_worlds_stand_beside_the_planner_and_the_clone_of_the_same_world
         assert one[["of_planner", "of_planner_low", "of_planner_high"]].tolist() == list(kept_return(mine, every))
         ends = one[["difference", "difference_low", "difference_high"]].tolist()
         assert ends == list(paired_difference(mine, clone))
-    assert found.loc[found["arm"] == "cloned", "of_planner"].isna().all()
-    alone = changed("cell", heavy[heavy["arm"] != "cloned"].assign(perturbation="push", severity=0.1))
+    of_clone = found[(found["arm"] == "cloned") & (found["severity"] == 2.0)]
+    assert of_clone["of_planner"].tolist() == [20 / 150] and of_clone["difference"].tolist() == [0]
+    alone = worlds("cell", heavy[heavy["arm"] != "cloned"].assign(perturbation="push", severity=0.1))
     assert alone["difference"].isna().all() and alone["of_planner"].notna().all()
     with pytest.raises(StatisticsError, match="has episodes twice, or others than what it stands beside"):
-        changed("cell", worlds[0].drop(index=worlds[0].index[(worlds[0]["arm"] == "cloned")][:1]))
+        worlds("cell", mixed[0].drop(index=mixed[0].index[(mixed[0]["arm"] == "cloned")][:1]))
 
 
 def test_each_computer_has_one_delay():
