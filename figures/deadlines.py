@@ -80,7 +80,7 @@ def on_each_planner(marks: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     """A figure of `marks`; the `table` says which cells, planners and arms there are."""
     cells, planners = list(table["cell"].unique()), ordered(table["planner"].dropna().unique())
-    columns = side_by_side(table)
+    columns, arms = side_by_side(table), list(table["arm"].unique())  # scales are shared: panels may lack some
     room = (charts.FULL_WIDTH - BETWEEN * (columns - 1)) / columns
     width = min(200, (room - AXIS - NAMES - GAP * len(planners)) / len(planners))
     rows = []
@@ -91,18 +91,20 @@ def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMi
         domain = [min(0, ends.min()), max(105, ends.max() + 1)]
         bottom = number >= len(cells) - columns
         row = [
-            panel(mine[mine["planner"] == planner], planner if len(planners) > 1 else "", domain,
+            panel(mine[mine["planner"] == planner], arms, planner if len(planners) > 1 else "", domain,
                   title if bottom else "", planner == own[0])
             for planner in own
         ]  # fmt: skip
         row = [one.properties(width=width, height=HEIGHT) for one in row]
         titled = pages.cell_title(cell, cells)
         about = alt.Title(f"{titled}, {planners[0]}" if len(planners) == 1 else titled, offset=2)
-        rows.append(alt.hconcat(*row, names(mine, domain), spacing=GAP).properties(title=about))
+        rows.append(alt.hconcat(*row, names(mine, arms, domain), spacing=GAP).properties(title=about))
     return alt.concat(*rows, columns=columns, spacing=BETWEEN) if len(rows) > 1 else rows[0]
 
 
-def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, left: bool) -> alt.LayerChart:
+def panel(
+    marks: pd.DataFrame, arms: list[str], planner: str, domain: list[float], title: str, left: bool
+) -> alt.LayerChart:
     """One cell and planner. Only at the left and bottom do axes have titles."""
     by_computer = "from" in marks
     marks = marks.assign(**{name: 100 * marks[name].astype(float) for name in ("kept", "kept_low", "kept_high")})
@@ -129,28 +131,28 @@ def panel(marks: pd.DataFrame, planner: str, domain: list[float], title: str, le
     dots = alt.StrokeDash("kept:N", scale=alt.Scale(range=[[1, 2], [4, 2]]), legend=None)
     promise = alt.Chart(pd.DataFrame({"kept": [100.0, 100 * KEEP]})).mark_rule(color=MUTED, strokeWidth=0.7)
     lines = alt.Chart(corners.assign(order=corners.index)).mark_line(strokeWidth=1.2, strokeJoin="miter")
-    base = alt.Chart(middle[middle["planned"] | by_computer]).encode(x=x, color=colour(marks))
+    base = alt.Chart(middle[middle["planned"] | by_computer]).encode(x=x, color=colour(arms))
     layers = [
         promise.encode(y=y("kept"), strokeDash=dots),
-        lines.encode(x=x, y=y("kept"), order="order:Q", color=colour(marks), detail="arm:N", strokeDash=dash),
+        lines.encode(x=x, y=y("kept"), order="order:Q", color=colour(arms), detail="arm:N", strokeDash=dash),
         base.transform_filter("datum.kept_low < datum.kept_high").mark_rule(strokeWidth=0.9, opacity=0.6)
         .encode(y=y("kept_low"), y2="kept_high"),
-        base.mark_point(size=15, filled=True, opacity=1).encode(y=y("kept"), shape=shape(marks)),
+        base.mark_point(size=15, filled=True, opacity=1).encode(y=y("kept"), shape=shape(arms)),
     ]  # fmt: skip
     chart = alt.layer(*layers).resolve_scale(strokeDash="independent")
     about = alt.Title(planner, anchor="middle", fontSize=charts.FONT_SIZE, offset=2)
     return chart.properties(title=about) if planner else chart
 
 
-def names(marks: pd.DataFrame, domain: list[float]) -> alt.LayerChart:
+def names(marks: pd.DataFrame, arms: list[str], domain: list[float]) -> alt.LayerChart:
     """The arms' names behind the last panel, each beside where its line ends, as far as there is room."""
     last = marks.sort_values(["planner", "x"], key=lambda v: v.map(evaluations) if v.name == "planner" else v)
     last = last.groupby("arm", sort=False).last().reset_index()
     height = [HEIGHT * (1 - (100 * kept - domain[0]) / (domain[1] - domain[0])) for kept in last["kept"]]
     last = last.assign(y=height).sort_values("y", kind="stable").assign(y=lambda t: apart(list(t["y"])))
     y = alt.Y("y:Q", scale=alt.Scale(domain=[HEIGHT, 0], nice=False, zero=False), axis=None)
-    base = alt.Chart(last[["arm", "y"]]).encode(y=y, color=colour(marks))
-    mark = base.mark_point(size=22, filled=True, opacity=1).encode(x=alt.value(2), shape=shape(marks))
+    base = alt.Chart(last[["arm", "y"]]).encode(y=y, color=colour(arms))
+    mark = base.mark_point(size=22, filled=True, opacity=1).encode(x=alt.value(2), shape=shape(arms))
     text = base.mark_text(align="left", dx=9).encode(x=alt.value(0), text="arm:N")
     return alt.layer(mark, text).properties(width=NAMES - GAP, height=HEIGHT)
 
@@ -167,13 +169,11 @@ def apart(heights: list[float]) -> list[float]:
     return placed
 
 
-def colour(marks: pd.DataFrame) -> alt.Color:
-    arms = list(marks["arm"].unique())
+def colour(arms: list[str]) -> alt.Color:
     return alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[look(arm).colour for arm in arms]), legend=None)
 
 
-def shape(marks: pd.DataFrame) -> alt.Shape:
-    arms = list(marks["arm"].unique())
+def shape(arms: list[str]) -> alt.Shape:
     return alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[look(arm).shape for arm in arms]), legend=None)
 
 

@@ -68,6 +68,24 @@ def test_names_are_a_line_apart_and_on_the_panel():
     assert deadlines.apart([10, 40, 90]) == [10, 40, 90]
 
 
+def test_an_arm_has_one_look_though_a_cell_lacks_another(home):
+    """Scales are shared between panels: a cell that lacks arms would else hand its looks on to others."""
+    few = {key: value for key, value in RETURNS.items() if key[0] not in ("policy", "late")}
+    tables_of = [summarise(cell, *tables(returns), PERIOD) for cell, returns in (("a-1m-1", few), ("b-1m-1", RETURNS))]
+    looks = set()
+
+    def gathered(spec):
+        if isinstance(spec, dict):
+            for name in ("color", "shape"):
+                if isinstance(scale := spec.get(name, {}), dict) and "range" in scale.get("scale", {}):
+                    looks.add((name, *scale["scale"]["domain"], *scale["scale"]["range"]))
+        for part in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ():
+            gathered(part)
+
+    gathered(deadlines.drawings(pd.concat(tables_of))["deadlines-delay"].to_dict())
+    assert len(looks) == 2
+
+
 def test_all_that_is_drawn_can_be_read(home, capsys):
     home("walker-run-1m-1", "cheetah-run-1m-1")
     deadlines.main(["--profile", "smoke"])
