@@ -185,16 +185,18 @@ class Search:
         return {RANDOM: random["return"].to_numpy(), STILL: np.array([row["return"] for row in still])}
 
     def something(self, teacher, trivial: dict[str, np.ndarray]) -> None:
-        """Raises `NothingToKeep` unless the teacher returns more than both trivial policies. Where a test of paired
-        episodes does not tell them apart, `doubt` says so: few episodes may not show what was learnt."""
+        """Raises `NothingToKeep` where the teacher returns no more than a trivial policy over `LEAST` episodes. Where a
+        test of paired episodes does not tell them apart, `doubt` says so: few may not show what was learnt."""
         for name, returns in trivial.items():
-            above(teacher, returns.mean(), f"the return of {TRIVIAL[name]} on the same start states")
             difference = np.asarray(teacher) - returns
-            if len(difference) > 1 and student_p(difference) > SURE:
+            if len(difference) >= LEAST:
+                above(teacher, returns.mean(), f"the return of {TRIVIAL[name]} on the same start states")
+            if len(difference) < 2 or student_p(difference) > SURE:
                 self.doubt = (
                     f"The teacher returns {np.mean(teacher):.4g} on average, and {TRIVIAL[name]} "
-                    f"{returns.mean():.4g}, which a test of {len(difference)} episodes does not tell apart: there is "
-                    "nothing to keep a share of, so the full planner stays. Train it longer, or give more minutes."
+                    f"{returns.mean():.4g}, which a test of {len(difference)} episode{'s' * (len(difference) > 1)} "
+                    "does not tell apart: there is nothing that is known to be worth keeping, so the full planner "
+                    "stays. Train it longer, or give more minutes."
                 )
 
     # ---------------------------------------------------------------------------------------------------- learning

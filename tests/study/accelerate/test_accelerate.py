@@ -200,6 +200,8 @@ def test_an_untrained_teacher_has_nothing_to_keep(home, tmp_path, capsys):
     with pytest.raises(NothingToKeep, match="there is nothing to keep a share of; train it longer"):
         accelerate(str(untrained), TASK, minutes=MINUTES, out=tmp_path / "out", planner=PLANNER)
     assert not (tmp_path / "out").exists()
+    _, found = accelerate(str(untrained), TASK, minutes=0.3, out=tmp_path / "few", planner=PLANNER)
+    assert found["fallback"] and "there is nothing that is known to be worth keeping" in found["why"]
 
 
 def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
@@ -207,9 +209,12 @@ def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
     search.Search.something(found, [18.0, 22.0, 18.5], trivial)
     assert not found.doubt
     search.Search.something(found, [8.0, 12.0, 8.5], trivial)
-    assert "doing nothing 9, which a test of 3 episodes does not tell apart: there is nothing to keep" in found.doubt
+    assert "doing nothing 9, which a test of 3 episodes does not tell apart: there is nothing that" in found.doubt
+    search.Search.something(found, [0.0], {"random": np.array([0.0]), "still": np.array([0.0])})
+    assert "which a test of 1 episode does not" in found.doubt  # one that missed is no reason to refuse a teacher
+    many = {"random": np.ones(LEAST), "still": np.full(LEAST, 9.0)}
     with pytest.raises(NothingToKeep):
-        search.Search.something(found, [8.0, 8.0, 8.5], trivial)
+        search.Search.something(found, [8.0] * LEAST, many)
 
 
 @pytest.mark.slow
