@@ -30,7 +30,7 @@ from lib.records.store import machine, write_json
 from lib.study.accelerate import learning
 from lib.study.accelerate.asked import check, fitting
 from lib.study.accelerate.deadline import in_background, within
-from lib.study.accelerate.plan import LEAST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
+from lib.study.accelerate.plan import LEAST, MOST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
 from lib.study.accelerate.playing import Playing, Still, again, in_mode, in_time, plain
 from lib.study.accelerate.tested import Tests
 from lib.study.arms import Arm, DelayArm, make_arm, make_controller, networks_of, numbers_of
@@ -185,13 +185,14 @@ class Search:
         return {RANDOM: random["return"].to_numpy(), STILL: np.array([row["return"] for row in still])}
 
     def something(self, teacher, trivial: dict[str, np.ndarray]) -> None:
-        """Raises `NothingToKeep` where the teacher returns no more than a trivial policy over `LEAST` episodes. Where a
-        test of paired episodes does not tell them apart, `doubt` says so: few may not show what was learnt."""
+        """Raises `NothingToKeep` where the teacher returns no more than a trivial policy over `LEAST` episodes. `doubt`
+        says so where fewer do, or a test of so many does not tell them apart: they may not show what was learnt."""
         for name, returns in trivial.items():
             difference = np.asarray(teacher) - returns
-            if len(difference) >= LEAST:
+            many = len(difference) >= LEAST
+            if many:
                 above(teacher, returns.mean(), f"the return of {TRIVIAL[name]} on the same start states")
-            if len(difference) < 2 or student_p(difference) > SURE:
+            if student_p(difference) > SURE if many else difference.mean() <= 0:
                 self.doubt = (
                     f"The teacher returns {np.mean(teacher):.4g} on average, and {TRIVIAL[name]} "
                     f"{returns.mean():.4g}, which a test of {len(difference)} episode{'s' * (len(difference) > 1)} "
@@ -247,7 +248,8 @@ class Search:
         if self.rate:
             chains = within(self, chains)
         begun = self.tests.mine["count"]  # by an earlier run: it is not repeated on fewer or more
-        count = begun or min(self.plan.certification, self.affordable())
+        planned = self.plan.certification
+        count = begun or min(max(planned, self.room(chains)) if planned else 0, self.affordable(), MOST)
         while count >= LEAST:
             self.tested = count
             self.tests.note(count=count)  # before any of it is known
@@ -272,6 +274,14 @@ class Search:
         self.something(teacher["return"].to_numpy(), self.trivial(teacher["episode_seed"].tolist()))
         return table, episodes
 
+    def room(self, chains: dict[str, tuple[str, ...]]) -> int:
+        """Episodes of each candidate that fit by now, with the check behind: what came before may have taken less than
+        was planned."""
+        names = dict.fromkeys([TEACHER, *(name for chain in chains.values() for name in chain)])
+        parts = self.plan.seconds
+        left = (self.clock.left - REPORT - parts["time"]) * parts["certify"] / (parts["certify"] + parts["check"])
+        return int(left / (self.clock.pace * sum(self.stage.costs.episode(self.arm(name)) for name in names)))
+
     def affordable(self) -> int:
         """Episodes of the teacher that fit into what is left, with as much again for all else."""
         return int(self.clock.left / (2 * self.clock.pace * self.stage.costs.episode(self.arm(TEACHER))))
@@ -292,7 +302,7 @@ class Search:
             return {}, pd.DataFrame()
         each, tables = sum(self.stage.costs.episode(self.arm(name)) for name in (TEACHER, pick)), []
         left = self.clock.left - REPORT - self.plan.seconds["time"]
-        most = max(self.plan.check, min(int(left / (self.clock.pace * each)), self.plan.certification))
+        most = max(self.plan.check, min(int(left / (self.clock.pace * each)), self.tested))
         count = self.tests.mine["check"] or most  # by an earlier run: a verdict is not asked for until it is another
         with self.or_left_out("the check of the pick on fresh episodes"):
             if count < LEAST:

@@ -206,10 +206,12 @@ def test_an_untrained_teacher_has_nothing_to_keep(home, tmp_path, capsys):
 
 def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
     found, trivial = SimpleNamespace(doubt=""), {"random": np.array([1.0, 2, 1]), "still": np.array([9.0, 9, 9])}
-    search.Search.something(found, [18.0, 22.0, 18.5], trivial)
+    search.Search.something(found, [8.0, 12.0, 8.5], trivial)  # few, and better on average
+    many = {name: np.tile(returns, 4) for name, returns in trivial.items()}
+    search.Search.something(found, [18.0, 22.0, 18.5] * 4, many)
     assert not found.doubt
-    search.Search.something(found, [8.0, 12.0, 8.5], trivial)
-    assert "doing nothing 9, which a test of 3 episodes does not tell apart: there is nothing that" in found.doubt
+    search.Search.something(found, [2.0, 18.0, 8.5] * 4, many)
+    assert "doing nothing 9, which a test of 12 episodes does not tell apart: there is nothing that" in found.doubt
     search.Search.something(found, [0.0], {"random": np.array([0.0]), "still": np.array([0.0])})
     assert "which a test of 1 episode does not" in found.doubt  # one that missed is no reason to refuse a teacher
     many = {"random": np.ones(LEAST), "still": np.full(LEAST, 9.0)}

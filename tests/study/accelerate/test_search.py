@@ -48,6 +48,7 @@ def asked(monkeypatch, found, killed=0):
 
 
 def test_other_minutes_test_on_start_states_that_no_test_has_seen(search_for, monkeypatch, capsys):
+    monkeypatch.setattr(Search, "room", lambda self, chains: 0)
     more = search_for(40)
     assert more.plan.certification == 50 and more.mode == "auto"
     assert search_for(40).plan == more.plan
@@ -98,9 +99,23 @@ def test_a_candidate_without_time_ends_its_own_chain_alone(search_for, monkeypat
     assert found.fits("teacher", "certify") and not found.fits("budget-16×1", "trial")
 
 
+def test_minutes_that_were_not_needed_go_into_the_test(search_for, monkeypatch):
+    found = search_for(9)
+    planned = found.plan.certification
+    monkeypatch.setattr(search.Clock, "left", 540.0)  # nothing before it took any time
+    found.clock.pace = 0.5
+    (count, *_) = asked(monkeypatch, found, killed=MOST)
+    assert planned < count == MOST
+    names = {"teacher", *(name for chain in found.candidates.values() for name in chain)}
+    each = sum(found.stage.costs.episode(found.arm(name)) for name in names)
+    left = 540 - search.REPORT - found.plan.seconds["time"]
+    found.clock.pace = 1.0
+    assert found.room(found.candidates) == int(left * 0.35 / 0.48 / each)
+
+
 def test_a_check_that_was_begun_is_made_of_as_many_episodes(search_for, monkeypatch):
     found = search_for(40)
-    counts = []
+    found.tested, counts = 50, []
     monkeypatch.setattr(search.Playing, "play", lambda self, arm, seeds: counts.append(len(seeds)) or 1 / 0)
     for left in (1_000.0, 2_000.0):
         monkeypatch.setattr(search.Clock, "left", left)
