@@ -143,7 +143,7 @@ def delayed(rows: pd.DataFrame, episodes: pd.DataFrame) -> list[dict]:
     for _, row in rows.iterrows():
         key = tuple("" if pd.isna(row[name]) else row[name] for name in way)
         beside = played[("every-step", row["reference"], 0)]
-        planner = f", {row['planner']}" if key[1] else ""
+        planner = f", {row['planner']}" if key[1] else ", at once"
         found.append(look(row["arm"]) | {
             "arm": f"{row['arm']}{planner}" + (f", {row['delay']:.0f} late" if key[2] else ""),
             "hollow": bool(key[1]) and key[1] != row["reference"],

@@ -16,10 +16,7 @@ from lib.records.store import read_table, sidecar, write_table
 from lib.study.cards import card_row
 from lib.study.claims import write_claims
 from lib.study.stats.comparisons import compare, cost_ends
-from lib.study.stats.deadlines import summarise as with_delays
 from lib.study.stats.intervals import summarise
-from tests.study.stats.test_deadlines import PERIOD
-from tests.study.stats.test_deadlines import tables as delayed
 from tests.tiny_results import episodes
 
 ROOT, SOURCE, COMMITTED = paths.ROOT, paths.PAPER, paths.results("paper")  # before any monkeypatching
@@ -228,13 +225,6 @@ def test_the_paper_has_the_numbers_of_its_tables(plain):
     assert f"over {fixed(coverage['repeats'].iloc[0])} simulated samples" in plain
 
 
-def deadlines() -> None:
-    """A cell that was played with delays, and timed: 128×2 is the larger planner."""
-    write_table(paths.results("paper") / "deadlines" / "summary.csv", with_delays(CELL, *delayed(), PERIOD))
-    for name in ("deadlines", "deadlines-delay"):
-        shutil.copy(paths.figures("paper") / "pareto.svg", paths.figures("paper") / f"{name}.svg")
-
-
 FOLLOWS = {
     "a return": [lambda: change("policy", return_mean=123.4), "policy 123 ["],
     "a draft": [
@@ -246,8 +236,11 @@ FOLLOWS = {
     "the planner's times": [
         lambda: edit("planner/cpu.csv", lambda t: t.assign(ratio_to_twin=0.2)), "5.0 times (1m) and 5.0 times (5m)"],
     "deadlines": [
-        deadlines, f"{CELL} every-step 5.0× 2.5×", "intervals over 2 episodes", f"{CELL} distilled 100× 100×",
-        f"{CELL} policy none none", f"{CELL} late 5.0× –", f"{CELL} async 8.6× –", f"{CELL} async+two-tower – ≥ 8.3×"],
+        lambda: edit("deadlines/summary.csv", lambda t: t.assign(slower_95=t["slower_95"].mask(
+            t["arm"] == "cloned", 123.4), slower_95_low=t["slower_95_low"].mask(t["arm"] == "cloned", 4.56))),
+        "cloned – – 123 (4.6)"],
+    "the real thread": [
+        lambda: edit("realtime/summary.csv", lambda t: t.assign(missed=77)), "77 of 30,000 deadlines were missed"],
 }  # fmt: skip
 
 

@@ -112,7 +112,8 @@ def worlds(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
     episodes: as of `summarise`, and perturbation and severity, which is nan in the teacher's own world, "none".
     `return`; `of_planner`, the share of the return of the arm's own planner without delay in the same world, and for
     what plans never of the largest one's; `difference` to the `RIVAL` there, which acts at once: each with its 95 %
-    interval over pairs of episodes, and nan where there is nothing to stand beside.
+    interval over pairs of episodes, and nan where there is nothing to stand beside; `above_rival`, whether that
+    interval is above 0.
     """
     rows, parts = [], {one: mine.set_index("episode_seed") for one, mine in episodes.groupby(
         ["perturbation", "severity", *WAY, "delay"], dropna=False, sort=False)}  # fmt: skip
@@ -127,7 +128,7 @@ def worlds(cell: str, episodes: pd.DataFrame) -> pd.DataFrame:
         rival = rivals.get(str(world))
         row |= _with_ends("of_planner", _nothing if reference is None else _kept(cell, arm, mine, reference))
         row |= _with_ends("difference", _nothing if rival is None else _difference(cell, arm, mine, rival))
-        rows.append(row)
+        rows.append(row | {"above_rival": row["difference_low"] > 0})
     return pd.DataFrame(rows).astype({"delay": "Int64"})
 
 

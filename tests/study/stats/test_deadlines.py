@@ -154,7 +154,7 @@ def test_changed_worlds_stand_beside_the_planner_and_the_clone_of_the_same_world
         assert one["return"] == mine.mean() and one["delay"] == 2 and one["episodes"] == 2
         assert one[["of_planner", "of_planner_low", "of_planner_high"]].tolist() == list(kept_return(mine, every))
         ends = one[["difference", "difference_low", "difference_high"]].tolist()
-        assert ends == list(paired_difference(mine, clone))
+        assert ends == list(paired_difference(mine, clone)) and one["above_rival"] == (ends[1] > 0)
     of_clone = found[(found["arm"] == "cloned") & (found["severity"] == 2.0)]
     assert of_clone["of_planner"].tolist() == [20 / 150] and of_clone["difference"].tolist() == [0]
     alone = worlds("cell", heavy[heavy["arm"] != "cloned"].assign(perturbation="push", severity=0.1))
