@@ -79,7 +79,7 @@ def test_the_study_of_deadlines_has_what_decides_and_changed_worlds_that_others_
     study, has = paper.delays, ("two_tower", "delay_aware", *DRAFTED)
     assert study.delays == (0, 2, 4, 6, 8) and max(study.trained_delays) == 4  # two that its corrector has not seen
     assert (study.episodes, study.study_episodes) == (20, 20)
-    assert len(arms_of(study, has)) == len(arms_of(study, has, studied=True)) == 3 + 1 + 6 * 4
+    assert len(arms_of(study, has)) == len(arms_of(study, has, studied=True)) == 3 + 1 + 7 * 4
     assert changed_arms(study, has) == [
         "policy", "distilled", "cloned", "128×2+late-d0",
         *(f"128×2+async+delay-aware-d{delay}" for delay in (2, 4)),
