@@ -493,11 +493,13 @@ def test_what_is_shipped_is_listed_and_small_enough():
     files = tracked()
     assert {*files} <= {Path(entry.file) for entry in registry.entries().values() if entry.file}
     assert sum((paths.TEACHERS / file).stat().st_size for file in files) < 80 * 10**6
+    measured = read_table(paths.results("paper") / "offline" / "cells.csv")  # those too whose weights made room
     for (task, size, seed), decisions in teacher.STUDIED.items():
         cell = f"{task}-{size}-{seed}"
         early = {int(file.stem) for file in files if file.parts[0] == cell}
         end = card_of(paths.TEACHERS / cell)["decisions"]
-        assert early | {end} == {*decisions, end}
+        rows = measured[measured["cell"].str.startswith(f"{cell}-")]
+        assert early <= {*decisions} and {*decisions} - {end} <= early | {*rows["decisions"]}
 
 
 def test_shipped_teachers_meet_their_bars_and_load():
