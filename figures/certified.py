@@ -21,7 +21,13 @@ from lib.records.store import read_table
 from lib.study.stats.certification import KEEP
 
 X_TITLE = "Return kept (%)"
-CHAINS = {"planners": "smaller planners", "reuse": "plans reused", "drafts": "drafts", "all": "cheapest of all"}
+CHAINS = {
+    "planners": "smaller planners",
+    "reuse": "plans reused",
+    "drafts": "checked drafts",
+    "clone": "no plan",
+    "all": "cheapest of all",
+}
 # Verdict → words, colour and shape; the teacher keeps its own return, which shows nothing.
 VERDICTS = {
     "shown": ("promise shown", "#009E73", "circle"),

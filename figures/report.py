@@ -29,7 +29,6 @@ from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_text
 from lib.study.arms import make_arm
-from lib.study.stats.certification import CHAINS
 
 DECISIONS, CLIP_BYTES, CLIP_SECONDS = 150, 400_000, 10  # of the clip, at most; the last is for playing it
 DRAWING = 0.02  # seconds of a decision
@@ -98,12 +97,13 @@ def rule(found: dict) -> str:
     again = ""
     if found["tests"]["others"]:
         again = " Tests were made before, on other start states: of several one errs more often than each."
+    level, keep = found["level"], 100 * found["keep"]
     return (
-        f"Candidates of a chain are tested from the safest to the cheapest until one fails, each at {found['level']:g} "
-        f"/ {CHAINS}: the chance that anything is admitted that keeps less than {100 * found['keep']:g} % is at most "
-        f"{100 * found['level']:g} %, as far as falls were seen: of what falls rarely few episodes tell nothing. The "
-        "table has the share that may fall all the same. Brackets and bars are 95 % intervals, the dashed line is the "
-        "share to keep." + again
+        f"Candidates of a chain are tested from the safest to the cheapest until one fails, each at {level:g} / "
+        f"{found['chains']}: the chance that anything is admitted that keeps less than {keep:g} % is at most "
+        f"{100 * level:g} %, as far as falls were seen: of what falls rarely few episodes tell nothing. The table has "
+        "the share that may fall all the same. Brackets and bars are 95 % intervals, the dashed line is the share to "
+        "keep." + again
     )
 
 

@@ -3,8 +3,8 @@
     file = write_certified(settings, cell)        # data/results/<profile>/certified/<cell>.csv
     table = summary("paper", "walker-walk-1m-1")  # the picks, checked on episodes that no choice has seen
 
-The profile names three chains of arms, the same for all cells, each from the safest to the cheapest: `planners` ask a
-planner at every step, `reuse` executes plans over several steps, `drafts` were distilled from the teacher. Candidates
+The profile names chains of arms, the same for all cells, each from the safest to the cheapest: `planners` ask a planner
+at every step, `reuse` executes plans over several steps, `drafts` act and are checked, `clone` never plans. Candidates
 of a chain are played one after the other on start states that nothing else ever sees, until the first one fails
 (`lib.study.stats.certification`). Of the admitted ones the cheapest is the chain's pick; the teacher itself is always
 admitted. Picks are then checked on as many fresh episodes.
@@ -42,7 +42,6 @@ from lib.study.evaluate import BLOCK, Stage
 from lib.study.networks import ensure_network
 from lib.study.stats.certification import (
     ALPHA,
-    CHAINS,
     KEEP,
     above,
     falls,
@@ -81,9 +80,10 @@ def certify(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Choose for a cell: what was tried, all episodes, and what was found beside (`floor`, `picks`, `arms`).
 
-    chains: name → arms, safest first; `planner` is the teacher's; `calibration` has the gates' numbers by arm; `count`
-    episodes are played of each arm. Where `fits` says that an arm is not to be played in a block of seeds, its chain
-    ends before it, or it is not checked. `first` is where the seeds begin in their blocks, for who tests once more.
+    chains: name → arms, safest first, also of those without any, as all share the level; `planner` is the teacher's;
+    `calibration` has the gates' numbers by arm; `count` episodes are played of each arm. Where `fits` says that an arm
+    is not to be played in a block of seeds, its chain ends before it, or it is not checked. `first` is where the seeds
+    begin in their blocks, for who tests once more.
     Rows of the first table: chain, position, candidate, tried; of a tried one
     `episodes`, `kept` (a share of the teacher's), `p`, `admitted`, `evaluations` of the model per episode, `falls` and
     the upper end of the interval of their share, `falls_high`. Rows of the second are episodes of a `block` of seeds.
@@ -117,7 +117,7 @@ def certify(
                 row["tried"], mine = True, play(name)
                 if name != TEACHER:
                     p_values.append(keeps_less(mine["return"], teacher["return"], floor, keep))
-                    row["p"], going = p_values[-1], fixed_sequence(p_values, ALPHA / CHAINS)[-1]
+                    row["p"], going = p_values[-1], fixed_sequence(p_values, ALPHA / len(chains))[-1]
                 fallen = falls(mine, teacher, floor)
                 row |= {
                     "admitted": going,

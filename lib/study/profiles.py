@@ -169,7 +169,7 @@ class ManyTasks:
 
 @dataclass(frozen=True)
 class Certification:
-    """What `lib.study.certify` may pick in every cell: three chains of arms, each from the safest to the cheapest.
+    """What `lib.study.certify` may pick in every cell: chains of arms, each from the safest to the cheapest.
 
     The teacher is the first of each, whether or not it is named. `episodes` are (pattern of cells, how many are played
     of each arm, on start states of their own and again to check the picks); the first pattern that matches counts.
@@ -178,11 +178,12 @@ class Certification:
     episodes: tuple[tuple[str, int], ...]
     planners: tuple[str, ...] = ()  # at every step
     reuse: tuple[str, ...] = ()  # plans that are executed over several steps
-    drafts: tuple[str, ...] = ()  # what was distilled from the teacher
+    drafts: tuple[str, ...] = ()  # a draft acts, and a planner where it is in doubt
+    clone: tuple[str, ...] = ()  # a network acts, and nothing ever plans
 
     @property
     def chains(self) -> dict[str, tuple[str, ...]]:
-        return {"planners": self.planners, "reuse": self.reuse, "drafts": self.drafts}
+        return {"planners": self.planners, "reuse": self.reuse, "drafts": self.drafts, "clone": self.clone}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lib.records.store import write_table
 from tests.figures.test_charts import load_figure, pdf_text
 
 certified = load_figure("certified")
-PICKS = {"planners": "budget-64×2", "reuse": "64×2+gated-6", "drafts": "teacher", "all": "64×2+gated-6"}
+PICKS = {"planners": "budget-64×2", "reuse": "64×2+gated-6", "drafts": "teacher", "clone": "cloned", "all": "cloned"}
 
 
 def rows(cell, ratio=12.0, kept=0.99, verdict="shown"):
@@ -35,7 +35,7 @@ def test_labels_and_looks(home):
     table = certified.read("smoke").set_index(["cell", "chain"])
     assert table.loc[("walker-walk-1m-1", "planners"), "label"] == "budget-64×2, 12×"
     assert table.loc[("a-1m-1", "reuse"), "label"] == "64×2+gated-6, 6.2×"
-    assert table.loc[("cup-catch-1m-1", "all"), "label"] == "64×2+gated-6, ∞×"
+    assert table.loc[("cup-catch-1m-1", "all"), "label"] == "cloned, ∞×"
     assert table.loc[("a-1m-1", "drafts"), ["label", "look"]].tolist() == ["teacher", "only the teacher passed"]
     assert table.loc[("cup-catch-1m-1", "all"), ["y", "look"]].tolist() == [93, "promise broken"]
     looks = list(certified.VERDICTS.values())

@@ -229,7 +229,9 @@ def test_the_paper_plays_what_tells_parts_and_rivals_apart():
     assert schemes <= {make_arm(name, BUDGET).scheme for name in (*paper.arms, *paper.side_arms)}
     drafts = [make_arm(name, BUDGET) for name in paper.draft_arms]
     assert {arm.scheme for arm in drafts} == {*DRAFTED, *(f"draft+{doubt}" for doubt in DOUBTS)}
-    assert {*paper.certification.drafts} <= {*paper.draft_arms}  # or the steps of a pick would never be timed
+    assert {*paper.certification.drafts, *paper.certification.clone} <= {
+        *paper.draft_arms
+    }  # or the steps of a pick would never be timed
 
 
 # ---------------------------------------------------------------------------------------------- what they do, by hand

@@ -241,7 +241,7 @@ def test_a_cell_from_its_chains_to_its_summary(home):
     }
     assert certified_cells("smoke") == [str(CELL)]
     rows = summary("smoke", str(CELL)).set_index("chain")
-    assert rows.index.tolist() == ["planners", "reuse", "drafts", "all"] and rows["pick"].to_dict() == about["picks"]
+    assert rows.index.tolist() == [*STUDY.chains, "all"] and rows["pick"].to_dict() == about["picks"]
     assert (rows.loc["drafts", ["pick", "fallback", "verdict"]] == ["teacher", True, "shown"]).all()
     assert rows.loc["drafts", ["kept", "kept_low", "kept_high", "evaluations_ratio"]].tolist() == [1, 1, 1, 1]
     assert rows["episodes"].eq(6).all() and rows[["step_ratio", "p999_ratio"]].isna().all(axis=None)

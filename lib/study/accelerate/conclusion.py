@@ -63,6 +63,7 @@ def conclusion(search: Search, table: pd.DataFrame, episodes: pd.DataFrame) -> t
         "fallback": chosen == TEACHER,
         "right_sized": search.right_sized,
         "level": ALPHA,
+        "chains": len(search.candidates),  # that share the level
         "floor": floor,
         "candidates": rows,
         "check": check,
