@@ -41,6 +41,7 @@ Any of those with an E or a D may stand on a smaller planner: `64x2+two-tower-3`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -226,11 +227,12 @@ def arm_name(name: str) -> str:
 
 
 def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None) -> Arm:
-    """An arm by its name (see above). `standard` is the teacher's planner; `calibration` has its `numbers_of`.
+    """An arm by its name (see above). `standard` is the teacher's planner, in whose mode others run, too; `calibration`
+    has the arm's `numbers_of`.
 
     Only here are names taken apart. Raises `ConfigError` that lists the forms for an unknown name.
     """
-    name = arm_name(name)
+    name, budget = arm_name(name), functools.partial(PlannerConfig.budget, mode=standard.mode)
     if name == "policy":
         return Arm(name, None, scheme=name)
     if name == "teacher":
@@ -245,12 +247,12 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         settings = {field: of(text) for (field, of), text in zip(AXIS_FIELDS.items(), axes, strict=True) if text}
         # A scheme of its own: such a planner must not be taken for the one that the arms of 64x2+… stand on.
         scheme = "swept" if settings else "budget"
-        return Arm(name, PlannerConfig.budget(int(samples), int(iterations), **settings), scheme=scheme)
+        return Arm(name, budget(int(samples), int(iterations), **settings), scheme=scheme)
     if name in DRAFTED:
         return DraftArm(name, None, corrector=name, scheme=name)
     if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?draft\+({'|'.join(DOUBTS)})-{STEPS}(?:-r([1-9][0-9]?))?", name):
         samples, iterations, doubt, steps, percent = match.groups()
-        planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
+        planner = budget(int(samples), int(iterations)) if samples else standard
         planner = dataclasses.replace(planner, horizon=max(planner.horizon, int(steps)))
         about = {"scheme": f"draft+{doubt}", "standard_planner": not samples, "scores": DOUBTS[doubt]}
         arm = DraftArm(
@@ -260,7 +262,7 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         return dataclasses.replace(arm, thresholds=found and tuple(found))
     if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(map(re.escape, SCHEMES))})-{STEPS}", name):
         samples, iterations, scheme, steps = match.groups()
-        planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
+        planner = budget(int(samples), int(iterations)) if samples else standard
         pieces = SCHEMES[scheme] | {"scheme": scheme, "standard_planner": not samples}
         kind, select = pieces.pop("kind", Arm), pieces.pop("select", planner.action_selection)
         planner = dataclasses.replace(planner, action_selection=select)
@@ -272,7 +274,7 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
     delays = "|".join(map(str, range(LONGEST_DELAY + 1)))
     if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(map(re.escape, DELAYED))})-d({delays})", name):
         samples, iterations, scheme, delay = match.groups()
-        planner = PlannerConfig.budget(int(samples), int(iterations)) if samples else standard
+        planner = budget(int(samples), int(iterations)) if samples else standard
         pieces = DELAYED[scheme] | {"scheme": scheme, "standard_planner": not samples, "delay": int(delay)}
         kind = BesideArm if "beside" in pieces else DelayArm
         arm = kind(name, planner, 1 if scheme == "late" else max(int(delay), 1), **pieces)
@@ -309,16 +311,17 @@ def correctors_of(names: list[str]) -> list[str]:
     return list(dict.fromkeys(n for name in names for n in networks_of(make_arm(name, PlannerConfig()))))
 
 
-def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module]):
-    """The controller that acts as the arm says. Raises `ConfigError` where one of its numbers is missing."""
+def make_controller(arm: Arm, wm: WorldModel, correctors: dict[str, nn.Module], mode: str = "auto"):
+    """The controller that acts as the arm says; `mode` is how it runs where it has no planner, which else has one.
+    Raises `ConfigError` where one of its numbers is missing."""
     if arm.planner is None and not isinstance(arm, DraftArm):
-        return PolicyController(wm, arm.samples)
+        return PolicyController(wm, arm.samples, mode)
     for number in (number for number in numbers_of(arm) if getattr(arm, number) is None):
         raise ConfigError(f"arm {arm.name} has no {number} yet; calibrate it with lib.study.calibrate first.")
     corrector = correctors[arm.corrector] if arm.corrector else None
     if isinstance(arm, DraftArm):
         if arm.planner is None:
-            return DraftController(wm, corrector)
+            return DraftController(wm, corrector, mode=mode)
         thresholds = (math.inf if number is None else number for number in arm.thresholds)
         gate = DraftGate(*thresholds).to(wm.device)
         return DraftController(wm, corrector, MPPI(wm, arm.planner), gate, arm.execution_horizon)

@@ -75,7 +75,10 @@ from tests.tiny import ACTIONS, BUDGET, LATENT, tiny_model
     ],
 )  # fmt: skip
 def test_an_arm_is_made_by_its_name(name, scheme, arm):
-    assert make_arm(name, BUDGET) == dataclasses.replace(arm, scheme=scheme)
+    as_run = arm.planner and dataclasses.replace(
+        arm.planner, mode=BUDGET.mode
+    )  # what is run otherwise is so everywhere
+    assert make_arm(name, BUDGET) == dataclasses.replace(arm, scheme=scheme, planner=as_run)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ def test_a_gated_arm_has_the_numbers_of_its_calibration(name, gate, corrector, r
     arm = make_arm(name, BUDGET, {"threshold": 0.3, "levels": [0.1, 0.2], "call_rate": 0.2})
     assert (arm.gate, arm.corrector, arm.threshold, arm.execution_horizon) == (gate, corrector, 0.3, 6)
     assert arm.levels == (levels and (0.1, 0.2)) and bool(arm.refiner) == refined
-    assert arm.planner == (PlannerConfig.budget(64, 2) if "+" in name else BUDGET)
+    assert arm.planner == (PlannerConfig.budget(64, 2, mode=BUDGET.mode) if "+" in name else BUDGET)
     wm, correctors = tiny_model(), {"two_tower": TwoTowerCorrector(LATENT, ACTIONS)}
     made = make_controller(arm, wm, correctors)
     assert type(made.gate) is gate and (made.refiner is not None) == refined
@@ -317,7 +320,7 @@ def test_the_axes_of_the_budget_are_those_of_its_plans():
         actions, info, controller = steps_of(name, obs, wm)
         assert controller.plan.shape[1] == horizon and info["planner_called"].all()
         assert (actions - plain).abs().max() > 1e-3
-    assert controller.planner.config == PlannerConfig.budget(16, 2, max_std=0.5)
+    assert controller.planner.config == PlannerConfig.budget(16, 2, max_std=0.5, mode=BUDGET.mode)
 
 
 def test_published_executes_drawn_elites_and_replans_where_latents_are_half_a_unit_apart():
@@ -399,7 +402,11 @@ def test_an_arm_with_a_delay_is_made_by_its_name_on_either_planner(name, arm):
     scheme = name.rsplit("-", 1)[0]
     arm = dataclasses.replace(arm, scheme=scheme, standard_planner=True)
     assert make_arm(name, BUDGET, {"threshold": 0.3}) == arm
-    small = {"name": f"64×2+{name}", "planner": PlannerConfig.budget(64, 2), "standard_planner": False}
+    small = {
+        "name": f"64×2+{name}",
+        "planner": PlannerConfig.budget(64, 2, mode=BUDGET.mode),
+        "standard_planner": False,
+    }
     assert make_arm(f"64x2+{name}", BUDGET, {"threshold": 0.3}) == dataclasses.replace(arm, **small)
     assert recorded(json.loads(json.dumps(arm.settings)) | {"key": "a", "decisions": 5}) == arm
     assert tuple(arm.columns) == ARM_COLUMNS

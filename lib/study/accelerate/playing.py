@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from lib.config import PlannerConfig
-from lib.drafts import DraftController
 from lib.environments import EnvironmentFailed, make_env
-from lib.policy import PolicyController
 from lib.realtime import BackgroundController, RealTimeController
 from lib.records.seeds import episode_seeds
 from lib.rollout import rollout
@@ -51,7 +49,7 @@ def in_mode(config: PlannerConfig | None, mode: str) -> PlannerConfig | None:
 
 @dataclass
 class Playing(Stage):
-    """A stage that begins no block of episodes that would not end in time (`OutOfTime`); planners run in `mode`."""
+    """A stage that begins no block of episodes that would not end in time (`OutOfTime`); networks run in `mode`."""
 
     clock: Clock | None = None
     costs: Costs | None = None
@@ -65,21 +63,13 @@ class Playing(Stage):
         fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(Stage)}
         return cls(**fields, clock=clock, costs=costs, mode=mode)
 
-    def as_run(self, arm: Arm) -> Arm:
-        return dataclasses.replace(arm, planner=in_mode(arm.planner, self.mode))
-
     def play(self, arm: Arm, seeds: list[int], spare: float = 0.0) -> tuple[Tables, str]:
         """With so many seconds to spare behind each block."""
         self.spare = spare
-        return super().play(self.as_run(arm), seeds)
+        return super().play(arm, seeds)
 
     def controller(self, arm: Arm):
-        """As `make_controller` makes it, but that nothing is compiled where the mode says so."""
-        if self.mode == "eager" and arm.planner is None:
-            if arm.corrector:
-                return DraftController(self.wm, self.correctors[arm.corrector], mode=self.mode)
-            return PolicyController(self.wm, arm.samples, self.mode)
-        return make_controller(self.as_run(arm), self.wm, self.correctors)
+        return make_controller(arm, self.wm, self.correctors, self.mode)
 
     def run(self, arm: Arm, controller, seeds: list[int], what: str) -> Tables:
         estimated = len(seeds) * self.costs.episode(arm) + (0 if arm.name in self.begun else self.costs.compile)

@@ -88,10 +88,8 @@ class Search:
     def controller(self, name: str):
         """The controller of an arm, as it is saved: compiled where it is loaded, and one that plans in the background
         does so in time."""
-        arm = self.arm(name)
-        made = make_controller(
-            dataclasses.replace(arm, planner=in_mode(arm.planner, "auto")), self.stage.wm, self.stage.correctors
-        )
+        arm = make_arm(name, in_mode(self.standard, "auto"), self.calibration.get(name))
+        made = make_controller(arm, self.stage.wm, self.stage.correctors)
         return in_time(made, arm.delay, self.period / 1e3) if isinstance(arm, DelayArm) else made
 
     # ----------------------------------------------------------------------------------------------------- the plan

@@ -171,9 +171,7 @@ class Bench:
         budget = f"{s.planner.samples}x{s.planner.iterations}"
 
         def returns(name: str) -> list[float]:
-            arm = make_arm(name, s.planner)
-            arm = dataclasses.replace(arm, planner=dataclasses.replace(arm.planner, mode=s.planner.mode))
-            return [row["return"] for row in stage.play(arm, seeds)[0].episodes]
+            return [row["return"] for row in stage.play(make_arm(name, s.planner), seeds)[0].episodes]
 
         teacher = returns(f"budget-{budget}")
         row = {"teacher_return": float(np.mean(teacher))}
