@@ -21,7 +21,7 @@ from lib.distil.draft_training import DraftTraining, draft_loss
 from lib.drafts import Draft
 from lib.environments import make_env
 from lib.planner import MPPI
-from lib.study.arms import Arm, DraftArm
+from lib.study.arms import Arm, DraftArm, make_arm
 from lib.world_model import WorldModel
 
 BATCH = 4  # rows of the solves that are measured
@@ -166,5 +166,5 @@ class Plan:
 
 def ladder(standard: PlannerConfig) -> list[Arm]:
     """The smaller planners at every step, the largest first."""
-    budgets = [(f"budget-{n}×{i}", PlannerConfig.budget(n, i)) for n, i in LADDER]
-    return [Arm(name, b) for name, b in budgets if b.model_evaluations < standard.model_evaluations]
+    arms = [make_arm(f"budget-{n}x{i}", standard) for n, i in LADDER]
+    return [arm for arm in arms if arm.planner.model_evaluations < standard.model_evaluations]

@@ -14,6 +14,7 @@ them, a killed run goes on where it was, and asking for 50 episodes where 20 exi
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,10 +84,10 @@ def sources(kind: str, teacher: str) -> list[Source]:
 
 def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tuple[list[Episode], dict]:
     """The first `count` episodes of a source, played where they are not recorded, and what is known of them."""
-    decisions, budget = settings.decisions(cell.task), settings.profile.planner or PLANNER
+    decisions = settings.decisions(cell.task)
     selection = "sample" if source.exploration else "mean"  # of one elite, as in training, or the elites' mean
-    budget = {k: v for k, v in as_dict(budget).items() if k != "mode"} | {"action_selection": selection}
-    budget = budget if source.weights else None
+    planner = dataclasses.replace(settings.profile.planner or PLANNER, action_selection=selection)
+    budget = {k: v for k, v in as_dict(planner).items() if k != "mode"} if source.weights else None
     roots = (record, RandomController, ReplanningController, MPPI, WorldModel)
     weights = teacher_key(source.weights) if source.weights else ""
     controller, episodes = None, []
@@ -97,7 +98,7 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
 
         def make(path: Path, block=block, what=what) -> None:
             nonlocal controller
-            controller = controller or _controller(source, settings, cell, budget)
+            controller = controller or _controller(source, settings, cell, planner)
             if source.weights:
                 controller.heads_seed = block[0]  # the result depends on these episodes alone
             save_episodes(path, record(controller, partial(make_env, cell.task), block, decisions, what))
@@ -109,8 +110,8 @@ def recorded(source: Source, settings: Settings, cell: Cell, count: int) -> tupl
     return episodes, about | {"first_seed": seeds[0]}
 
 
-def _controller(source: Source, settings: Settings, cell: Cell, budget: dict | None):
+def _controller(source: Source, settings: Settings, cell: Cell, planner: PlannerConfig):
     if not source.weights:
         return RandomController(make_env(cell.task).action_space.shape[0])
     wm = load_world_model(source.weights, task=cell.task, device=resolve_device(settings.device))
-    return ReplanningController(MPPI(wm, PlannerConfig(**budget)), exploration=source.exploration)
+    return ReplanningController(MPPI(wm, planner), exploration=source.exploration)
