@@ -167,6 +167,7 @@ def save(chart: alt.TopLevelMixin, stem: Path) -> list[Path]:
     """
     with alt.theme.enable("paper"):
         spec = chart.to_dict()
+    spec["config"]["aria"] = False  # a description of every mark would be half of a file that is shown as one image
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "v6.4.1" → "6.4", as vl-convert names it
     outputs = {
         ".svg": vl_convert.vegalite_to_svg(spec, vl_version=version).encode(),
