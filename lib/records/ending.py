@@ -113,9 +113,16 @@ def child(*words: str) -> list[str]:
     return [sys.executable, __file__, str(os.getpid()), *words]  # by its path: an audit's tree may be older than it
 
 
+def start_quickly() -> None:
+    """Spare this process the grammar of URIs that `jsonschema` builds, for a second or more, when a notebook or a chart
+    imports it: nothing here is one."""
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
 def main(parent: str, what: str, *words: str) -> None:
-    """Run a script by its path, or a module by its name, as Python does."""
+    """Run a script by its path, or a module by its name, as Python does, but for `start_quickly`."""
     sys.argv = [what, *words]
+    start_quickly()
     with following(end_all, int(parent)):
         sys.path[0] = str(Path(what).resolve().parent) if what.endswith(".py") else os.getcwd()
         if what.endswith(".py"):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.files import unwritable
-from lib.records.ending import child
+from lib.records.ending import child, start_quickly
 from lib.records.keys import shown
 from lib.records.paths import ROOT
 from lib.records.store import write_json
@@ -97,6 +97,7 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
         for name in ("JUPYTER_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
             os.environ[name] = folder
         os.environ["PYTHONPATH"] = python_path()
+        start_quickly()
         try:
             import papermill
             from ipykernel.kernelspec import get_kernel_dict

@@ -122,6 +122,16 @@ def test_a_script_does_not_see_that_it_is_watched(tmp_path):
     assert plain.returncode == watched.returncode == 4
 
 
+def test_no_run_waits_for_a_grammar_that_it_does_not_need(tmp_path):
+    """A chart imports jsonschema, which imports the grammar where it can."""
+    (tmp_path / "script.py").write_text("import altair, sys\nprint('lark' in sys.modules)")
+    plain, run = (
+        subprocess.run(command, capture_output=True, text=True)
+        for command in ([sys.executable, tmp_path / "script.py"], ending.child(str(tmp_path / "script.py")))
+    )
+    assert (plain.stdout, run.stdout) == ("True\n", "False\n"), plain.stderr + run.stderr
+
+
 PARENT = """
 import subprocess, sys
 from lib.records import ending
