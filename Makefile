@@ -71,7 +71,7 @@ demo: setup  ## a minute with the cheapest controller that ships, beside its tea
 	@$(PY) -m figures.demo
 
 film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)
-	$(PY) -m figures.film --cell walker-walk-1m-1 --profile paper
+	$(PY) -m figures.film --cell walker-run-1m-1 --profile paper
 
 html: results  ## executed notebooks as web pages in build/<profile>/html, after running what is stale
 	@ls build/$(PROFILE)/*.ipynb >/dev/null 2>&1 || { echo "error: build/$(PROFILE) holds no executed notebook, as the results" \

@@ -1,16 +1,21 @@
-"""A short film: arms side by side from one start state, their planner calls and returns counted on screen.
+"""A short film: arms side by side from one start state. On screen are their planner calls and returns, how old their
+plans are, and the time of a step where it was measured.
 
-    python -m figures.film --cell walker-walk-1m-1 --profile paper
+    python -m figures.film --cell walker-run-1m-1 --profile paper
     python -m figures.film --cell walker-walk-1m-1 --arms policy 64x2+two-tower-6 --decisions 100 --out build/film.gif
 
-The arms are those of the profile's results, as their sidecar has them; the start state is not one that is reported. One
-second of the film is one second of the robot. MuJoCo draws without a window, through EGL, OSMesa or GLFW; where none of
-them works, one line says so and nothing is written: exit status 1, or 0 with `--optional`, for make.
+The arms are those of the profile's results, as their sidecar has them, or have a delay; the start state is not one that
+is reported. One second of the film is one second of the robot. Where ffmpeg is on the PATH there is an MP4 as well.
+MuJoCo draws without a window, through EGL, OSMesa or GLFW; where none of them works, one line says so and nothing is
+written: exit status 1, or 0 with `--optional`, for make.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,20 +25,27 @@ import tyro
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from lib.config import ConfigError, one_of
+from lib.config import ConfigError, PlannerConfig, one_of
 from lib.environments import ACTION_REPEAT, EPISODE_DECISIONS, make_env
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
-from lib.records.store import read_sidecar, write_artefact
-from lib.rollout import rollout
-from lib.study.arms import Arm, arm_name, make_controller, network_file, recorded
+from lib.records.store import read_sidecar, read_table, write_artefact
+from lib.rollout import Decision, rollout
+from lib.study.arms import Arm, DelayArm, arm_name, make_arm, make_controller, network_file, networks_of, recorded
 from lib.study.profiles import PROFILES
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
-ARMS = ("teacher", "64×2+open-loop-6", "64×2+gated-6")
-SIZE, STRIP = 240, 42  # pixels: a panel's side, and the height of the words above it
+ARMS = ("128×2+late-hold-d4", "128×2+async+delay-aware-d4", "cloned")
+WORDS = {  # of schemes, on screen; others have the arm's name
+    "late-hold": "late plans, action held",
+    "async": "late plans",
+    "async+delay-aware": "late plans, corrected",
+    "async+delay-aware+clone": "late plans, else a clone",
+    "cloned": "a clone that never plans",
+}
+SIZE, STRIP, ROWS = 240, 60, 3  # pixels: a panel's side, and the height of the rows of words above it
 EVERY = 2  # decisions from one frame to the next
 LIMIT = 4_000_000  # bytes
 COLOURS = (128, 64, 32, 16)  # of the whole film: as many as leave it below the limit
@@ -74,24 +86,52 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     about = read_sidecar(
         paths.results(profile) / "horizon" / f"{paths.named('cell', cell)}.csv", "arms", "teacher", "task"
     )
-    arms = [recorded(about["arms"][one_of("arm", arm_name(name), about["arms"])]) for name in names]
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}
-    for arm in arms:
-        file = network_file(profile, cell, arm.corrector)
-        correctors = {arm.corrector: load_network(file, teacher_key(teacher))} if arm.corrector else {}
-        frames, seconds, counts = panel_of(arm, make_controller(arm, wm, correctors), task, seed, decisions)
+    for arm in [arm_of(name, about["arms"], PlannerConfig.standard(wm.action_dim)) for name in names]:
+        files = {network: network_file(profile, cell, network) for network in networks_of(arm)}
+        networks = {network: load_network(file, teacher_key(teacher)) for network, file in files.items()}
+        time = step_ms(arm, profile, cell)
+        frames, seconds, counts = panel_of(arm, make_controller(arm, wm, networks), task, seed, decisions, time)
         panels.append(frames)
-        came_of_it[arm.name] = counts
+        came_of_it[arm.name] = counts | {"step_ms": time}
     facts = {"cell": cell, "profile": profile, "teacher": teacher, "episode_seed": seed, "decisions": decisions}
-    film = beside(panels)
-    return write_artefact(out, lambda path: save_gif(film, path, seconds), **facts, arms=came_of_it)
+    facts, film = facts | {"arms": came_of_it}, beside(panels)
+    if shutil.which("ffmpeg"):
+        write_artefact(out.with_suffix(".mp4"), lambda path: save_mp4(film, path, seconds), **facts)
+    return write_artefact(out, lambda path: save_gif(film, path, seconds), **facts)
+
+
+def arm_of(name: str, evaluated: dict, standard: PlannerConfig) -> Arm:
+    """The arm as it was evaluated, or of its name where it has a delay, as those are played in a study of their own."""
+    if isinstance(arm := make_arm(name, standard), DelayArm):
+        return arm
+    return recorded(evaluated[one_of("arm", arm_name(name), evaluated)])
+
+
+def step_ms(arm: Arm, profile: str, cell: str) -> float | None:
+    """The median time of a step as it was measured; None where it was not. Of an arm with a delay it is that of a step
+    that begins no solve, timed with whatever delay, which changes nothing in it."""
+    part = "between" if isinstance(arm, DelayArm) else "step"
+    for table in (f"deadlines/{cell}-steps.csv", f"latency/{cell}.csv"):
+        if (file := paths.results(profile) / table).is_file():
+            rows = read_table(file)
+            mine = (rows["arm"].map(undelayed) == undelayed(arm.name)) & (rows["part"] == part) & (rows["batch"] == 1)
+            if mine.any():
+                return float(rows.loc[mine, "p50_ms"].iloc[0])
+    return None
+
+
+def undelayed(name: str) -> str:
+    """The name of an arm without its delay."""
+    return re.sub(r"-d\d+$", "", name)
 
 
 def panel_of(
-    arm: Arm, controller, task: str, seed: int, decisions: int
+    arm: Arm, controller, task: str, seed: int, decisions: int, time: float | None = None
 ) -> tuple[list[Image.Image], float, dict[str, float]]:
-    """The frames of one episode, the seconds from one to the next, and its counts: planner_calls, return, length."""
+    """The frames of one episode, the seconds from one to the next, and its counts: planner_calls, return, length.
+    `time` are the milliseconds of a step, for the screen."""
     env = make_env(task, seed)
     env.unwrapped.render_mode = "rgb_array"
     env.unwrapped.render_kwargs = dict(height=SIZE, width=SIZE, camera_id=0, render_flag_overrides=PLAIN)
@@ -102,21 +142,35 @@ def panel_of(
         counts["return"] += float(step.rewards[0])
         counts["length"] += 1
         if decision % EVERY == 0:
-            frames.append(captioned(env.render(), arm.name, counts["planner_calls"], counts["return"]))
+            words = WORDS.get(arm.scheme, arm.name), time, counts["planner_calls"], age_of(step), counts["return"]
+            frames.append(captioned(env.render(), *words))
     env.close()
     if not frames:
         raise ConfigError(f"{arm.name} has no frame to show: the simulator diverged at its first decision.")
     return frames, seconds, counts
 
 
-def captioned(picture, name: str, calls: int, total: float) -> Image.Image:
+def age_of(step: Decision) -> float | None:
+    """How many decisions ago the world was seen that the plan in use knew; None where the arm has no such plan."""
+    age = step.info.get("plan_age", [math.nan])[0]
+    return None if math.isnan(age) else float(age)
+
+
+def captioned(picture, name: str, time: float | None, calls: int, age: float | None, total: float) -> Image.Image:
     """A picture (SIZE, SIZE, 3) below the words that belong to it; × is written x, which Pillow's own font has."""
     panel = Image.new("RGB", (SIZE, SIZE + STRIP), "white")
     panel.paste(Image.fromarray(picture), (0, STRIP))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(FONT_SIZE)
-    draw.text((5, 3), name.replace("×", "x"), "black", font)
-    draw.text((5, 3 + STRIP // 2), f"{calls} planner call{'' if calls == 1 else 's'}", "black", font)
-    draw.text((SIZE - 5, 3 + STRIP // 2), f"return {total:.0f}", "black", font, anchor="ra")
+    left = (
+        name.replace("×", "x"),
+        f"{calls} planner call{'' if calls == 1 else 's'}" if calls else "no planner call",
+        "" if age is None else f"plan {age:.0f} decisions old",
+    )
+    right = "", "" if time is None else f"{time:.2g} ms a step", f"return {total:.0f}"
+    for row, words in enumerate(zip(left, right, strict=True)):
+        y = 3 + row * STRIP // ROWS
+        draw.text((5, y), words[0], "black", font)
+        draw.text((SIZE - 5, y), words[1], "black", font, anchor="ra")
     return panel
 
 
@@ -146,6 +200,17 @@ def save_gif(frames: list[Image.Image], path: Path, seconds: float, limit: int =
         if path.stat().st_size <= limit:
             return
     raise ConfigError(f"the film is larger than {limit / 1e6:g} MB with {colours} colours; give fewer --decisions.")
+
+
+def save_mp4(frames: list[Image.Image], path: Path, seconds: float) -> None:
+    """The same frames as H.264, which players can pause."""
+    size, rate = "x".join(map(str, frames[0].size)), str(1 / seconds)
+    read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
+    write = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(path)]
+    command = ["ffmpeg", "-y", "-loglevel", "error", *read, *write]
+    done = subprocess.run(command, input=b"".join(frame.tobytes() for frame in frames), capture_output=True)
+    if done.returncode:
+        raise ConfigError(f"ffmpeg wrote no film: {done.stderr.decode(errors='replace').strip()[-200:]}")
 
 
 @dataclass(frozen=True)

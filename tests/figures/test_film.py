@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageSequence
 from figures import film
 from figures.film import COLOURS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
 from lib.records import paths
-from lib.records.store import intact, read_sidecar
+from lib.records.store import intact, read_sidecar, write_text
 from tests.study.test_evaluate import CELL, FIRST, commit, env, home  # noqa: F401 - fixtures
 from tests.tiny import fresh_env
 
@@ -68,12 +68,17 @@ def test_the_film_shows_what_the_arms_do(home, drawn, tmp_path):
     assert drawn.starts == [drawn.starts[0]] * 3 and drawn.starts[0][0] == FIRST  # a trial seed, not a reported one
     rewards = {name: replayed(drawn, number) for number, name in enumerate(ARMS)}
     calls = {"policy": [0] * 9, "open-loop-3": [1, 1, 1, 2, 2, 2, 3, 3, 3], "two-tower-3": [1, 1, 1, 2, 2, 2, 3, 3, 3]}
-    expected = [(d + 1, name, calls[name][d], pytest.approx(sum(rewards[name][: d + 1])))
+    expected = [(d + 1, name, None, calls[name][d], None, pytest.approx(sum(rewards[name][: d + 1])))
                 for name in ARMS for d in range(0, 9, 2)]  # fmt: skip
     assert drawn.words == expected
     about = read_sidecar(out)
     assert about["arms"] == {
-        name: {"planner_calls": calls[name][-1], "return": pytest.approx(sum(rewards[name])), "length": 9}
+        name: {
+            "planner_calls": calls[name][-1],
+            "return": pytest.approx(sum(rewards[name])),
+            "length": 9,
+            "step_ms": None,
+        }
         for name in ARMS
     }
     assert (about["cell"], about["episode_seed"], about["decisions"]) == (str(CELL), FIRST, 9)
@@ -94,13 +99,38 @@ def test_an_episode_that_ends_early_keeps_its_last_picture(home, drawn, tmp_path
     with Image.open(out) as film_file:
         assert status == 0 and film_file.n_frames == 2
     assert all(arm["length"] == 4 for arm in read_sidecar(out)["arms"].values())
-    short, long = [captioned(grey(1), "a", 0, 0)], [captioned(grey(n), "b", n, n) for n in range(3)]
+    short, long = [captioned(grey(1), "a", None, 0, None, 0)], [captioned(grey(n), "b", 0.1, n, n, n) for n in range(3)]
     frames = beside([short, long])
     assert len(frames) == 3
     for frame, picture in zip(frames, long, strict=True):
         assert not ImageChops.difference(frame.crop((0, 0, *short[0].size)), short[0]).getbbox()
         right = frame.crop((SIZE + 4, 0, 2 * SIZE + 4, SIZE + STRIP))
         assert not ImageChops.difference(right, picture).getbbox()
+
+
+def test_plans_that_come_late_are_shown_with_their_age_and_steps_with_their_time(home, drawn, tmp_path):
+    commit(["teacher", *ARMS], 1)
+    folder = paths.results("smoke")
+    table = "arm,part,batch,p50_ms\n{},step,1,9.0\n{},between,1,0.25\n{},between,2,7.0\npolicy,step,1,0.5\n"
+    late = "16×1+late-hold-d3"
+    write_text(folder / "deadlines" / f"{CELL}-steps.csv", table.format(*["16×1+late-hold-d8"] * 3))
+    out, status = shoot(tmp_path, [late, "policy"])
+    assert status == 0
+    assert {name: arm["step_ms"] for name, arm in read_sidecar(out)["arms"].items()} == {late: 0.25, "policy": 0.5}
+    shown = [(name, time, age) for _, name, time, _, age, _ in drawn.words]
+    assert shown[:5] == [("late plans, action held", 0.25, age) for age in (None, None, 4.0, 3.0, 5.0)]
+    assert set(shown[5:]) == {("policy", 0.5, None)}
+
+
+def test_where_ffmpeg_is_there_is_a_film_that_can_pause(tmp_path):
+    if not film.shutil.which("ffmpeg"):
+        pytest.skip("needs ffmpeg")
+    frames = [captioned(grey(n), "a", None, n, None, 0) for n in range(4)]
+    film.save_mp4(frames, tmp_path / "film.mp4", 0.1)
+    data = (tmp_path / "film.mp4").read_bytes()
+    assert data[4:8] == b"ftyp" and data.index(b"moov") < data.index(b"mdat")  # it begins before it is there as a whole
+    with pytest.raises(film.ConfigError, match="ffmpeg wrote no film: "):
+        film.save_mp4(frames, tmp_path / "nowhere" / "film.mp4", 0.1)
 
 
 def test_an_episode_that_diverges_at_once_has_no_film(home, drawn, tmp_path, capsys):
@@ -115,16 +145,22 @@ def grey(level: int) -> np.ndarray:
 
 
 def test_every_word_is_on_the_picture():
-    plain = captioned(grey(3), "", 1, 0.0)
+    plain = captioned(grey(3), "", None, 1, None, 0.0)
     assert plain.size == (SIZE, SIZE + STRIP)
     assert np.array_equal(np.asarray(plain)[STRIP:], grey(3))
-    for changed in (captioned(grey(3), "a", 1, 0.0), captioned(grey(3), "", 2, 0.0), captioned(grey(3), "", 1, 10.0)):
+    for one in (("a", None, 1, None, 0.0), ("", 0.5, 1, None, 0.0), ("", None, 2, None, 0.0), ("", None, 1, 4.0, 0.0),
+                ("", None, 1, None, 10.0)):  # fmt: skip
+        changed = captioned(grey(3), *one)
         left, top, right, bottom = ImageChops.difference(plain, changed).getbbox()
         assert bottom <= STRIP and right <= SIZE
-    words = captioned(grey(3), "64×2+value-checked-6", 500, 1000.0)  # the widest there are
-    dark = np.asarray(words.convert("L"))[: STRIP // 2] < 128
-    assert dark.any() and not dark[:, -20:].any()
-    plain_words = captioned(grey(3), "64x2+value-checked-6", 500, 1000.0)  # the font has no ×, and draws a box for it
+    words = captioned(grey(3), "64×2+plan-ahead+two-tower-6", 0.31, 500, 12.0, 1000.0)  # the widest there are
+    dark = np.asarray(words.convert("L")) < 128
+    for row in range(3):
+        mine = dark[row * STRIP // 3 : (row + 1) * STRIP // 3].any(axis=0)
+        assert mine.any() and not mine[:4].any() and not mine[-4:].any()
+        gaps = "".join("#" if one else " " for one in mine).strip().split(" " * 10)  # between left and right
+        assert len(list(filter(None, gaps))) == (1 if row == 0 else 2)
+    plain_words = captioned(grey(3), "64x2+plan-ahead+two-tower-6", 0.31, 500, 12.0, 1000.0)  # the font has no ×
     assert not ImageChops.difference(words, plain_words).getbbox()
 
 

@@ -80,7 +80,7 @@ RUN, BUILD = "-m lib.records.run", "paper/build.py --profile"
         ("test-slow", ["-m pytest -m slow"]),
         ("demo", ["-m figures.demo"]),
         ("site", [f"{RUN} warn --profile paper", "-m paper.web"]),
-        ("film", ["-m figures.film --cell walker-walk-1m-1 --profile paper"]),
+        ("film", ["-m figures.film --cell walker-run-1m-1 --profile paper"]),
         ("verify PROFILE=paper", ["-m lib.study.verify --profile paper"]),
         ("teachers", ["-m lib.teachers.cli zoo"]),
     ],
