@@ -50,9 +50,6 @@ CERTIFIED = (
 )
 
 
-ACTING = ("corrector/{}-delay_aware",)  # against the clock
-
-
 def delayed_drafts(scope: Scope) -> list[str]:
     """The drafts that act in the study of delays: without a plan, and until one arrives."""
     return ["distilled", *scope.profile.delays.unplanned]
@@ -115,7 +112,7 @@ DEADLINES = (
         lambda scope, _: [
             file
             for cell in dict.fromkeys(run.cell for run in scope.profile.realtime)
-            for file in (*weights(cell), *scope.result(*(f"{name.format(cell)}.safetensors" for name in ACTING)))
+            for file in (*weights(cell), *scope.result(f"corrector/{cell}-delay_aware.safetensors"))
         ],
         alone=True,
         settings=("realtime",),
