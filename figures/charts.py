@@ -31,6 +31,7 @@ class Family:
     shape: str
 
 
+NOSED = "M-1,-.7H.2L1,0L.2,.7H-1L-.5,0Z"
 STAR = "M0,-1L.29,-.35L1,-.28L.47,.19L.62,.89L0,.53L-.62,.89L-.47,.19L-1,-.28L-.29,-.35Z"
 PENTAGON = "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z"
 HEXAGON = "M-.9,-.5L0,-1L.9,-.5L.9,.5L0,1L-.9,.5Z"
@@ -57,7 +58,7 @@ CLIPPED = "M-1,-1H.2L1,-.2V1H-1Z"
 # Okabe–Ito colours (Okabe & Ito 2008), a dark wine and an olive, told apart with every common colour blindness; shapes
 # carry the same in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
 # Keys are the schemes of arms.
-EVERY_STEP, DRAFT = Family("replans at every step", "#000000", "diamond"), "#8A8A00"
+EVERY_STEP, DRAFT, CLONE = Family("replans at every step", "#000000", "diamond"), "#8A8A00", "#332288"
 ADAREP, PUBLISHED = Family("AdaReP", "#882255", NOTCHED), Family("published corrector", "#882255", TEE)
 FAMILIES = {
     "teacher": EVERY_STEP,
@@ -89,6 +90,7 @@ FAMILIES = {
     "draft+doubt": Family("draft, gated by doubt", DRAFT, KITE),
     "draft+value": Family("draft, gated by value", DRAFT, BOWL),
     "draft+mismatch": Family("draft, gated by mismatch", DRAFT, ELL),
+    "clone+gated": Family("clone, gated", CLONE, NOSED),
     "late": Family("late", "#000000", ZIGZAG),
     "late-hold": Family("late, held meanwhile", "#000000", PLUG),
     "async": Family("planned in the background", "#0072B2", DOUBLE),

@@ -31,7 +31,10 @@ def corrector_files(scope: Scope, cell: str) -> list[Path]:
 
 def draft_files(scope: Scope, cell: str, arms: Iterable[str] | None = None) -> list[Path]:
     """The drafts of a cell, or those of them that arms of these names act with."""
-    acting = DRAFTS if arms is None else {"distilled" if "draft+" in arm else arm for arm in arms}
+    checked = {"draft+": "distilled", "clone+": "cloned"}
+    acting = (
+        DRAFTS if arms is None else {*arms, *(name for arm in arms for mark, name in checked.items() if mark in arm)}
+    )
     return scope.result(*(f"drafts/{cell}-{draft}.safetensors" for draft in DRAFTS if draft in acting))
 
 

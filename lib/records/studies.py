@@ -23,8 +23,7 @@ CERTIFIED = (
         ("certified",),
         lambda scope, cell: scope.result(f"certified/{cell}.csv", f"certified/{cell}-episodes.csv"),
         lambda scope, cell: (
-            network_files(scope, cell, certifiable(scope))
-            + [*scope.result(f"corrector/{cell}-calibration.json"), *weights(cell)]
+            network_files(scope, cell, certifiable(scope)) + [*weights(cell)]  # thresholds are in its rows' keys
         ),
         each=lambda scope: scope.certified_cells,
         settings=("certification", *COLLECTED, "calibrate_episodes"),

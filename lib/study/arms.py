@@ -24,6 +24,7 @@ distilled, cloned, prior+   a draft that never plans, see `lib.study.drafting`
 draft+gated-E-rP            the draft acts, and the planner where a gate asks for it: it would at P % of the decisions
                             of the draft's own episodes (10 unless given); its plan is executed for E steps while it
                             holds; draft+doubt-E, draft+value-E and draft+mismatch-E have a gate by one score alone
+clone+gated-E-rP            the same with the clone
 late-dD, late-hold-dD       a planner that needs D decisions, for the state that is seen, which is gone by then: one
                             begins at each, or the last action is held until the next is there (see `lib.realtime`)
 async-dD                    the same in the background, for where the world will be in D decisions, and executed there;
@@ -155,7 +156,9 @@ class BesideArm(DelayArm):
 CONTROLLERS = {"late": LateController, "async": RealTimeController}
 DRAFTED = ("distilled", "cloned", "prior+")  # drafts, which are also arms that never plan
 DELAY_AWARE = "delay_aware"  # the two-tower corrector that has learnt from late plans: see `lib.study.delay_training`
-DOUBTS = {"gated": SCORES} | {score: (score,) for score in SCORES}  # of draft+…-E
+# Of draft+…-E and clone+…-E: the draft that acts, and the scores that its gate has.
+CHECKED = {f"{acting}+gated": (draft, SCORES) for acting, draft in (("draft", "distilled"), ("clone", "cloned"))}
+CHECKED |= {f"draft+{score}": ("distilled", (score,)) for score in SCORES}
 
 
 def numbers_of(arm: Arm) -> tuple[str, ...]:
@@ -250,14 +253,14 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         return Arm(name, budget(int(samples), int(iterations), **settings), scheme=scheme)
     if name in DRAFTED:
         return DraftArm(name, None, corrector=name, scheme=name)
-    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?draft\+({'|'.join(DOUBTS)})-{STEPS}(?:-r([1-9][0-9]?))?", name):
-        samples, iterations, doubt, steps, percent = match.groups()
+    checked = "|".join(map(re.escape, CHECKED))
+    if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({checked})-{STEPS}(?:-r([1-9][0-9]?))?", name):
+        samples, iterations, scheme, steps, percent = match.groups()
         planner = budget(int(samples), int(iterations)) if samples else standard
         planner = dataclasses.replace(planner, horizon=max(planner.horizon, int(steps)))
-        about = {"scheme": f"draft+{doubt}", "standard_planner": not samples, "scores": DOUBTS[doubt]}
-        arm = DraftArm(
-            name, planner, int(steps), "distilled", "plan", DraftGate, **about, rate=int(percent or 10) / 100
-        )
+        draft, scores = CHECKED[scheme]
+        about = {"scheme": scheme, "standard_planner": not samples, "scores": scores, "rate": int(percent or 10) / 100}
+        arm = DraftArm(name, planner, int(steps), draft, "plan", DraftGate, **about)
         found = (calibration or {}).get("thresholds")
         return dataclasses.replace(arm, thresholds=found and tuple(found))
     if match := re.fullmatch(rf"(?:{NUMBER}×{NUMBER}\+)?({'|'.join(map(re.escape, SCHEMES))})-{STEPS}", name):
@@ -281,7 +284,7 @@ def make_arm(name: str, standard: PlannerConfig, calibration: dict | None = None
         return dataclasses.replace(arm, **{number: (calibration or {}).get(number) for number in numbers_of(arm)})
     raise ConfigError(
         f"arm {quoted(name)} is not known; write teacher, teacher-sample, policy, best-of-N, {', '.join(DRAFTED)}, "
-        f"budget-NxI or budget-NxI-hH-tT-eE-sS, {', '.join(f'draft+{doubt}-E-rP' for doubt in DOUBTS)}, or one of "
+        f"budget-NxI or budget-NxI-hH-tT-eE-sS, {', '.join(f'{scheme}-E-rP' for scheme in CHECKED)}, or one of "
         f"{', '.join(f'{scheme}-E' for scheme in SCHEMES)}, or {', '.join(f'{scheme}-dD' for scheme in DELAYED)}, with "
         f"numbers for E (at most {MAX_DEPTH}), D (0 to {LONGEST_DELAY}), P (at most 99), N and I (at most 9999); NxI+ "
         "before one with an E or a D puts it on a smaller planner."

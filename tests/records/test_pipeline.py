@@ -208,3 +208,6 @@ def test_the_drafts_that_stages_need_are_the_studys():
     scope = Scope.of(profile("smoke"))
     named = [file.stem for file in draft_files(scope, scope.cells[0], ["teacher", "16x1+draft+doubt-2", "prior+"])]
     assert named == [f"{scope.cells[0]}-{draft}" for draft in ("distilled", "prior+")]
+    assert [
+        file.stem[-6:] for file in draft_files(scope, scope.cells[0], ["clone+gated-3", "async+delay-aware+clone-d2"])
+    ] == ["cloned"]

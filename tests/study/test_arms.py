@@ -18,8 +18,8 @@ from lib.records import paths
 from lib.records.store import read_sidecar
 from lib.study.arms import (
     ARM_COLUMNS,
+    CHECKED,
     DELAYED,
-    DOUBTS,
     DRAFTED,
     LABELS,
     SCHEMES,
@@ -231,7 +231,7 @@ def test_the_paper_plays_what_tells_parts_and_rivals_apart():
     }  # fmt: skip
     assert schemes <= {make_arm(name, BUDGET).scheme for name in (*paper.arms, *paper.side_arms)}
     drafts = [make_arm(name, BUDGET) for name in paper.draft_arms]
-    assert {arm.scheme for arm in drafts} == {*DRAFTED, *(f"draft+{doubt}" for doubt in DOUBTS)}
+    assert {arm.scheme for arm in drafts} == {*DRAFTED, *CHECKED} - {"clone+gated"}
     assert {*paper.certification.drafts, *paper.certification.clone} <= {
         *paper.draft_arms
     }  # or the steps of a pick would never be timed
@@ -362,7 +362,19 @@ def test_a_gated_draft_says_who_is_asked_by_what_and_how_often():
     assert (alone.planner, alone.scores, alone.rate, alone.thresholds) == (BUDGET, ("mismatch",), 0.1, None)
     assert numbers_of(alone) == ("thresholds",) and alone.standard_planner
     assert recorded(arm.settings) == arm
-    for wrong in ("draft+gated", "draft+gated-3-r0", "draft+gated-3-r100", "draft+all-3", "draft-3"):
+    clone = make_arm("128x2+clone+gated-5-r20", BUDGET, {"thresholds": [0.1, 0.2, 0.3]})
+    assert (clone.corrector, arm.corrector, clone.scheme) == ("cloned", "distilled", "clone+gated")
+    same = dict(name=arm.name, corrector=arm.corrector, scheme=arm.scheme)
+    assert dataclasses.replace(clone, **same) == arm
+    for wrong in (
+        "draft+gated",
+        "clone-3",
+        "clone+doubt-3",
+        "draft+gated-3-r0",
+        "draft+gated-3-r100",
+        "draft+all-3",
+        "draft-3",
+    ):
         with pytest.raises(ConfigError, match="is not known"):
             make_arm(wrong, BUDGET)
 

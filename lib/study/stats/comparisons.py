@@ -40,7 +40,9 @@ TWINS = {  # scheme → what it is compared with: a role, and the scheme that ha
     "trusted-gated": ("at every depth", "gated"),
 }
 DISTILLED = "distilled"  # the draft alone, which other drafts and a draft with a planner are compared with
-DRAFTS = (DISTILLED, "cloned", "prior+")
+CLONED = "cloned"
+DRAFTS = (DISTILLED, CLONED, "prior+")
+CHECKED = ("draft+", "clone+")  # how schemes begin that ask a planner beside one of the first two
 MARGIN = 0.02  # of the mean return of the arm compared with
 COSTS = ("planner_calls", "model_evaluations")  # of an episode
 
@@ -180,7 +182,7 @@ def rivals(name: str, arms: dict[str, pd.DataFrame], step_ms: dict[str, float] |
     than whatever is faster than itself: time that is wasted makes no rival.
     """
     scheme, execution_horizon = arms[name].iloc[0][["scheme", "execution_horizon"]]
-    if execution_horizon == 1 and scheme not in DRAFTS and not scheme.startswith("draft+"):
+    if execution_horizon == 1 and scheme not in DRAFTS and not scheme.startswith(CHECKED):
         return {}
     spent = {other: table["model_evaluations"].mean() for other, table in arms.items()}
     times = {other: time for other, time in (step_ms or {}).items() if other in arms and time > 0}  # nan is not
@@ -203,8 +205,9 @@ def twins(name: str, arms: dict[str, pd.DataFrame]) -> dict[str, str]:
     alone`, for a draft that a planner is asked beside, and for drafts that learnt otherwise.
     """
     scheme, execution_horizon = arms[name].iloc[0][["scheme", "execution_horizon"]]
-    if scheme.startswith("draft+") or scheme in DRAFTS:
-        return {"draft alone": DISTILLED} if DISTILLED in arms and name != DISTILLED else {}
+    if scheme.startswith(CHECKED) or scheme in DRAFTS:
+        alone = CLONED if scheme.startswith(CHECKED[1]) else DISTILLED
+        return {"draft alone": alone} if alone in arms and name != alone else {}
     role, other = TWINS.get(scheme, (None, None))
     twin = role and on_planner_of(name, arms, other, execution_horizon)
     return {role: twin} if twin else {}

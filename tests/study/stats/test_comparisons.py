@@ -179,6 +179,7 @@ def test_rivals_of_equal_compute_of_equal_time_and_the_prior():
         ("prior+", "distilled", "draft alone"),
         ("128×2+draft+gated-3-r30", "distilled", "draft alone"),
         ("draft+doubt-1", "distilled", "draft alone"),
+        ("128×2+clone+gated-3-r30", "cloned", "draft alone"),
     ],
 )
 def test_an_ablation_is_compared_with_what_differs_in_nothing_else(ablation, twin, role):
