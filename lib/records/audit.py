@@ -72,7 +72,7 @@ SIZE = {
     "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],
     "draft_cells": ["walker-run-1m-1", "cheetah-run-1m-1", "cup-catch-1m-1"],  # where arms with a draft are played
     "delays": {
-        "delays": [0, 2], "planners": ["64x2"], "standard_delays": [], "episodes": 2, "study_episodes": 2,
+        "delays": [0, 2], "planners": ["128x2"], "standard_delays": [], "episodes": 2, "study_episodes": 2,
         "perturbations": ["mass-1.5"], "perturbed_delays": [0, 2],
     },
     "many_tasks": {"tasks": ["walker-walk", "reacher-three-easy"], "episodes": 1},  # else as in the paper
