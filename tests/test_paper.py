@@ -174,7 +174,7 @@ def test_the_report_of_another_profile_says_what_was_run(tree):
     results()
     assert_says(
         text_of("quick"), "report of the quick profile", "This is the quick profile.",
-        "of at most 250 decisions, where the standard planner is 256 × 3.", "walker-walk 1m 15,000 905",
+        "of at most 200 decisions, where the standard planner is 128 × 3.", "walker-walk 1m 15,000 905",
         "budget-64×2 894 99% 167 –", "policy 384 42% 0 –", "figures/pareto.py", "¬Conclusion",
     )  # fmt: skip
     change("policy", "quick", step_ms=0.149, return_mean=391.0)

@@ -285,7 +285,8 @@ def test_planners_that_are_too_small_to_wait_for_are_compiled_where_asked(stage,
     monkeypatch.setattr(latency, "resolve_mode", lambda mode, device: "compiled" if mode == "auto" else mode)
     names, ladder = ["policy", "budget-16x1", "16x1+ladder-3"], {"threshold": 0.4, "levels": (0.0, 0.0)}
     for compile_all in (False, True):
-        step_times(stage, BUDGET, {"16×1+ladder-3": ladder}, {1: (names, 4)}, compile_all)
+        standard = dataclasses.replace(BUDGET, mode="auto")  # in whose mode the others are
+        step_times(stage, standard, {"16×1+ladder-3": ladder}, {1: (names, 4)}, compile_all)
     modes = [(arm.planner and arm.planner.mode, arm.refiner and arm.refiner.mode) for arm in seen]
     assert modes[:3] == [(None, None), ("auto", None), ("auto", "auto")]  # which is eager for so small ones
     assert modes[3:] == [(None, None), ("compiled", None), ("compiled", "compiled")]
