@@ -67,7 +67,7 @@ lint: setup  ## style of code and notebooks, and which part imports which
 	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 	$(if $(wildcard notebooks/*.ipynb),$(STRIP) --verify $(wildcard notebooks/*.ipynb))
 
-demo: setup  ## a minute with the cheapest controller that ships, beside its teacher, and a film: build/demo.gif
+demo: setup  ## a minute with a certified controller, beside its teacher, and a film: build/demo.gif
 	@$(PY) -m figures.demo
 
 film: setup  ## draw figures/paper/film.gif from the committed results (needs a GL library)

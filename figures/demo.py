@@ -1,4 +1,4 @@
-"""A minute with a teacher and the cheapest controller that ships for it: `make demo`.
+"""A minute with a teacher and the controller that a test admitted in its place: `make demo`.
 
     python -m figures.demo [--decisions 500] [--out build/demo.gif]
 
@@ -22,7 +22,6 @@ import tyro
 
 from figures.film import gl_backend, panel_of, save_gif
 from lib.config import ConfigError, PlannerConfig
-from lib.drafts import DraftController
 from lib.environments import EPISODE_DECISIONS, make_env
 from lib.records import paths
 from lib.records.keys import ResultError, shown
@@ -30,25 +29,24 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, write_artefact
 from lib.rollout import rollout
 from lib.study.accelerate.playing import Timed
-from lib.study.arms import Arm, DraftArm, arm_name, make_arm, make_controller, network_file, recorded
+from lib.study.arms import Arm, make_arm, make_controller, network_file, recorded
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 from lib.world_model import WorldModel
 
-SHIPPED = (("walker-run-1m-1", "distilled"), ("walker-walk-1m-1", "64×2+gated-6"))  # cell and arm, cheapest first
+CERTIFIED = ("cheetah-run-1m-1", "walker-run-1m-1")  # cells, the one with the cheapest pick first
 TEACHER_DECISIONS, TEACHER_SECONDS = 30, 12.0  # as many of them as that allows
 FILM_DECISIONS = 200
 
 
 def chosen(profile: str = "paper") -> tuple[str, Arm]:
-    """The first of `SHIPPED` whose network is there, as its results have it. Raises `ResultError` if none is."""
-    for cell, name in SHIPPED:
-        if name == "distilled" and network_file(profile, cell, name).is_file():
-            return cell, make_arm(name, PlannerConfig())
-        table = paths.results(profile) / "horizon" / f"{cell}.csv"
-        if name != "distilled" and table.is_file():
-            return cell, recorded(read_sidecar(table, "arms")["arms"][arm_name(name)])
-    raise ResultError(f"no controller of {', '.join(cell for cell, _ in SHIPPED)} is here; restore data/ from git.")
+    """The first of `CERTIFIED` that was, and its pick (`lib.study.certify`). Raises `ResultError` if none was."""
+    for cell in CERTIFIED:
+        table = paths.results(profile) / "certified" / f"{cell}.csv"
+        if table.is_file():
+            about = read_sidecar(table, "picks", "arms")
+            return cell, recorded(about["arms"][about["picks"]["all"]])
+    raise ResultError(f"no certified controller of {', '.join(CERTIFIED)} is here; restore data/ from git.")
 
 
 def controllers(cell: str, arm: Arm, wm: WorldModel, profile: str = "paper") -> tuple:
@@ -58,10 +56,8 @@ def controllers(cell: str, arm: Arm, wm: WorldModel, profile: str = "paper") -> 
         networks[arm.corrector] = load_network(network_file(profile, cell, arm.corrector), teacher_key(cell))
     standard = dataclasses.replace(PlannerConfig.standard(wm.action_dim), mode="eager")
     teacher = make_controller(make_arm("teacher", standard), wm, {})
-    if isinstance(arm, DraftArm) and arm.planner is None:
-        return DraftController(wm, networks[arm.corrector], mode="eager"), teacher
-    arm = dataclasses.replace(arm, planner=dataclasses.replace(arm.planner, mode="eager"))
-    return make_controller(arm, wm, networks), teacher
+    planner = arm.planner and dataclasses.replace(arm.planner, mode="eager")
+    return make_controller(dataclasses.replace(arm, planner=planner), wm, networks, "eager"), teacher
 
 
 def played(controller, task: str, seed: int, decisions: int, what: str, seconds: float = math.inf) -> dict[str, float]:
@@ -92,7 +88,7 @@ def demonstrate(decisions: int, out: Path | None) -> str:
     theirs = played(teacher, task, seed, min(decisions, TEACHER_DECISIONS), "teacher", TEACHER_SECONDS)
     card = json.loads((paths.TEACHERS / f"{cell}.json").read_text(encoding="utf-8"))
     lines = [
-        f"{cell}: {arm.name} acts, the teacher plans with {teacher.planner.config.samples} × "
+        f"{cell}: {arm.name} acts, which a test admitted; the teacher plans with {teacher.planner.config.samples} × "
         f"{teacher.planner.config.iterations} at every step; nothing is compiled",
         f"{'':32} {'return':>22} {'planner calls':>16} {'ms a step':>10}",
         line(arm.name, f"{mine['return']:.0f}", f"{mine['planner_calls']} of {mine['length']}", mine["step_ms"]),
@@ -110,7 +106,7 @@ def demonstrate(decisions: int, out: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Demo:
-    """An episode of the cheapest controller that ships, beside its teacher."""
+    """An episode of a controller that a test admitted, beside its teacher."""
 
     decisions: int = EPISODE_DECISIONS
     out: Path = paths.BUILD / "demo.gif"  # the film, where a GL library draws
