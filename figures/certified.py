@@ -25,7 +25,7 @@ CHAINS = {
     "planners": "smaller planners",
     "reuse": "plans reused",
     "drafts": "checked drafts",
-    "clone": "no plan",
+    "clone": "clone",
     "all": "cheapest of all",
 }
 # Verdict → words, colour and shape; the teacher keeps its own return, which shows nothing.

@@ -97,9 +97,10 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
         came_of_it[arm.name] = counts | {"step_ms": time}
     facts = {"cell": cell, "profile": profile, "teacher": teacher, "episode_seed": seed, "decisions": decisions}
     facts, film = facts | {"arms": came_of_it}, beside(panels)
+    made = write_artefact(out, lambda path: save_gif(film, path, seconds), **facts)
     if shutil.which("ffmpeg"):
         write_artefact(out.with_suffix(".mp4"), lambda path: save_mp4(film, path, seconds), **facts)
-    return write_artefact(out, lambda path: save_gif(film, path, seconds), **facts)
+    return made
 
 
 def arm_of(name: str, evaluated: dict, standard: PlannerConfig) -> Arm:

@@ -66,7 +66,8 @@ SIZE = {
     "error_arms": ["teacher", "policy", "64x2+open-loop-6", "64x2+two-tower-6", "64x2+temporal-6"],
     "error_states": 10,
     "perturb_arms": [
-        "budget-128x2", "64x2+gated-6", "128x2+draft+gated-3-r30", "distilled", "cloned", "policy",
+        "budget-128x2", "64x2+gated-6", "128x2+draft+gated-3-r30", "128x2+clone+gated-3-r30", "distilled", "cloned",
+        "policy",
     ],
     "perturb_episodes": 2,
     "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],

@@ -13,6 +13,7 @@ from lib.study.arms import DRAFTED, arm_name, make_arm
 from lib.study.cells import Cell
 from lib.study.delays import arms_of, changed_arms
 from lib.study.profiles import PROFILES, CellEpisodes
+from lib.study.stats.certification import CHAINS
 
 PAPER = PROFILES["paper"]
 NAMES = {"fnmatchcase": fnmatchcase, "arm_name": arm_name}
@@ -91,7 +92,7 @@ def test_the_study_of_deadlines_has_what_decides_and_changed_worlds_that_others_
 
 def test_candidates_of_certification_are_arms_and_a_5m_cell_plays_fewer_episodes():
     study = PAPER.certification
-    assert list(study.chains) == ["planners", "reuse", "drafts", "clone"]
+    assert list(study.chains) == ["planners", "reuse", "drafts", "clone"] and len(study.chains) == CHAINS
     for arm in (name for chain in study.chains.values() for name in chain):
         assert make_arm(arm, PlannerConfig()).name == arm_name(arm) != "teacher"
     counts = [next(n for pattern, n in study.episodes if fnmatchcase(cell, pattern)) for cell in PAPER.cells]

@@ -197,8 +197,8 @@ def validity_table(
     `wrong` is the share of simulated cells of which any pick keeps 98 % or less, to be compared with `level`;
     `wrong_kept` what the worst pick of these keeps on average; `fallback` the share of chains that admit nothing, which
     is what it costs to ask. `no_fall` is the chance that a candidate does not fall in any of the episodes: where that
-    is above a third of the level, no test can be valid for a candidate that is good except when it falls, and it then
-    costs about the share of the falls: up to 4 % of the return with 100 episodes, and 13 % with 30.
+    is above a chain's share of the level, no test can be valid for a candidate that is good except when it falls, and
+    it then costs about the share of the falls: up to 8 % of the return with 50 episodes, and 14 % with 30.
     """
     kinds = [(k, f, n, t) for f in FALLS for k in kept for n in sizes for t in TESTS]
     rows = [validity(*kind, cells=cells, resamples=resamples) for kind in kinds]
