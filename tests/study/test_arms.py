@@ -75,9 +75,7 @@ from tests.tiny import ACTIONS, BUDGET, LATENT, tiny_model
     ],
 )  # fmt: skip
 def test_an_arm_is_made_by_its_name(name, scheme, arm):
-    as_run = arm.planner and dataclasses.replace(
-        arm.planner, mode=BUDGET.mode
-    )  # what is run otherwise is so everywhere
+    as_run = arm.planner and dataclasses.replace(arm.planner, mode=BUDGET.mode)
     assert make_arm(name, BUDGET) == dataclasses.replace(arm, scheme=scheme, planner=as_run)
 
 
