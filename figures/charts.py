@@ -56,8 +56,8 @@ EYE, PLUG, DIABOLO, WAVE = (
 CLIPPED = "M-1,-1H.2L1,-.2V1H-1Z"
 
 # Okabe–Ito colours (Okabe & Ito 2008), a dark wine, an olive and an indigo, told apart with every common colour
-# blindness; shapes carry the same in black and white. All shapes are closed: they are filled or hollow by the planner underneath.
-# Keys are the schemes of arms.
+# blindness; shapes carry the same in black and white. All shapes are closed: they are filled or hollow by the
+# planner underneath. Keys are the schemes of arms.
 EVERY_STEP, DRAFT, CLONE = Family("replans at every step", "#000000", "diamond"), "#8A8A00", "#332288"
 ADAREP, PUBLISHED = Family("AdaReP", "#882255", NOTCHED), Family("published corrector", "#882255", TEE)
 FAMILIES = {
