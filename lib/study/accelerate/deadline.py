@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from lib.config import ConfigError
+from lib.study.accelerate.learning import ARCH
 from lib.study.accelerate.plan import REPORT, ladder
 from lib.study.accelerate.playing import LEAST_STEPS, WARM_UP, again
 from lib.study.arms import LONGEST_DELAY, DelayArm, DraftArm
@@ -20,8 +21,6 @@ from lib.study.certify import TEACHER
 QUANTILE = 0.99  # of the steps, that has to be within the period
 UNTIMED = "its steps cannot be timed within the minutes"
 LATE = 0.05  # of the plans in the background, that may come later than they were expected
-# What a late planner acts with, by the network that it needs: the first that there is.
-BACKGROUND = {"two_tower": "async+two-tower", "distilled": "async+draft"}
 
 
 def timed(search, name: str) -> float:
@@ -70,7 +69,7 @@ def in_background(search) -> tuple[str, ...]:
     """Arms that plan in the background, safest first: the right-sized planner and smaller ones, as far as they are
     late, but by no more than arms may be."""
     sizes = [TEACHER, *(arm.name for arm in ladder(search.standard))]
-    scheme = next((s for network, s in BACKGROUND.items() if network in search.stage.corrector_files), "async")
+    scheme = "async+two-tower" if ARCH in search.stage.corrector_files else "async"
     late = {name: search.delays.get(name, 0) for name in sizes[sizes.index(search.right_sized) :]}
     return tuple(f"{search.on(n)}{scheme}-d{delay}" for n, delay in late.items() if 0 < delay <= LONGEST_DELAY)
 

@@ -28,6 +28,8 @@ from lib.weights.native import teacher_key
 
 NAME = "accelerate"  # of the profile that its pieces are made under, and of their folder in the cache
 ARCH = "two_tower"
+DRAFT = "cloned"  # in the paper it keeps no less than drafts that were taught on states of their own
+TRAININGS = 1.5  # of the draft, and of the corrector, which has fewer states
 ROUNDS, EPOCHS, LEAST_EPOCHS, MOST_EPISODES = 4, 100, 5, 12
 ROUND_TRIES = 6  # of labels of so many episodes, any of which may fail
 
@@ -41,7 +43,7 @@ def settings_for(cell: Cell, teacher: str, planner: PlannerConfig, mode: str, de
 
 
 def draft(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> Path:
-    """A draft of as many labels as fit. Raises `OutOfTime` where not even those of two episodes do."""
+    """A clone of as many of the planner's actions as fit. Raises `OutOfTime` where those of two episodes do not."""
     cell, planner, decisions = settings.cell, settings.profile.planner, costs.decisions
     each = costs.step + 1.1 * costs.solve(planner)  # a tenth is labelled again
     labels = min(int(plan.seconds["label"] / each), max(MOST_LABELS, 2 * decisions))
@@ -49,33 +51,30 @@ def draft(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> Path:
     if not rounds:
         raise OutOfTime(f"the labels of two episodes would take {2 * decisions * each / 60:.1f} minutes")
     updates = max(round(0.8 * labels / 256), 1)  # of an epoch
-    trainings = (rounds + 1) / 2 + 0.5  # of all labels: each round's of those so far; half a one is the corrector's
-    epochs = min(max(int(plan.seconds["train"] / (trainings * updates * costs.update)), LEAST_EPOCHS), EPOCHS)
-    study = DraftStudy((labels // rounds,) * rounds, (), (1.0, 0.5, 0.2), epochs=epochs)
+    epochs = min(max(int(plan.seconds["train"] / (TRAININGS * updates * costs.update)), LEAST_EPOCHS), EPOCHS)
+    study = DraftStudy((labels // rounds,) * rounds, (), epochs=epochs)
 
     def with_rounds(number: int) -> Settings:
         drafts = dataclasses.replace(study, labels=study.labels[:number])
         return dataclasses.replace(settings, profile=dataclasses.replace(settings.profile, drafts=drafts))
 
     for number in range(1, rounds + 1):
-        lacking = not rounds_of(with_rounds(number), cell, "distilled")[-1].path.is_file()
+        lacking = not rounds_of(with_rounds(number), cell, DRAFT)[-1].path.is_file()
         if lacking:
             _begin(clock, f"labels, round {number} of {rounds}", study.labels[0] * each)
         begin = time.monotonic()
-        files = again(functools.partial(labelled_states, with_rounds(number), cell, "distilled"), ROUND_TRIES)
+        files = again(functools.partial(labelled_states, with_rounds(number), cell, DRAFT), ROUND_TRIES)
         if lacking:  # what was there says nothing of the pace
             clock.took(time.monotonic() - begin, 0 if number > 1 else study.labels[0] * each)
     made = with_rounds(rounds)
-    key = key_of((*COLLECTED_BY, *TAUGHT_BY), [rest_of(r.key) for r in rounds_of(made, cell, "distilled")],
+    key = key_of((*COLLECTED_BY, *TAUGHT_BY), [rest_of(r.key) for r in rounds_of(made, cell, DRAFT)],
                  as_dict(training_of(study)))  # fmt: skip
 
     def make(path: Path) -> None:
         clock.say(f"a draft, distilled from {labels:,} labels")
-        save_network(
-            trained(made, cell, "distilled", LabelledStates.load(*files)).draft, path, teacher_key(settings.teacher)
-        )
+        save_network(trained(made, cell, DRAFT, LabelledStates.load(*files)).draft, path, teacher_key(settings.teacher))
 
-    return cached(_file(cell, "distilled", key), key, make, f"the draft of {cell}")
+    return cached(_file(cell, DRAFT, key), key, make, f"the draft of {cell}")
 
 
 def corrector(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> tuple[Path, DistillationSet, str]:

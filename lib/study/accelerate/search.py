@@ -106,8 +106,8 @@ class Search:
         reuse = tuple(f"{on}{scheme}-6" for scheme in ("gated", "two-tower"))
         if self.right_sized in self.delays:  # then no plan is made within a period
             reuse = in_background(self)
-        drafts = (f"{on}draft+gated-3-r30", f"{on}draft+gated-3-r10", "distilled", "policy")
-        return {"planners": tuple(smaller), "reuse": reuse, "drafts": drafts}
+        drafts, clone = (f"{on}clone+gated-3-r30",), (learning.DRAFT, "policy")
+        return {"planners": tuple(smaller), "reuse": reuse, "drafts": drafts, "clone": clone}
 
     def prepare(self) -> None:
         """Costs and the plan: as they were kept, or measured now and said."""
@@ -207,7 +207,7 @@ class Search:
         given = self.plan, self.stage.costs, self.clock
         held_out, key, files = None, "-none", {}
         with self.or_left_out("the draft, and what acts with it"):
-            files["distilled"] = learning.draft(settings, *given)
+            files[learning.DRAFT] = learning.draft(settings, *given)
         with self.or_left_out("the corrector, and what acts with it"):
             files[learning.ARCH], held_out, key = learning.corrector(settings, *given)
         self.stage = dataclasses.replace(self.stage, corrector_files=files)

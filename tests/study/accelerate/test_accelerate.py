@@ -137,7 +137,7 @@ def datasets(chart):
 
 
 def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home, weights, tmp_path, monkeypatch):
-    ms = {"policy": [0.5], "distilled": [2.5], "teacher": [9.0], "budget-64×2": [3.0] * 99 + [2.0]}
+    ms = {"policy": [0.5], "cloned": [2.5], "teacher": [9.0], "budget-64×2": [3.0] * 99 + [2.0]}
     ms["budget-16×1"] = [2.1]
     quick = [0.3] * 99 + [9.0]
     monkeypatch.setattr(playing.Playing, "times", lambda self, arm, seconds, period: ms.get(arm.name, quick))
@@ -151,8 +151,8 @@ def test_a_deadline_leaves_out_what_is_too_slow_and_plans_in_the_background(home
     for sentence in (
         "budget-64×2: 1 % of its steps take longer than 3 ms, and a decision has 2",
         "64×2+gated-6 and 64×2+two-tower-6: their plans take longer than the 2 ms of a decision",
-        "64×2+draft+gated-3-r10: its plans take longer than the 2 ms of a decision",
-        "distilled: 1 % of its steps take longer than 2.5 ms, and a decision has 2",
+        "64×2+clone+gated-3-r30: its plans take longer than the 2 ms of a decision",
+        "cloned: 1 % of its steps take longer than 2.5 ms, and a decision has 2",
     ):
         assert sentence in found["left_out"]
     assert found["pick"] == name and found["delay"] == 2

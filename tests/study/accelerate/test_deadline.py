@@ -45,18 +45,17 @@ def test_a_planner_that_does_not_fit_into_a_period_plans_in_the_background(searc
     assert found.delays == {"teacher": 4, "budget-64×2": 3}  # 35 and 25 ms in decisions of 10
     assert found.candidates["reuse"] == in_background(found) == ("async-d4", "64×2+async-d3")
     found.right_sized = "budget-64×2"
-    found.stage.corrector_files = {"distilled": "draft"}
-    assert in_background(found) == ("64×2+async+draft-d3",)
+    found.stage.corrector_files = {"cloned": "draft"}
+    assert in_background(found) == ("64×2+async-d3",)
     found.stage.corrector_files |= {"two_tower": "corrector"}
     assert in_background(found) == ("64×2+async+two-tower-d3",)
     assert found.candidates["planners"] == ("budget-64×2", "budget-16×1")
-    kept = {"planners": ("budget-16×1",), "reuse": ("64×2+async+two-tower-d3",), "drafts": ("distilled", "policy")}
-    assert within(found, found.candidates) == kept
+    kept = {"planners": ("budget-16×1",), "reuse": ("64×2+async+two-tower-d3",), "drafts": ()}
+    assert within(found, found.candidates) == kept | {"clone": ("cloned", "policy")}
     assert found.left_out == [
         "64×2+gated-6 and 64×2+two-tower-6: their plans take longer than the 10 ms of a decision",
         "budget-64×2: 1 % of its steps take longer than 25 ms, and a decision has 10",
-        "64×2+draft+gated-3-r30: its plans take longer than the 10 ms of a decision",
-        "64×2+draft+gated-3-r10: its plans take longer than the 10 ms of a decision",
+        "64×2+clone+gated-3-r30: its plans take longer than the 10 ms of a decision",
     ]
 
 
