@@ -20,16 +20,16 @@ from pathlib import Path
 
 import tyro
 
-from figures.film import gl_backend, panel_of, save_gif
+from figures.film import gl_backend, panel_of, pick_of, save_gif
 from lib.config import ConfigError, PlannerConfig
 from lib.environments import EPISODE_DECISIONS, make_env
 from lib.records import paths
 from lib.records.keys import ResultError, shown
 from lib.records.seeds import episode_seeds
-from lib.records.store import read_sidecar, write_artefact
+from lib.records.store import write_artefact
 from lib.rollout import rollout
 from lib.study.accelerate.playing import Timed
-from lib.study.arms import Arm, make_arm, make_controller, network_file, recorded
+from lib.study.arms import Arm, make_arm, make_controller, network_file
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 from lib.world_model import WorldModel
@@ -42,10 +42,8 @@ FILM_DECISIONS = 200
 def chosen(profile: str = "paper") -> tuple[str, Arm]:
     """The first of `CERTIFIED` that was, and its pick (`lib.study.certify`). Raises `ResultError` if none was."""
     for cell in CERTIFIED:
-        table = paths.results(profile) / "certified" / f"{cell}.csv"
-        if table.is_file():
-            about = read_sidecar(table, "picks", "arms")
-            return cell, recorded(about["arms"][about["picks"]["all"]])
+        if (paths.results(profile) / "certified" / f"{cell}.csv").is_file():
+            return cell, pick_of(cell, profile)
     raise ResultError(f"no certified controller of {', '.join(CERTIFIED)} is here; restore data/ from git.")
 
 

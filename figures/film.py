@@ -4,8 +4,9 @@ plans are, and the time of a step where it was measured.
     python -m figures.film --cell walker-run-1m-1 --profile paper
     python -m figures.film --cell walker-walk-1m-1 --arms policy 64x2+two-tower-6 --decisions 100 --out build/film.gif
 
-The arms are those of the profile's results, as their sidecar has them, or have a delay; the start state is not one that
-is reported. One second of the film is one second of the robot. Where ffmpeg is on the PATH there is an MP4 as well.
+The arms are those of the profile's results, as their sidecar has them, or have a delay; `certified` is the cell's
+certified pick. The start state is not one that is reported. One second of the film is one second of the robot. Where
+ffmpeg is on the PATH there is an MP4 as well.
 MuJoCo draws without a window, through EGL, OSMesa or GLFW; where none of them works, one line says so and nothing is
 written: exit status 1, or 0 with `--optional`, for make.
 """
@@ -33,12 +34,16 @@ from lib.records.seeds import episode_seeds
 from lib.records.store import read_sidecar, read_table, write_artefact
 from lib.rollout import Decision, rollout
 from lib.study.arms import Arm, DelayArm, arm_name, make_arm, make_controller, network_file, networks_of, recorded
+from lib.study.certify import ALL
 from lib.study.profiles import PROFILES
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
 
-ARMS = ("128×2+late-hold-d4", "128×2+async+delay-aware-d4", "cloned")
+CERTIFIED = "certified"  # instead of an arm's name
+ARMS = ("late-hold-d4", "async+delay-aware-d4", CERTIFIED, "cloned")
 WORDS = {  # of schemes, on screen; others have the arm's name
+    "teacher": "the full planner",
+    "budget": "a smaller planner",
     "late-hold": "late plans, action held",
     "async": "late plans",
     "async+delay-aware": "late plans, corrected",
@@ -88,7 +93,8 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     )
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}
-    for arm in [arm_of(name, about["arms"], PlannerConfig.standard(wm.action_dim)) for name in names]:
+    standard = PlannerConfig.standard(wm.action_dim)
+    for arm in [pick_of(cell, profile) if n == CERTIFIED else arm_of(n, about["arms"], standard) for n in names]:
         files = {network: network_file(profile, cell, network) for network in networks_of(arm)}
         networks = {network: load_network(file, teacher_key(teacher)) for network, file in files.items()}
         time = step_ms(arm, profile, cell)
@@ -110,22 +116,29 @@ def arm_of(name: str, evaluated: dict, standard: PlannerConfig) -> Arm:
     return recorded(evaluated[one_of("arm", arm_name(name), evaluated)])
 
 
+def pick_of(cell: str, profile: str) -> Arm:
+    """The certified pick of all chains of a cell (`lib.study.certify`). Raises `ResultError` if there is none."""
+    about = read_sidecar(paths.results(profile) / "certified" / f"{cell}.csv", "picks", "arms")
+    return recorded(about["arms"][about["picks"][ALL]])
+
+
 def step_ms(arm: Arm, profile: str, cell: str) -> float | None:
     """The median time of a step as it was measured; None where it was not. Of an arm with a delay it is that of a step
-    that begins no solve, timed with whatever delay, which changes nothing in it."""
+    that begins no solve, timed with whatever delay and planner, which change nothing in it."""
     part = "between" if isinstance(arm, DelayArm) else "step"
     for table in (f"deadlines/{cell}-steps.csv", f"latency/{cell}.csv"):
         if (file := paths.results(profile) / table).is_file():
             rows = read_table(file)
-            mine = (rows["arm"].map(undelayed) == undelayed(arm.name)) & (rows["part"] == part) & (rows["batch"] == 1)
+            same = rows["arm"].map(unplanned) == unplanned(arm.name) if part == "between" else rows["arm"] == arm.name
+            mine = same & (rows["part"] == part) & (rows["batch"] == 1)
             if mine.any():
                 return float(rows.loc[mine, "p50_ms"].iloc[0])
     return None
 
 
-def undelayed(name: str) -> str:
-    """The name of an arm without its delay."""
-    return re.sub(r"-d\d+$", "", name)
+def unplanned(name: str) -> str:
+    """The name of an arm without its delay and its planner: where no solve begins, its steps are the same."""
+    return re.sub(r"^\d+×\d+\+|-d\d+$", "", name)
 
 
 def panel_of(
@@ -143,12 +156,19 @@ def panel_of(
         counts["return"] += float(step.rewards[0])
         counts["length"] += 1
         if decision % EVERY == 0:
-            words = WORDS.get(arm.scheme, arm.name), time, counts["planner_calls"], age_of(step), counts["return"]
+            words = words_of(arm), time, counts["planner_calls"], age_of(step), counts["return"]
             frames.append(captioned(env.render(), *words))
     env.close()
     if not frames:
         raise ConfigError(f"{arm.name} has no frame to show: the simulator diverged at its first decision.")
     return frames, seconds, counts
+
+
+def words_of(arm: Arm) -> str:
+    """What an arm is called on screen, with the size of its planner."""
+    if arm.scheme not in WORDS or arm.planner is None:
+        return WORDS.get(arm.scheme, arm.name)
+    return f"{arm.planner.samples}×{arm.planner.iterations}: {WORDS[arm.scheme]}"
 
 
 def age_of(step: Decision) -> float | None:

@@ -44,8 +44,9 @@ class Scope:
 
     @property
     def certified_cells(self) -> tuple[str, ...]:
-        """Of the cells that are asked for, those that the profile certifies."""
-        return tuple(cell for cell in self.cells if cell in self.profile.certified_cells)
+        """Those that the profile certifies, also beside its cells: all, or of some cells that are asked for these."""
+        whole = self.cells == self.profile.cells
+        return tuple(cell for cell in self.profile.certified_cells if whole or cell in self.cells)
 
     @property
     def deadlines_cells(self) -> tuple[str, ...]:

@@ -48,9 +48,14 @@ def played(scope: Scope, cell: str) -> tuple[str, ...]:
     return (*scope.profile.counts(cell), *scope.profile.candidates)
 
 
-def certifiable(scope: Scope) -> list[str]:
-    """The candidates of all chains."""
-    return [arm for chain in scope.profile.certification.chains.values() for arm in chain]
+def certifying(scope: Scope, cell: str, here: bool) -> list[Path]:
+    """What the candidates of all chains act with, as far as it is made where they are played, or (not `here`) before:
+    cells of the profile have correctors, and some of them drafts."""
+    candidates = [arm for chain in scope.profile.certification.chains.values() for arm in chain]
+    acting = scope.result(f"corrector/{cell}-two_tower.safetensors")
+    correctors, drafts = acting if here else corrector_files(scope, cell), draft_files(scope, cell, candidates)
+    found = [] if here == (cell in scope.profile.cells) else correctors
+    return found if here == (cell in scope.profile.draft_cells) else [*found, *drafts]
 
 
 def offline_weights(scope: Scope) -> list[Path]:

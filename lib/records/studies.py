@@ -7,12 +7,11 @@ from pathlib import Path
 from lib.records.jobs import Scope, Stage
 from lib.records.needs import (
     COLLECTED,
-    certifiable,
+    certifying,
     corrector_files,
     draft_files,
     drawn,
     making_correctors,
-    network_files,
     weights,
 )
 
@@ -22,11 +21,10 @@ CERTIFIED = (
         "paper/certify.py",
         ("certified",),
         lambda scope, cell: scope.result(f"certified/{cell}.csv", f"certified/{cell}-episodes.csv"),
-        lambda scope, cell: (
-            network_files(scope, cell, certifiable(scope)) + [*weights(cell)]  # thresholds are in its rows' keys
-        ),
+        lambda scope, cell: [*certifying(scope, cell, False), *weights(cell)],  # thresholds are in its rows' keys
         each=lambda scope: scope.certified_cells,
         settings=("certification", *COLLECTED, "calibrate_episodes"),
+        keeps=lambda scope, cell: certifying(scope, cell, True),
         rows="lib.study.rows:certified",
     ),
     Stage(

@@ -264,7 +264,7 @@ class Profile:
     realtime: tuple[RealTimeRun, ...] = ()  # against the clock
     many_tasks: ManyTasks | None = None  # None: none are played
     accelerate: WorkedExample | None = None  # None: the whole of it, which no stage asks for
-    certified_cells: tuple[str, ...] = ()  # of the cells, those for which the cheapest way to control is certified
+    certified_cells: tuple[str, ...] = ()  # where the cheapest way to control is certified; not of `cells` alone
     certification: Certification | None = None  # None: there is nothing to pick from
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageChops, ImageSequence
 
 from figures import film
-from figures.film import COLOURS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
+from figures.film import CERTIFIED, COLOURS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
 from lib.records import paths
-from lib.records.store import intact, read_sidecar, write_text
+from lib.records.store import intact, read_sidecar, write_table, write_text
 from tests.study.test_evaluate import CELL, FIRST, commit, env, home  # noqa: F401 - fixtures
 from tests.tiny import fresh_env
 
@@ -113,13 +113,28 @@ def test_plans_that_come_late_are_shown_with_their_age_and_steps_with_their_time
     folder = paths.results("smoke")
     table = "arm,part,batch,p50_ms\n{},step,1,9.0\n{},between,1,0.25\n{},between,2,7.0\npolicy,step,1,0.5\n"
     late = "16×1+late-hold-d3"
-    write_text(folder / "deadlines" / f"{CELL}-steps.csv", table.format(*["16×1+late-hold-d8"] * 3))
+    write_text(folder / "deadlines" / f"{CELL}-steps.csv", table.format(*["64×2+late-hold-d8"] * 3))
     out, status = shoot(tmp_path, [late, "policy"])
     assert status == 0
     assert {name: arm["step_ms"] for name, arm in read_sidecar(out)["arms"].items()} == {late: 0.25, "policy": 0.5}
     shown = [(name, time, age) for _, name, time, _, age, _ in drawn.words]
-    assert shown[:5] == [("late plans, action held", 0.25, age) for age in (None, None, 4.0, 3.0, 5.0)]
+    assert shown[:5] == [("16×1: late plans, action held", 0.25, age) for age in (None, None, 4.0, 3.0, 5.0)]
     assert set(shown[5:]) == {("policy", 0.5, None)}
+
+
+def test_the_certified_pick_is_shown_as_its_sidecar_has_it(home, drawn, tmp_path, capsys):
+    commit(["teacher", "budget-16×1"], 1)
+    folder = paths.results("smoke")
+    assert shoot(tmp_path, [CERTIFIED])[1] == 2 and f"certified/{CELL}.csv" in capsys.readouterr().err
+    arms = read_sidecar(folder / "horizon" / f"{CELL}.csv", "arms")["arms"]
+    about = {"picks": {"planners": "teacher", "all": "budget-16×1"}, "arms": arms}
+    write_table(folder / "certified" / f"{CELL}.csv", [{"chain": "planners"}], **about)
+    rows = [{"arm": f"budget-{planner}", "part": "step", "batch": 1, "p50_ms": ms}
+            for planner, ms in (("64×2", 9.0), ("16×1", 3.0))]  # fmt: skip
+    write_table(folder / "latency" / f"{CELL}.csv", rows)
+    out, status = shoot(tmp_path, [CERTIFIED])
+    assert status == 0 and read_sidecar(out)["arms"]["budget-16×1"]["planner_calls"] == 9
+    assert {(name, time) for _, name, time, *_ in drawn.words} == {("16×1: a smaller planner", 3.0)}
 
 
 def test_where_ffmpeg_is_there_is_a_film_that_can_pause(tmp_path):

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+from itertools import chain
 
 import pytest
 
@@ -12,7 +13,7 @@ from lib.records.needs import DRAFTS, PUBLIC, draft_files
 from lib.records.notebook import read_parameters
 from lib.records.paths import ROOT
 from lib.records.pipeline import STAGES, jobs, made_by
-from lib.study.arms import DRAFTED
+from lib.study.arms import DRAFTED, correctors_of
 from lib.study.profiles import PROFILES, Profile
 
 FIELDS = {field.name for field in dataclasses.fields(Profile)} - {"name"}
@@ -95,11 +96,29 @@ def test_only_cells_that_the_profile_names_are_certified(monkeypatch, tmp_path):
     assert [job.name for job in smoke] == ["certified-walker-walk-1m-1", *stages[1:]]
     assert set(smoke[1].needs) >= set(smoke[0].outs) and smoke[2].needs == smoke[1].outs and not smoke[1].keeps
     assert not list(jobs(Scope.of(profile("smoke"), ("a-1m-1",)), stages))
-    for name in PROFILES:
-        assert set(profile(name).certified_cells) <= set(profile(name).cells)  # which have correctors and thresholds
     one = dataclasses.replace(profile("paper"), certified_cells=("walker-walk-1m-1",))
     (_, summary, _) = jobs(Scope.of(one), stages)
     assert [path.name for path in summary.keeps] == ["validity.csv"]
+
+
+def test_certifying_makes_the_networks_that_no_other_stage_makes():
+    paper = dataclasses.replace(profile("paper"), draft_cells=())
+    beside = dataclasses.replace(paper, certified_cells=("finger-spin-1m-1",))
+    made = [f"finger-spin-1m-1-{name}.safetensors" for name in ("two_tower", "distilled", "cloned")]
+    assert set(correctors_of(list(chain(*paper.certification.chains.values())))) == {"two_tower", "distilled", "cloned"}
+
+    def needed_and_kept(scope):
+        job = list(jobs(scope, ("certified",)))[-1]
+        return [[path.name for path in files if "finger-spin" in path.name] for files in (job.needs, job.keeps)]
+
+    weights = ["finger-spin-1m-1.safetensors"]
+    assert needed_and_kept(Scope.of(beside)) == [weights, made]
+    assert needed_and_kept(Scope.of(beside, ("finger-spin-1m-1",))) == [weights, made]
+    among = dataclasses.replace(beside, cells=("finger-spin-1m-1",))
+    correctors = [f"finger-spin-1m-1-{arch}.safetensors" for arch in paper.correctors]
+    assert needed_and_kept(Scope.of(among)) == [[*correctors, *weights], made[1:]]
+    drafted = dataclasses.replace(among, draft_cells=("finger-spin-1m-1",))
+    assert needed_and_kept(Scope.of(drafted)) == [[*correctors, *made[1:], *weights], []]
 
 
 def test_only_cells_that_the_profile_names_are_played_with_delays(monkeypatch, tmp_path):
