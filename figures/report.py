@@ -9,7 +9,6 @@ what each candidate returns, how long steps take, and a short clip of the contro
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import json
 import math
@@ -28,7 +27,7 @@ from lib.realtime import BackgroundController, RealTimeController
 from lib.records.keys import ResultError
 from lib.records.seeds import episode_seeds
 from lib.records.store import write_text
-from lib.study.arms import make_arm
+from lib.study.arms import Arm
 
 DECISIONS, CLIP_BYTES, CLIP_SECONDS = 150, 400_000, 10  # of the clip, at most; the last is for playing it
 DRAWING = 0.02  # seconds of a decision
@@ -202,7 +201,7 @@ def clip(folder: Path, found: dict) -> bytes | None:
     if ":" in found["task"] or decisions < DECISIONS / 5 or not (backend := film.gl_backend()):
         return None
     os.environ["MUJOCO_GL"] = backend
-    arm, seed = dataclasses.replace(make_arm("policy", None), name=found["pick"]), episode_seeds("trial", 1)[0]
+    arm, seed = Arm(found["pick"], None), episode_seeds("trial", 1)[0]
     controller = load_controller(folder, mode="eager")
     if isinstance(c := controller, BackgroundController):  # films are not made in real time
         controller = RealTimeController(c.planner, c.corrector, c.gate, c.expected, c.fallback)
