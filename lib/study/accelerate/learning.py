@@ -15,7 +15,7 @@ from lib.records import paths
 from lib.records.keys import key_of, rest_of
 from lib.records.ledger import name_of
 from lib.records.store import cached
-from lib.study.accelerate.plan import MOST_LABELS, Clock, Costs, OutOfTime, Plan
+from lib.study.accelerate.plan import EPOCHS, MOST_EPISODES, MOST_LABELS, TRAININGS, Clock, Costs, OutOfTime, Plan
 from lib.study.accelerate.playing import again, in_mode
 from lib.study.calibrate import ensure_calibration
 from lib.study.cells import Cell, Settings
@@ -29,8 +29,7 @@ from lib.weights.native import teacher_key
 NAME = "accelerate"  # of the profile that its pieces are made under, and of their folder in the cache
 ARCH = "two_tower"
 DRAFT = "cloned"  # in the paper it keeps no less than drafts that were taught on states of their own
-TRAININGS = 1.5  # of the draft, and of the corrector, which has fewer states
-ROUNDS, EPOCHS, LEAST_EPOCHS, MOST_EPISODES = 4, 100, 5, 12
+ROUNDS, LEAST_EPOCHS = 4, 5
 ROUND_TRIES = 6  # of labels of so many episodes, any of which may fail
 
 

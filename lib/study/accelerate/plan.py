@@ -27,11 +27,14 @@ from lib.world_model import WorldModel
 BATCH = 4  # rows of the solves that are measured
 LEAST = 10  # episodes: with fewer the test knows next to nothing of an arm that falls now and then
 MOST = 50
-MOST_LABELS = 10_000
+# More of it is not learnt from: labels of the draft, episodes of the corrector, epochs of each training.
+MOST_LABELS, MOST_EPISODES, EPOCHS = 10_000, 12, 100
+TRAININGS = 1.5  # of the draft, and of the corrector, which has fewer states
 REPORT = 30.0  # seconds for drawing the report
-# Shares of the time that is left once costs are known. What remains is for the report, and for what was underestimated.
+# Shares of the time that is left once costs are known. What remains is for the report, and for what was underestimated;
+# what learning does not need is for the test and the check.
 SHARES = {
-    "calibrate": 0.12,
+    "calibrate": 0.1,
     "label": 0.14,
     "collect": 0.08,
     "train": 0.1,
@@ -88,6 +91,15 @@ class Costs:
     def solve(self, planner: PlannerConfig | None) -> float:
         return self.fixed + self.evaluation * planner.model_evaluations if planner else 0.0
 
+    def learning(self, planner: PlannerConfig) -> dict[str, float]:
+        """Part of `SHARES` → what it takes at most, where this planner labels."""
+        solve, updates = self.solve(planner), 0.8 * MOST_LABELS / DraftTraining.batch_size
+        return {
+            "label": MOST_LABELS * (self.step + 1.1 * solve),
+            "collect": MOST_EPISODES * self.decisions * (self.step + 1.25 * solve),
+            "train": TRAININGS * EPOCHS * updates * self.update,
+        }
+
     def episode(self, arm: Arm) -> float:
         """Of an episode of an arm."""
         calls = 1.0 if arm.execution_horizon == 1 else CALLS.get(arm.scheme, 1 / arm.execution_horizon)
@@ -143,14 +155,19 @@ class Plan:
     def of(cls, costs: Costs, standard: PlannerConfig, arms: list[Arm], seconds: float, spent: float) -> Plan:
         """For so many seconds that are left, after some that were spent; `arms` are the candidates of all chains."""
         parts = {name: share * seconds for name, share in SHARES.items()}
-        teacher = costs.episode(Arm("teacher", standard))
-        small = [costs.episode(arm) for arm in ladder(standard)]
-        each = teacher + sum(map(costs.episode, arms))
         both = parts["certify"] + parts["check"]
-        certification, check = (int(parts[name] / cost) for name, cost in (("certify", each), ("check", 2 * teacher)))
-        if certification < LEAST or check < LEAST:
+        smaller, candidates = ladder(standard), [costs.episode(arm) for arm in arms]
+        for name, enough in costs.learning(smaller[0].planner if smaller else standard).items():
+            both += max(parts[name] - enough, 0.0)
+            parts[name] = min(parts[name], enough)
+        teacher, small = costs.episode(Arm("teacher", standard)), [costs.episode(arm) for arm in smaller]
+        each, checked = teacher + sum(candidates), teacher + max(candidates)
+        tested = SHARES["certify"] + SHARES["check"]
+        check = max(int(both * SHARES["check"] / tested / checked), LEAST)
+        if (certification := int((both - check * checked) / each)) < LEAST:
             certification, check = int(both / each), 0
-        needed = (LEAST * each / (SHARES["certify"] + SHARES["check"]) + spent) / 60
+        parts |= {"certify": both - check * checked, "check": check * checked}
+        needed = (LEAST * each / tested + spent) / 60
         return cls(
             min(max(int(parts["calibrate"] / (teacher + sum(small))), 1), 5),
             min(certification, MOST) if certification >= LEAST else 0,

@@ -23,7 +23,7 @@ from lib.records.seeds import SEED_BLOCKS
 from lib.study import evaluate as evaluation
 from lib.study.accelerate import NothingToKeep, accelerate, folder, playing, search
 from lib.study.accelerate.__main__ import main
-from lib.study.accelerate.plan import LEAST, MOST, Clock, Costs, OutOfTime, Plan, measured
+from lib.study.accelerate.plan import LEAST, MOST, SHARES, Clock, Costs, OutOfTime, Plan, measured
 from lib.study.arms import Arm, make_arm
 from lib.study.evaluate import run_episodes
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
@@ -285,7 +285,15 @@ def test_a_plan_keeps_to_its_seconds_and_says_what_would_be_needed():
     plan = Plan.of(costs, standard, arms, 900, 0)
     each = costs.episode(Arm("teacher", standard)) + sum(costs.episode(arm) for arm in arms)
     assert costs.episode(Arm("teacher", standard)) == pytest.approx(500 * (0.0001 + 0.001 + 0.009216))
-    assert 0.35 * 900 / each > plan.certification == MOST and plan.check == int(0.13 * 900 / (2 * 500 * 0.010316)) == 11
+    solve = 1e-3 + 1e-6 * 256 * 2 * 3  # of the largest that may label
+    learning = 10_000 * (1e-4 + 1.1 * solve) + 12 * 500 * (1e-4 + 1.25 * solve) + 1.5 * 100 * 0.8 * 10_000 / 256 * 0.01
+    assert plan.seconds["label"] + plan.seconds["collect"] + plan.seconds["train"] == pytest.approx(learning)
+    assert sum(plan.seconds.values()) == pytest.approx(sum(SHARES.values()) * 900)  # the test has what that leaves
+    checked = costs.episode(Arm("teacher", standard)) + costs.episode(arms[0])
+    assert (plan.certification, plan.check) == (MOST, int(plan.seconds["check"] / checked)) and plan.check > LEAST
+    tight = Plan.of(costs, standard, arms, 300, 0)  # a check of the fewest episodes before more for the test
+    assert tight.check == LEAST < tight.certification < MOST
+    assert tight.certification * each + LEAST * checked <= tight.seconds["certify"] + tight.seconds["check"]
     few = Plan.of(costs, standard, arms, 120, 0)
     assert few.certification == few.check == 0 and few.needed == pytest.approx(10 * each / 0.48 / 60)
     assert Plan.of(costs, standard, arms, 60 * few.needed + 1, 0).certification == 10
