@@ -2,7 +2,7 @@
 
     python paper/certified.py --profile paper
 
-Reads the cells' tables in `data/results/<profile>/certified/` and `latency/`. Writes `certified/summary.csv` (cell ×
+Reads the cells' tables in `data/results/<profile>/certified/`. Writes `certified/summary.csv` (cell ×
 chain), and under the paper profile `certified/validity.csv`, a simulation that takes half a minute once.
 """
 
@@ -13,7 +13,7 @@ import pandas as pd
 from lib.records import paths
 from lib.records.keys import key_of
 from lib.records.store import cached, write_table
-from lib.study.certify import certified_cells, summary
+from lib.study.picked import certified_cells, summary
 from lib.study.profiles import PROFILES
 from lib.study.stats.certification import validity_table
 

@@ -28,13 +28,23 @@ CERTIFIED = (
         rows="lib.study.rows:certified",
     ),
     Stage(
+        "certified-steps",
+        "paper/certified_steps.py",
+        (),
+        lambda scope, cell: scope.result(f"certified/{cell}-steps.csv"),
+        lambda scope, cell: [*scope.result(f"certified/{cell}.csv"), *weights(cell)],
+        each=lambda scope: scope.certified_cells,
+        settings=("certified_steps",),
+        timing=True, alone=True,
+    ),
+    Stage(
         "certified-summary",
         "paper/certified.py",
         (),
         lambda scope, _: scope.result("certified/summary.csv"),
         lambda scope, _: (
             scope.there(*(f"certified/{cell}{end}.csv" for cell in scope.certified_cells for end in ("", "-episodes")))
-            + scope.timed(scope.certified_cells)
+            + scope.timed(scope.certified_cells, "certified/{}-steps.csv")
         ),
         keeps=lambda scope, _: scope.result(*["certified/validity.csv"] * (scope.profile.name == "paper")),
         wanted=lambda scope: bool(scope.certified_cells),
@@ -44,7 +54,7 @@ CERTIFIED = (
         lambda scope: scope.result("certified/summary.csv"),
         wanted=lambda scope: bool(scope.certified_cells),
     ),
-)
+)  # fmt: skip
 
 
 def delayed_drafts(scope: Scope) -> list[str]:

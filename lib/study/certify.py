@@ -1,7 +1,6 @@
 """A certified choice for a cell: the cheapest ways to control of which a test shows that they keep 98 % of the teacher.
 
     file = write_certified(settings, cell)        # data/results/<profile>/certified/<cell>.csv
-    table = summary("paper", "walker-walk-1m-1")  # the picks, checked on episodes that no choice has seen
 
 The profile names chains of arms, the same for all cells, each from the safest to the cheapest: `planners` ask a planner
 at every step, `reuse` executes plans over several steps, `drafts` act and are checked, `clone` never plans. Candidates
@@ -17,7 +16,6 @@ average over the same start states. Everywhere, a teacher that returns no more t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
@@ -27,12 +25,11 @@ import pandas as pd
 
 from lib.config import ConfigError, PlannerConfig
 from lib.environments import identity, make_env
-from lib.files import files
 from lib.records import paths
-from lib.records.keys import ResultError, file_hash, key_of, shown
+from lib.records.keys import file_hash, key_of, shown
 from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, committed, how_to_make, intact, read_sidecar, read_table, write_json, write_table
+from lib.records.store import cached, committed, intact, write_json, write_table
 from lib.rollout import rollout
 from lib.study.arms import arm_name, correctors_of, make_arm
 from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key, gate_numbers
@@ -48,10 +45,8 @@ from lib.study.stats.certification import (
     fixed_sequence,
     keeps_less,
     kept_above,
-    verdict,
 )
 from lib.study.stats.intervals import share_limit
-from lib.study.stats.step_time import step_time
 from lib.teachers.controllers import RandomController
 from lib.weights import names as listed
 from lib.weights.native import teacher_path
@@ -236,60 +231,3 @@ def fixed(used: list[Path], teacher: str, cell: Cell, needed: bool) -> dict[str,
             "episodes are played, so commit it first."
         )
     return about
-
-
-# ---------------------------------------------------------------------------------------------------- the picks
-
-
-def certified_cells(profile: str) -> list[str]:
-    """Names of the cells that were certified under a profile. Raises `ResultError` when there are none."""
-    folder = paths.results(profile) / "certified"
-    cells = sorted(p.stem.removesuffix(EPISODES) for p in files(folder, f"*{EPISODES}.csv"))
-    cells = [cell for cell in cells if (folder / f"{cell}.csv").is_file()]
-    if not cells:
-        raise ResultError(f"{shown(folder)} holds no certified cell; {how_to_make(folder / 'a.csv')}.")
-    return cells
-
-
-def summary(profile: str, cell: str) -> pd.DataFrame:
-    """One row per chain, and for `all`: what was picked, and what fresh episodes say of it.
-
-    Columns: cell, chain, pick, episodes, kept with its interval, `verdict`, `fallback` (only the teacher passed), and
-    how many times less than the teacher the pick needs: evaluations_ratio (inf where it evaluates nothing), step_ratio
-    (mean time of a step over the fresh episodes) and p999_ratio (99.9th percentile of the timed steps); empty where
-    times were not measured.
-    """
-    file = paths.results(profile) / "certified" / f"{cell}.csv"
-    picked, floor = picks(read_table(file)), read_sidecar(file, "floor")["floor"]
-    episodes = read_table(file.with_name(f"{cell}{EPISODES}.csv"))
-    fresh = episodes[episodes["block"] != "certify"]
-    arms = {name: rows.set_index("episode_seed") for name, rows in fresh.groupby("arm", sort=False)}
-    teacher = arms[TEACHER]
-    costs = costs_of(fresh, paths.results(profile) / "latency" / f"{cell}.csv")
-    rows = []
-    for chain, pick in picked.items():
-        mine = arms[pick].loc[teacher.index]
-        kept = kept_above(mine["return"], teacher["return"], floor)
-        row = {"cell": cell, "chain": chain, "pick": pick, "episodes": len(mine)}
-        row |= dict(zip(("kept", "kept_low", "kept_high"), kept, strict=True))
-        row |= {"verdict": verdict(kept), "fallback": pick == TEACHER}
-        rows.append(row | {f"{cost}_ratio": ratio(by_arm, pick) for cost, by_arm in costs.items()})
-    return pd.DataFrame(rows)
-
-
-def costs_of(episodes: pd.DataFrame, latency: Path) -> dict[str, dict[str, float]]:
-    """Kind of cost → arm → what it costs, of the arms of these episodes; times from a table of `lib.study.steps`."""
-    found = {"evaluations": episodes.groupby("arm")["model_evaluations"].mean().to_dict(), "step": {}, "p999": {}}
-    if latency.is_file():
-        timed = read_table(latency).query("batch == 1")
-        found["step"] = step_time(timed, episodes).set_index("arm")["step_ms"].to_dict()
-        whole = timed[timed["part"] == "step"].set_index("arm")
-        found["p999"] = whole["p999_ms"].dropna().to_dict() if "p999_ms" in whole else {}
-    return found
-
-
-def ratio(costs: dict[str, float], pick: str) -> float:
-    """How many times less than the teacher's a pick's cost is; nan where one of them is not known."""
-    if not {TEACHER, pick} <= costs.keys():
-        return math.nan
-    return costs[TEACHER] / costs[pick] if costs[pick] else math.inf

@@ -265,6 +265,7 @@ class Profile:
     many_tasks: ManyTasks | None = None  # None: none are played
     accelerate: WorkedExample | None = None  # None: the whole of it, which no stage asks for
     certified_cells: tuple[str, ...] = ()  # where the cheapest way to control is certified; not of `cells` alone
+    certified_steps: int = 1_200  # that are timed of each pick there: enough for a 99.9th percentile
     certification: Certification | None = None  # None: there is nothing to pick from
     cell_episodes: tuple[CellEpisodes, ...] = ()  # other numbers of episodes; the first that matches counts
 

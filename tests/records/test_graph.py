@@ -31,7 +31,7 @@ def test_a_job_waits_for_all_that_it_could_be_made_of():
     assert found["summary"] == {f"horizon-{CELL}"}  # of timings too, which are not there yet
     assert found["perturbed-figure"] == {"perturbed-summary"}
     assert found["perturbed-summary"] == {f"perturbed-{CELL}"}
-    assert found["certified-summary"] == {f"certified-{CELL}", f"horizon-{CELL}"}
+    assert found["certified-summary"] == {f"certified-{CELL}", f"certified-steps-{CELL}"}
     assert {"offline", "planner", "summary", f"corrector-{CELL}"} <= found["claims"]
 
 

@@ -43,7 +43,7 @@ def test_sources_exist_and_names_are_distinct():
 
 
 def test_what_measures_time_runs_alone():
-    timed = {"horizon", "planner", "deadlines", "realtime", "accelerate"}
+    timed = {"horizon", "planner", "deadlines", "realtime", "accelerate", "certified-steps"}
     assert {stage.name for stage in STAGES if stage.alone} == timed
 
 
@@ -91,13 +91,14 @@ def test_new_timings_are_a_reason_to_summarise_again(monkeypatch, tmp_path):
 
 
 def test_only_cells_that_the_profile_names_are_certified(monkeypatch, tmp_path):
-    stages = ("certified", "certified-summary", "certified-figure")
-    smoke = list(jobs(Scope.of(profile("smoke")), stages))
-    assert [job.name for job in smoke] == ["certified-walker-walk-1m-1", *stages[1:]]
-    assert set(smoke[1].needs) >= set(smoke[0].outs) and smoke[2].needs == smoke[1].outs and not smoke[1].keeps
+    stages = ("certified", "certified-steps", "certified-summary", "certified-figure")
+    play, timed, summary, figure = jobs(Scope.of(profile("smoke")), stages)
+    assert (play.name, timed.name) == ("certified-walker-walk-1m-1", "certified-steps-walker-walk-1m-1")
+    assert play.outs[0] in timed.needs and timed.alone and timed.timing
+    assert set(summary.needs) >= set(play.outs) and figure.needs == summary.outs and not summary.keeps
     assert not list(jobs(Scope.of(profile("smoke"), ("a-1m-1",)), stages))
     one = dataclasses.replace(profile("paper"), certified_cells=("walker-walk-1m-1",))
-    (_, summary, _) = jobs(Scope.of(one), stages)
+    (*_, summary, _) = jobs(Scope.of(one), stages)
     assert [path.name for path in summary.keeps] == ["validity.csv"]
 
 

@@ -22,11 +22,13 @@ from lib.records.store import read_sidecar, read_table, write_artefact, write_ta
 from lib.study import certify as certifying
 from lib.study import evaluate as evaluation
 from lib.study import rows as keyed
+from lib.study import steps
 from lib.study.arms import make_arm
 from lib.study.calibrate import UNCALIBRATED, calibration_key
 from lib.study.cells import Cell, Settings
-from lib.study.certify import COLUMNS, FRESH, certified_cells, certify, picks, random_episodes, summary, write_certified
+from lib.study.certify import COLUMNS, FRESH, certify, picks, random_episodes, write_certified
 from lib.study.evaluate import Stage, run_episodes
+from lib.study.picked import certified_cells, summary, time_picks
 from lib.study.profiles import PROFILES, Certification
 from lib.study.stats.certification import keeps_less
 from lib.weights.distilled import save_network
@@ -288,6 +290,24 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(home, monkeypatch):
     assert len(set(ran)) == len(ran)
 
 
+def test_the_picks_are_timed_beside_the_teacher(home, monkeypatch):
+    monkeypatch.setattr(steps, "make_env", home)
+    given = settings(certified_steps=30, compile_all=False)
+    with pytest.raises(ResultError, match=f"certified/{CELL}.csv"):
+        time_picks(given, CELL)
+    table = write_certified(given, CELL)
+    about = read_sidecar(table, "picks", "arms", "floor")
+    about["picks"]["all"] = "open-loop-3"  # as if it had been admitted
+    write_table(table, read_table(table), **{name: about[name] for name in ("picks", "arms", "floor")})
+    file = time_picks(given, CELL)
+    rows = read_table(file).query("part == 'step' and batch == 1").set_index("arm")
+    assert set(rows.index) == {"teacher", "open-loop-3"} and rows["steps"].eq(30).all()
+    row = summary("smoke", str(CELL)).iloc[0]
+    assert (row["pick"], row["step_ratio"]) == ("teacher", 1) and math.isnan(row["p999_ratio"])
+    before = file.read_bytes()
+    assert time_picks(given, CELL).read_bytes() == before  # timed once
+
+
 def test_a_random_policy_is_played_by_hand_and_once(home):
     stage = Stage.of(CELL, "smoke", decisions=8)
     home.ends[12] = 5
@@ -366,7 +386,7 @@ def written(picked: dict, fresh: dict, floor=0.0, latency=None):
             | {"p999_ms": last if part == "step" else None}
             for arm, (ms, last) in latency.items() for part in ("step", "plan")
         ]  # fmt: skip
-        write_table(folder / "latency" / "x-1m-1.csv", times)
+        write_table(folder / "certified" / "x-1m-1-steps.csv", times)
     return summary("smoke", "x-1m-1").set_index("chain")
 
 
@@ -389,7 +409,7 @@ def test_the_summary_by_hand(home):
 def test_times_without_the_last_percentile_are_read(home):
     fresh = {"teacher": ([1.0, 1.0], 1000)}
     written({"planners": "teacher"}, fresh, latency={"teacher": (80.0, None)})
-    file = paths.results("smoke") / "latency" / "x-1m-1.csv"
+    file = paths.results("smoke") / "certified" / "x-1m-1-steps.csv"
     for table in (read_table(file), read_table(file).drop(columns="p999_ms")):
         write_table(file, table)
         row = summary("smoke", "x-1m-1").iloc[0]
