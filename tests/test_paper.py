@@ -193,7 +193,7 @@ def committed(file: str) -> pd.DataFrame:
 
 
 def test_the_paper_has_every_arm_and_every_teacher(plain):
-    title = "A Learned Planner Needs to Plan Where the World Has Changed"
+    title = "A Network That Imitates a Learned Planner Nearly Replaces It, Until the World Changes"
     assert_says(plain, title, "¬This is the", "Conclusion", "References")
     summary = committed("horizon/summary.csv")
     for row in summary[~summary["arm"].str.contains("[+-]")].itertuples():  # other names are broken between lines
@@ -201,6 +201,14 @@ def test_the_paper_has_every_arm_and_every_teacher(plain):
     for file in (COMMITTED / "teacher").glob("*-card.csv"):
         card = read_table(file).iloc[0]
         assert f"{card['size']} {card['seed']} {card['decisions']:,} {card['frames']:,} " in plain, file.name
+
+
+def test_the_abstract_is_short_and_needs_no_paper(plain):
+    end = "Rare falls may have gone unseen."  # its last sentence
+    abstract = plain.split("Abstract. ")[1].split(end)[0] + end
+    assert len(abstract.split()) <= 150
+    assert len(re.findall(r"(?<![-\w])\d", abstract)) <= 5
+    assert not re.search(r"\bcell|@|×|`|\w\+\w|distilled-|-d\d", abstract)
 
 
 def fixed(number: float) -> str:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from lib.records import paths
+from lib.study.stats.checked import check, read_claims
 
 PAGES = [paths.ROOT / "README.md", *sorted((paths.PAPER / "docs").glob("*.md"))]
 
@@ -25,6 +26,17 @@ def test_the_table_is_that_of_the_results_and_no_other_number_is_measured():
     assert readme.updated(text) == text, "run python paper/readme.py"
     prose = re.sub(r"(?s)```.*?```", "", text.split(readme.BEGIN)[0] + text.split(readme.END)[1])
     assert not re.search(r"\d[\d.,]* ?(%|ms\b|times|milliseconds)", prose.replace("keeps 98 %", ""))
+
+
+def test_every_finding_is_a_claim_that_holds():
+    text = PAGES[0].read_text(encoding="utf-8")
+    findings = re.findall(r"(?sm)^\d\. .*?(?=^\d\. |^$)", text.split("## What came out")[1].split("<!-- numbers")[0])
+    claims = read_claims(paths.PAPER / "claims.toml")
+    assert len(findings) == 3
+    for finding in findings:
+        names = re.search(r"<!-- claims: (.*?) -->", finding)[1].split(", ")
+        for name in names:
+            assert (found := check(name, claims[name], paths.results("paper")))["holds"], found
 
 
 def test_a_changed_result_changes_the_table(monkeypatch):

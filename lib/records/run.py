@@ -165,7 +165,7 @@ def tell_attempt(job: Job, stale: bool) -> None:
 class Command:
     """Run what is stale in a profile, or say what is."""
 
-    # warn: as status, but draw figures, and keep what is stale for the paper
+    # warn: as status, but make summaries, claims and figures anew, and keep what is stale for the paper
     verb: tyro.conf.Positional[Literal["run", "status", "warn"]]
     profile: str = "quick"  # smoke, quick or paper
     cells: str = ""  # <task>-<size>-<seed> and more of them; empty: the profile's
@@ -203,8 +203,7 @@ def carry_out(command: Command) -> None:
     lines: dict[str, str] = {}
     for job in jobs(scope, tuple(command.only.split())):
         parts = components(job)
-        draws = job.stage.endswith("-figure") and command.verb == "warn" and all(n.is_file() for n in job.needs)
-        if not draws:
+        if not (command.verb == "warn" and of_tables(job.stage) and all(need.is_file() for need in job.needs)):
             before = len(lines)
             report(job, parts, command.verb == "status", lines)
             if command.verb == "status":
@@ -215,6 +214,11 @@ def carry_out(command: Command) -> None:
             unchanged(job)
     with contextlib.suppress(*[ResultError] if command.verb == "status" else []):  # it was said, and can be no more
         store.write_text(listed, "".join(f"{line}\n" for line in lines.values()))
+
+
+def of_tables(stage: str) -> bool:
+    """Whether a stage makes something of tables alone, in a minute at most: a summary, what is concluded, a figure."""
+    return stage in ("summary", "claims") or stage.endswith(("-summary", "-figure"))
 
 
 def run_all(command: Command, scope: Scope) -> None:

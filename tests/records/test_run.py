@@ -12,6 +12,7 @@ import pytest
 from lib.records import run
 from lib.records.fingerprint import Code
 from lib.records.keys import content_hash
+from lib.records.pipeline import STAGES
 from tests.records.tiny import CELL, Repo, alive, mounted, needs_mounts, wait_for
 
 ROOTS = ("notebooks/one.ipynb", "lib.gates:Drift")
@@ -210,6 +211,14 @@ def test_warn_draws_what_can_be_drawn_and_lists_the_rest(repo):
     assert listed.startswith(f"{repo.one} (code changed; under 1 min)\n{repo.two} (input {repo.one} is stale;")
     (repo.root / repo.two).unlink()
     assert f"stale: {repo.plot} (input {repo.two} " in repo("warn").stdout
+
+
+def test_what_is_made_of_tables_alone_is_made_anew_before_a_paper():
+    """So a table that was changed, and bears out a sentence no longer, is found by `make paper` and `make site`."""
+    light = [stage for stage in STAGES if run.of_tables(stage.name)]
+    assert {"summary", "claims", "deadlines-summary", "pareto-figure"} < {stage.name for stage in light}
+    assert all(stage.source.startswith(("paper/", "figures/")) and stage.each is None for stage in light)
+    assert not any(stage.timing or stage.alone for stage in light)
 
 
 def test_cells_and_stages_narrow_what_is_looked_at(repo):

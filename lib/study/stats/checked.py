@@ -6,6 +6,7 @@ rows = "arm == 'budget-256×2' and size == '1m'"     # a pandas query; all rows 
 holds = "kept_low > 0.98"                           # of a row
 count = ">= 5 of 7"                                 # of so many rows
 pivot = ["cell", "draft", "return"]                 # to compare rows: a row for each cell, a column for each draft
+each = "arm"                                        # the count has to be right for each arm by itself
 
 check("smaller-planners", claim, folder)            # {"holds": True, "found": "holds of 6 of 6 rows"}
 """
@@ -22,7 +23,7 @@ import pandas as pd
 from lib.records.keys import ResultError
 from lib.records.store import read_table
 
-FIELDS = {"table", "holds", "count"}, {"rows", "pivot"}  # needed, optional
+FIELDS = {"table", "holds", "count"}, {"rows", "pivot", "each"}  # needed, optional
 COUNTS = {"==": operator.eq, ">=": operator.ge, "<=": operator.le}
 
 
@@ -56,13 +57,16 @@ def check(name: str, claim: dict[str, str], folder: Path) -> dict:
         if "pivot" in claim:
             rows = rows.pivot(**dict(zip(("index", "columns", "values"), claim["pivot"], strict=True))).reset_index()
         good = rows.eval(claim["holds"], engine="python")
+        groups = rows[claim["each"]] if "each" in claim else pd.Series("", rows.index)
     except Exception as error:  # whatever pandas raises for what it cannot parse, find or compare
         raise ResultError(
             f"claim {name} cannot be asked of {claim['table']}: {' '.join(str(error).split())}."
         ) from None
     if not isinstance(good, pd.Series) or good.dtype != bool:
         raise ResultError(f"claim {name}: {claim['holds']!r} is no yes or no for each row.")
-    enough = COUNTS[count[1]](good.sum(), int(count[2])) and len(rows) == int(count[3])
-    found = f"{claim['holds']} holds of {good.sum()} of {len(rows)} rows of {claim['table']}"
+    counts = {group: (int(mine.sum()), len(mine)) for group, mine in good.groupby(groups)}
+    enough = all(COUNTS[count[1]](n, int(count[2])) and of == int(count[3]) for n, of in counts.values())
+    told = [f"{n} of {of} rows{f' of {group}' * bool(group)}" for group, (n, of) in counts.items()] or ["0 of 0 rows"]
+    found = f"{claim['holds']} holds of {', '.join(told)} of {claim['table']}"
     found += f" where {claim['rows']}" if "rows" in claim else ""
     return {"holds": bool(enough and len(rows)), "found": found + f"; wanted: {claim['count']}"}

@@ -35,6 +35,10 @@ def asked(folder, **claim):
         ({"rows": "arm == 'nobody'", "holds": "kept_low > 0", "count": "== 0 of 0"}, False),
         ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 1 of 2"}, True),  # on x, and y has no b
         ({"pivot": ["cell", "arm", "return"], "holds": "b > a", "count": "== 2 of 2"}, False),
+        ({"rows": "arm == 'a'", "each": "cell", "holds": "kept_low > 0.96", "count": "== 1 of 1"}, True),
+        ({"rows": "arm == 'a'", "each": "cell", "holds": "kept_low > 0.98", "count": "== 1 of 1"}, False),
+        ({"each": "cell", "holds": "`return` >= 1", "count": "== 2 of 2"}, False),  # y has one row
+        ({"rows": "arm == 'nobody'", "each": "cell", "holds": "kept_low > 0", "count": "== 0 of 0"}, False),
     ],
 )
 def test_a_claim_holds_of_enough_rows(folder, claim, holds):
@@ -46,9 +50,15 @@ def test_what_was_found_says_why(folder):
     assert found == "kept_low > 0.98 holds of 1 of 2 rows of t.csv where arm == 'a'; wanted: >= 2 of 2"
 
 
+def test_what_was_found_of_each_is_said(folder):
+    found = asked(folder, rows="arm == 'a'", each="cell", holds="kept_low > 0.98")["found"]
+    assert found.startswith("kept_low > 0.98 holds of 1 of 1 rows of x, 0 of 1 rows of y of t.csv where")
+
+
 @pytest.mark.parametrize(
     "claim, message",
     [
+        ({"each": "nobody", "holds": "kept_low > 0"}, "claim c cannot be asked of t.csv: 'nobody'"),
         ({"holds": "kept > 0"}, "claim c cannot be asked of t.csv: name 'kept' is not defined"),
         ({"rows": "arm ==", "holds": "kept_low > 0"}, "claim c cannot be asked of t.csv"),
         ({"holds": "kept_low"}, "'kept_low' is no yes or no"),
@@ -67,7 +77,7 @@ def test_what_cannot_be_asked_is_refused(folder, claim, message):
     "text, message",
     [
         ("[a]\ntable = 't.csv'", "claim a .* needs count and holds and table"),
-        ("[a]\ntable = 't.csv'\nholds = 'x'\ncount = 'y'\nwhen = 'z'", "may have pivot, rows"),
+        ("[a]\ntable = 't.csv'\nholds = 'x'\ncount = 'y'\nwhen = 'z'", "may have each, pivot, rows"),
         ("a = 1", "claim a"),
         ("[a", "cannot be read as claims"),
     ],
