@@ -64,7 +64,7 @@ def draft(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> Path:
         begin = time.monotonic()
         files = again(functools.partial(labelled_states, with_rounds(number), cell, DRAFT), ROUND_TRIES)
         if lacking:  # what was there says nothing of the pace
-            clock.took(time.monotonic() - begin, 0 if number > 1 else study.labels[0] * each)
+            clock.took(time.monotonic() - begin, study.labels[0] * each)
     made = with_rounds(rounds)
     key = key_of((*COLLECTED_BY, *TAUGHT_BY), [rest_of(r.key) for r in rounds_of(made, cell, DRAFT)],
                  as_dict(training_of(study)))  # fmt: skip

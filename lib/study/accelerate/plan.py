@@ -31,6 +31,7 @@ MOST = 50
 MOST_LABELS, MOST_EPISODES, EPOCHS = 10_000, 12, 100
 TRAININGS = 1.5  # of the draft, and of the corrector, which has fewer states
 REPORT = 30.0  # seconds for drawing the report
+INERTIA = 60.0  # seconds of work after which the pace is half that of this work
 # Shares of the time that is left once costs are known. What remains is for the report, and for what was underestimated;
 # what learning does not need is for the test and the check.
 SHARES = {
@@ -70,9 +71,9 @@ class Clock:
         return seconds * self.pace + spare <= self.left
 
     def took(self, seconds: float, estimated: float) -> None:
-        """Learn from a piece how far estimates are off."""
-        if estimated > 1:
-            self.pace = max(seconds / estimated, 0.5 * self.pace, 0.2)
+        """Learn from a piece how far estimates are off: the more, the longer it is, as a second of compiling in a short
+        one says nothing of the others."""
+        self.pace = (INERTIA * self.pace + seconds) / (INERTIA + estimated)
 
 
 @dataclass(frozen=True)

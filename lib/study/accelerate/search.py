@@ -22,6 +22,7 @@ import pandas as pd
 from lib.config import ConfigError, PlannerConfig, as_dict
 from lib.distil.states import DistillationError
 from lib.environments import episode_decisions, identity, make_env
+from lib.policy import PolicyController
 from lib.records import paths
 from lib.records.keys import key_of
 from lib.records.ledger import name_of
@@ -125,7 +126,7 @@ class Search:
             self.clock.say(f"going on with the plan of {kept['written']}, {self.file} (remove it to measure anew)")
         else:
             self.clock.say("what a decision costs here")
-            costs = measured(self.stage.wm, self.task, self.standard, self.length)
+            costs = measured(self.stage.wm, self.task, self.standard, self.usual_length())
             sizes = [TEACHER, *self.sizes()]
             self.right_sized = sizes[len(sizes) // 2]  # a guess: nothing is known of it yet
             arms = [self.arm(name) for chain in self.candidates.values() for name in chain]
@@ -148,6 +149,14 @@ class Search:
             f"{1e3 * costs.update:.0f} ms; the plan: {plan.calibration} episodes of calibration, {plan.certification} "
             f"of each candidate for the test, {check}"
         )
+
+    def usual_length(self) -> int:
+        """Decisions of an episode: as many as there may be, or where it can end before, as the policy prior plays."""
+        if not self.stage.wm.config.episodic:
+            return self.length
+        prior, seeds = PolicyController(self.stage.wm, mode="eager"), episode_seeds("calibrate", 3, self.cell.seed)
+        rows = again(lambda: random_returns(prior, self.task, seeds, self.length))
+        return math.ceil(np.mean([row["length"] for row in rows]))
 
     def note(self, **what) -> None:
         """Keep with the plan."""
@@ -247,7 +256,7 @@ class Search:
             chains = within(self, chains)
         begun = self.tests.mine["count"]  # by an earlier run: it is not repeated on fewer or more
         planned = self.plan.certification
-        count = begun or min(max(planned, self.room(chains)) if planned else 0, self.affordable(), MOST)
+        count = begun or min(max(LEAST, self.room(chains)) if planned else 0, self.affordable(), MOST)
         while count >= LEAST:
             self.tested = count
             self.tests.note(count=count)  # before any of it is known
@@ -274,11 +283,11 @@ class Search:
 
     def room(self, chains: dict[str, tuple[str, ...]]) -> int:
         """Episodes of each candidate that fit by now, with the check behind: what came before may have taken less than
-        was planned."""
+        was planned, or more."""
         names = dict.fromkeys([TEACHER, *(name for chain in chains.values() for name in chain)])
-        parts = self.plan.seconds
-        left = (self.clock.left - REPORT - parts["time"]) * parts["certify"] / (parts["certify"] + parts["check"])
-        return int(left / (self.clock.pace * sum(self.stage.costs.episode(self.arm(name)) for name in names)))
+        parts, pace = self.plan.seconds, self.clock.pace
+        left = self.clock.left - REPORT - parts["time"] - pace * parts["check"]
+        return int(left / (pace * sum(self.stage.costs.episode(self.arm(name)) for name in names)))
 
     def affordable(self) -> int:
         """Episodes of the teacher that fit into what is left, with as much again for all else."""

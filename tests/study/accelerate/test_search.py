@@ -1,6 +1,7 @@
 """What a run keeps for the next one: the plan, and which start states tests have had."""
 
 import contextlib
+import dataclasses
 import functools
 
 import pytest
@@ -9,7 +10,7 @@ from lib.config import PlannerConfig
 from lib.environments import EnvironmentFailed
 from lib.records import paths
 from lib.study.accelerate import search
-from lib.study.accelerate.plan import MOST, Costs, OutOfTime, measured
+from lib.study.accelerate.plan import LEAST, MOST, Costs, OutOfTime, measured
 from lib.study.accelerate.search import Search
 from tests import own_envs
 from tests.study.accelerate.made import TASK, teacher
@@ -48,13 +49,13 @@ def asked(monkeypatch, found, killed=0):
 
 
 def test_other_minutes_test_on_start_states_that_no_test_has_seen(search_for, monkeypatch, capsys):
-    monkeypatch.setattr(Search, "room", lambda self, chains: 0)
+    monkeypatch.setattr(Search, "room", lambda self, chains: self.plan.certification)
     more = search_for(40)
     assert more.plan.certification == 50 and more.mode == "auto"
     assert search_for(40).plan == more.plan
     first = search_for(9)  # nothing has been tested
     count = first.plan.certification
-    assert 25 <= count <= 28 and first.mode == "eager"  # of 9 minutes, less a few seconds
+    assert LEAST < count < MOST and first.mode == "eager"
     assert asked(monkeypatch, first, killed=count) == [count]
     capsys.readouterr()
     again = search_for(9)
@@ -108,9 +109,27 @@ def test_minutes_that_were_not_needed_go_into_the_test(search_for, monkeypatch):
     assert planned < count == MOST
     names = {"teacher", *(name for chain in found.candidates.values() for name in chain)}
     each = sum(found.stage.costs.episode(found.arm(name)) for name in names)
-    left = 540 - search.REPORT - found.plan.seconds["time"]
+    left = 540 - search.REPORT - found.plan.seconds["time"] - found.plan.seconds["check"]
     found.clock.pace = 1.0
-    assert found.room(found.candidates) == int(left * 0.35 / 0.48 / each)
+    assert found.room(found.candidates) == int(left / each)
+
+
+def test_a_slow_machine_has_a_smaller_test_so_that_the_pick_is_checked(search_for, monkeypatch):
+    found = search_for(30)
+    assert found.plan.check >= LEAST
+    found.plan = dataclasses.replace(found.plan, certification=40)
+    monkeypatch.setattr(search.Clock, "left", 60 + found.plan.seconds["check"] + found.plan.seconds["time"])
+    (count, *_) = asked(monkeypatch, found, killed=LEAST)
+    assert count == LEAST
+
+
+def test_episodes_that_can_end_early_are_counted_as_long_as_the_prior_plays(search_for, monkeypatch):
+    found = search_for(9)
+    assert found.usual_length() == found.length
+    lengths = [3, 4, 6]
+    monkeypatch.setattr(search, "random_returns", lambda prior, *given: [{"length": n} for n in lengths])
+    found.stage.wm.config = dataclasses.replace(found.stage.wm.config, episodic=True)
+    assert found.usual_length() == 5  # of 4.33
 
 
 def test_a_check_that_was_begun_is_made_of_as_many_episodes(search_for, monkeypatch):
