@@ -270,7 +270,8 @@ class Search:
                 count = 0 if begun else count // 2
         else:
             self.tests.note(count=begun)
-            minutes, why = math.ceil(self.plan.needed), f"an earlier run has begun it with {begun} episodes of each"
+            minutes = math.ceil(max(self.plan.needed, self.needed(chains)))
+            why = f"an earlier run has begun it with {begun} episodes of each"
             if not begun:
                 why = f"it needs at least {LEAST} episodes of the teacher and of each candidate, and on this machine "
                 why += f"all in all about {minutes} minute{'s' * (minutes > 1)}"
@@ -284,10 +285,17 @@ class Search:
     def room(self, chains: dict[str, tuple[str, ...]]) -> int:
         """Episodes of each candidate that fit by now, with the check behind: what came before may have taken less than
         was planned, or more."""
+        left = self.clock.left - REPORT - self.plan.seconds["time"] - self.clock.pace * self.plan.seconds["check"]
+        return int(left / self.each(chains))
+
+    def each(self, chains: dict[str, tuple[str, ...]]) -> float:
+        """Seconds of an episode of each candidate and of the teacher, as they go by now."""
         names = dict.fromkeys([TEACHER, *(name for chain in chains.values() for name in chain)])
-        parts, pace = self.plan.seconds, self.clock.pace
-        left = self.clock.left - REPORT - parts["time"] - pace * parts["check"]
-        return int(left / (pace * sum(self.stage.costs.episode(self.arm(name)) for name in names)))
+        return self.clock.pace * sum(self.stage.costs.episode(self.arm(name)) for name in names)
+
+    def needed(self, chains: dict[str, tuple[str, ...]]) -> float:
+        """Minutes with which there would have been a test, after all that has been done by now."""
+        return self.minutes + (LEAST * self.each(chains) + REPORT + self.plan.seconds["time"] - self.clock.left) / 60
 
     def affordable(self) -> int:
         """Episodes of the teacher that fit into what is left, with as much again for all else."""
