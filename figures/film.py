@@ -1,12 +1,12 @@
 """A short film: arms side by side from one start state. On screen are their planner calls and returns, how old their
-plans are, and the time of a step where it was measured.
+plans are, and the times of a step and of a solve where they were measured.
 
     python -m figures.film --cell walker-run-1m-1 --profile paper
     python -m figures.film --cell walker-walk-1m-1 --arms policy 64x2+two-tower-6 --decisions 100 --out build/film.gif
 
 The arms are those of the profile's results, as their sidecar has them, or have a delay; `certified` is the cell's
-certified pick. The start state is not one that is reported. One second of the film is one second of the robot. Where
-ffmpeg is on the PATH there is an MP4 as well.
+certified pick. An arm is shown once. The start state is not one that is reported. One second of the film is one second
+of the robot. Where ffmpeg is on the PATH there is an MP4 as well.
 MuJoCo draws without a window, through EGL, OSMesa or GLFW; where none of them works, one line says so and nothing is
 written: exit status 1, or 0 with `--optional`, for make.
 """
@@ -35,6 +35,7 @@ from lib.records.store import read_sidecar, read_table, write_artefact
 from lib.rollout import Decision, rollout
 from lib.study.arms import Arm, DelayArm, arm_name, make_arm, make_controller, network_file, networks_of, recorded
 from lib.study.certify import ALL
+from lib.study.delays import label
 from lib.study.profiles import PROFILES
 from lib.weights.distilled import NetworkError, load_network
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
@@ -50,9 +51,9 @@ WORDS = {  # of schemes, on screen; others have the arm's name
     "async+delay-aware+clone": "late plans, else a clone",
     "cloned": "a clone that never plans",
 }
-SIZE, STRIP, ROWS = 240, 60, 3  # pixels: a panel's side, and the height of the rows of words above it
+SIZE, STRIP, ROWS = 240, 80, 4  # pixels: a panel's side, and the height of the rows of words above it
 EVERY = 2  # decisions from one frame to the next
-LIMIT = 4_000_000  # bytes
+LIMIT = 3_000_000  # bytes
 COLOURS = (128, 64, 32, 16)  # of the whole film: as many as leave it below the limit
 FONT_SIZE = 14
 BACKENDS = ("egl", "osmesa", "glfw")
@@ -60,6 +61,7 @@ BACKENDS = ("egl", "osmesa", "glfw")
 PLAIN = {"shadow": False, "reflection": False, "skybox": False}
 PROBE = "from dm_control import suite; suite.load('pendulum', 'swingup').physics.render(16, 16)"
 PROBE_SECONDS = 120
+Times = tuple[float | None, float | None]  # milliseconds of a step, and of a solve
 
 
 def gl_backend() -> str | None:
@@ -94,13 +96,16 @@ def make_film(cell: str, profile: str, names: list[str], decisions: int, out: Pa
     teacher, task, seed = about["teacher"], about["task"], episode_seeds("trial", 1)[0]
     wm, panels, came_of_it = load_world_model(teacher, task=task), [], {}
     standard = PlannerConfig.standard(wm.action_dim)
-    for arm in [pick_of(cell, profile) if n == CERTIFIED else arm_of(n, about["arms"], standard) for n in names]:
+    pick = pick_of(cell, profile) if CERTIFIED in names else None
+    chosen = [pick if name == CERTIFIED else arm_of(name, about["arms"], standard) for name in names]
+    for name, arm in {arm.name: arm for arm in chosen}.items():
         files = {network: network_file(profile, cell, network) for network in networks_of(arm)}
         networks = {network: load_network(file, teacher_key(teacher)) for network, file in files.items()}
-        time = step_ms(arm, profile, cell)
-        frames, seconds, counts = panel_of(arm, make_controller(arm, wm, networks), task, seed, decisions, time)
+        words, times = words_of(arm, bool(pick) and name == pick.name), times_of(arm, profile, cell)
+        controller = make_controller(arm, wm, networks)
+        frames, seconds, counts = panel_of(arm, controller, task, seed, decisions, words, tuple(times.values()))
         panels.append(frames)
-        came_of_it[arm.name] = counts | {"step_ms": time}
+        came_of_it[name] = counts | times | {"words": words, "label": label(arm)}
     facts = {"cell": cell, "profile": profile, "teacher": teacher, "episode_seed": seed, "decisions": decisions}
     facts, film = facts | {"arms": came_of_it}, beside(panels)
     made = write_artefact(out, lambda path: save_gif(film, path, seconds), **facts)
@@ -122,30 +127,40 @@ def pick_of(cell: str, profile: str) -> Arm:
     return recorded(about["arms"][about["picks"][ALL]])
 
 
-def step_ms(arm: Arm, profile: str, cell: str) -> float | None:
-    """The median time of a step as it was measured; None where it was not. Of an arm with a delay it is that of a step
-    that begins no solve, timed with whatever delay and planner, which change nothing in it."""
-    part = "between" if isinstance(arm, DelayArm) else "step"
-    for table in (f"deadlines/{cell}-steps.csv", f"latency/{cell}.csv"):
-        if (file := paths.results(profile) / table).is_file():
-            rows = read_table(file)
-            same = rows["arm"].map(unplanned) == unplanned(arm.name) if part == "between" else rows["arm"] == arm.name
-            mine = same & (rows["part"] == part) & (rows["batch"] == 1)
-            if mine.any():
-                return float(rows.loc[mine, "p50_ms"].iloc[0])
-    return None
+def times_of(arm: Arm, profile: str, cell: str) -> dict[str, float | None]:
+    """Medians as they were measured, None where they were not: `step_ms`, and of an arm with a delay `solve_ms`. Its
+    step is one that begins no solve, timed with whatever delay and planner, which change nothing in it."""
+    names = (f"certified/{cell}-steps.csv", f"deadlines/{cell}-steps.csv", f"latency/{cell}.csv")
+    tables = (paths.results(profile) / name for name in names)
+    rows = [row for file in tables if file.is_file() for row in read_table(file).query("batch == 1").to_dict("records")]
+
+    def median(part: str, wanted: str, known_as=str) -> float | None:
+        same = (row for row in rows if row["part"] == part and known_as(row["arm"]) == known_as(wanted))
+        return next((float(row["p50_ms"]) for row in same), None)
+
+    if not isinstance(arm, DelayArm):
+        return {"step_ms": median("step", arm.name), "solve_ms": None}
+    solve = median("solve", arm.name, planner_of)
+    if solve is None and arm.standard_planner:
+        solve = median("step", "teacher")  # the encoder's share of it is a thousandth
+    return {"step_ms": median("between", arm.name, unplanned), "solve_ms": solve}
+
+
+def planner_of(name: str) -> str:
+    """What stands before the name of an arm that is on a smaller planner."""
+    return re.match(r"(\d+×\d+\+)?", name)[0]
 
 
 def unplanned(name: str) -> str:
     """The name of an arm without its delay and its planner: where no solve begins, its steps are the same."""
-    return re.sub(r"^\d+×\d+\+|-d\d+$", "", name)
+    return re.sub(r"-d\d+$", "", name.removeprefix(planner_of(name)))
 
 
 def panel_of(
-    arm: Arm, controller, task: str, seed: int, decisions: int, time: float | None = None
+    arm: Arm, controller, task: str, seed: int, decisions: int, words: str = "", times: Times = (None, None)
 ) -> tuple[list[Image.Image], float, dict[str, float]]:
     """The frames of one episode, the seconds from one to the next, and its counts: planner_calls, return, length.
-    `time` are the milliseconds of a step, for the screen."""
+    `words` (`words_of` the arm unless given) and `times`, of a step and of a solve, are for the screen."""
     env = make_env(task, seed)
     env.unwrapped.render_mode = "rgb_array"
     env.unwrapped.render_kwargs = dict(height=SIZE, width=SIZE, camera_id=0, render_flag_overrides=PLAIN)
@@ -156,19 +171,23 @@ def panel_of(
         counts["return"] += float(step.rewards[0])
         counts["length"] += 1
         if decision % EVERY == 0:
-            words = words_of(arm), time, counts["planner_calls"], age_of(step), counts["return"]
-            frames.append(captioned(env.render(), *words))
+            said = words or words_of(arm), times, counts["planner_calls"], age_of(step), counts["return"]
+            frames.append(captioned(env.render(), *said))
     env.close()
     if not frames:
         raise ConfigError(f"{arm.name} has no frame to show: the simulator diverged at its first decision.")
     return frames, seconds, counts
 
 
-def words_of(arm: Arm) -> str:
-    """What an arm is called on screen, with the size of its planner."""
-    if arm.scheme not in WORDS or arm.planner is None:
-        return WORDS.get(arm.scheme, arm.name)
-    return f"{arm.planner.samples}×{arm.planner.iterations}: {WORDS[arm.scheme]}"
+def words_of(arm: Arm, certified: bool = False) -> str:
+    """What an arm is called on screen, with the size of its planner, and that it is what was certified."""
+    size = f"{arm.planner.samples}×{arm.planner.iterations}" if arm.planner else ""
+    words = WORDS.get(arm.scheme, arm.name)
+    if certified and arm.scheme == "budget":
+        words = size
+    elif size and arm.scheme in WORDS:
+        words += f" ({size})"
+    return f"certified: {words}" if certified else words
 
 
 def age_of(step: Decision) -> float | None:
@@ -177,18 +196,19 @@ def age_of(step: Decision) -> float | None:
     return None if math.isnan(age) else float(age)
 
 
-def captioned(picture, name: str, time: float | None, calls: int, age: float | None, total: float) -> Image.Image:
+def captioned(picture, name: str, times: Times, calls: int, age: float | None, total: float) -> Image.Image:
     """A picture (SIZE, SIZE, 3) below the words that belong to it; × is written x, which Pillow's own font has."""
     panel = Image.new("RGB", (SIZE, SIZE + STRIP), "white")
     panel.paste(Image.fromarray(picture), (0, STRIP))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(FONT_SIZE)
-    left = (
-        name.replace("×", "x"),
-        f"{calls} planner call{'' if calls == 1 else 's'}" if calls else "no planner call",
-        "" if age is None else f"plan {age:.0f} decisions old",
+    step, solve = ("" if ms is None else f"{ms:.0f} ms" if ms >= 10 else f"{ms:.2g} ms" for ms in times)
+    rows = (
+        (name.replace("×", "x"), ""),
+        (f"{calls} planner call{'' if calls == 1 else 's'}" if calls else "no planner call", f"return {total:.0f}"),
+        (step and f"{step} a step", solve and f"{solve} a solve"),
+        ("" if age is None else f"plan {age:.0f} decisions old", ""),
     )
-    right = "", "" if time is None else f"{time:.2g} ms a step", f"return {total:.0f}"
-    for row, words in enumerate(zip(left, right, strict=True)):
+    for row, words in enumerate(rows):
         y = 3 + row * STRIP // ROWS
         draw.text((5, y), words[0], "black", font)
         draw.text((SIZE - 5, y), words[1], "black", font, anchor="ra")

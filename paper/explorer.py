@@ -74,7 +74,8 @@ def data(profile: str) -> dict:
     on = [charts.family(scheme).name for scheme in ("teacher", *choices.DRAWN)]
     first = choices.DRAWN["gated"][0]
     start = {"cell": EXAMPLE if EXAMPLE in names else names[0], "first": first, "on": on}
-    return {"axes": AXES, "families": looks, "cells": cells, "films": films(profile)} | start
+    shown = films(profile, {cell["name"]: {arm["arm"] for arm in cell["arms"]} for cell in cells})
+    return {"axes": AXES, "families": looks, "cells": cells, "films": shown} | start
 
 
 def triple(row: pd.Series, column: str, scale: float = 1.0) -> list[float | None] | None:
@@ -143,9 +144,8 @@ def delayed(rows: pd.DataFrame, episodes: pd.DataFrame) -> list[dict]:
     for _, row in rows.iterrows():
         key = tuple("" if pd.isna(row[name]) else row[name] for name in way)
         beside = played[("every-step", row["reference"], 0)]
-        planner = f", {row['planner']}" if key[1] else ", at once"
         found.append(look(row["arm"]) | {
-            "arm": f"{row['arm']}{planner}" + (f", {row['delay']:.0f} late" if key[2] else ""),
+            "arm": late_name(*key),
             "hollow": bool(key[1]) and key[1] != row["reference"],
             "line": False,
             "kept": triple(row, "kept"),
@@ -158,6 +158,11 @@ def delayed(rows: pd.DataFrame, episodes: pd.DataFrame) -> list[dict]:
             ],
         })  # fmt: skip
     return found
+
+
+def late_name(arm: str, planner: str, delay: float) -> str:
+    """What an arm of the study of delays is called here; of what never plans planner and delay are empty."""
+    return f"{arm}, {planner or 'at once'}" + (f", {delay:.0f} late" if delay else "")
 
 
 def drafted(rows: pd.DataFrame, labeller: str) -> list[dict]:
@@ -174,12 +179,19 @@ def drafted(rows: pd.DataFrame, labeller: str) -> list[dict]:
     ]
 
 
-def films(profile: str) -> list[dict]:
-    """The films of a profile: file, cell and arms, as their sidecars say; of two formats the one that can pause."""
+def films(profile: str, cells: dict[str, set[str]]) -> list[dict]:
+    """The films of a profile, as their sidecars say: file, cell, and for each panel what it shows in words, and the arm
+    that it is here, of those that `cells` have by name, or None; of two formats the one that can pause."""
     found = {}
     for file in files(paths.figures(profile), "film*.*"):
         about = known(file)
         if file.suffix in (".gif", ".mp4") and "cell" in about:
-            title, arms = pages.cell_title(about["cell"], []), list(about.get("arms", {}))
-            found[file.stem] = {"file": file.name, "cell": about["cell"], "title": title, "arms": arms}
+            cell, panels = about["cell"], []
+            for name, said in about["arms"].items():
+                delay = said["label"]["delay"]
+                here = name if delay is None else late_name(**said["label"])
+                words = said["words"] + (f", {delay} decision{'s' if delay > 1 else ''} late" if delay else "")
+                panels.append({"words": words, "arm": here if here in cells.get(cell, ()) else None})
+            title = pages.cell_title(cell, [])
+            found[file.stem] = {"file": file.name, "cell": cell, "title": title, "panels": panels}
     return list(found.values())  # by name: .gif comes before .mp4

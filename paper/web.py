@@ -59,8 +59,8 @@ def build(profile: str = "paper") -> Path:
     site = paths.BUILD / "site"
     with explained(site), temporary(site) as place, temporary(site) as old:
         (place / "notebooks").mkdir(parents=True)
-        copied(profile, place)
         data, claims = explorer.data(profile), told(profile)
+        copied(profile, place, data["films"])
         notebooks, pages = notebook_pages(profile, place), templates(claims)
         (place / "explorer.html").write_text(
             pages.get_template("explorer.html").render(top="", data=Markup(embedded(data))), "utf-8"
@@ -170,11 +170,17 @@ def exporter() -> HTMLExporter:
 
 
 def notebook_pages(profile: str, place: Path) -> list[dict]:
-    """Write a page for each notebook, as it was executed where that was done; its name, title and question."""
+    """Write a page for each notebook, as it was executed where that was done, in quick if not in the profile; its name,
+    title and question."""
     found = []
     for source in files(paths.NOTEBOOKS, "*.ipynb"):
-        runs = {file.stem[len(source.stem) :].lstrip("-"): file for file in files(paths.executed(profile),
-                f"{source.stem}*.ipynb")}  # fmt: skip
+        of = next(
+            (name for name in (profile, "quick") if files(paths.executed(name), f"{source.stem}*.ipynb")), profile
+        )
+        runs = {
+            file.stem[len(source.stem) :].lstrip("-"): file
+            for file in files(paths.executed(of), f"{source.stem}*.ipynb")
+        }
         cell = explorer.EXAMPLE if explorer.EXAMPLE in runs else next(iter(runs), None)  # one page for a notebook
         notebook = nbformat.read(runs.get(cell, source), as_version=4)
         for output in (output for each in notebook.cells for output in each.get("outputs", [])):
@@ -188,7 +194,7 @@ def notebook_pages(profile: str, place: Path) -> list[dict]:
             "date": notebook.metadata.get("papermill", {}).get("end_time", "")[:10],
         }
         body = Markup(exporter().from_notebook_node(notebook)[0])
-        page = templates({}).get_template("notebook.html").render(top="../", body=body, profile=profile, **about)
+        page = templates({}).get_template("notebook.html").render(top="../", body=body, profile=of, **about)
         (place / "notebooks" / about["file"]).write_text(page, "utf-8")
         found.append(about)
     return found
@@ -204,7 +210,7 @@ def scripted(output: dict) -> None:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def copied(profile: str, place: Path) -> None:
+def copied(profile: str, place: Path, films: list[dict]) -> None:
     """Style, script, figures and films; of a film that always moves a still picture, for who asks for less motion."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark"))
     style = (paths.PAPER / "web" / "site.css").read_text(encoding="utf-8")
@@ -214,7 +220,7 @@ def copied(profile: str, place: Path) -> None:
     for script in files(paths.PAPER / "web", "*.js"):
         shutil.copyfile(script, place / script.name)
     drawn = paths.figures(profile)
-    for name in [f"{name}.svg" for name in FIGURES] + [film["file"] for film in explorer.films(profile)]:
+    for name in [f"{name}.svg" for name in FIGURES] + [film["file"] for film in films]:
         if (drawn / name).is_file():
             shutil.copyfile(drawn / name, place / name)
         if name.endswith(".gif"):

@@ -11,9 +11,11 @@ import nbformat
 import pandas as pd
 import pytest
 
+from lib.config import PlannerConfig
 from lib.records import paths
 from lib.records.keys import ResultError
 from lib.records.store import read_table, sidecar, write_artefact
+from lib.study.arms import make_arm
 from paper import explorer, readme, web
 from tests.study.stats.test_deadlines import PERIOD
 from tests.study.stats.test_deadlines import tables as delayed
@@ -41,12 +43,13 @@ RUN = nbformat.v4.new_notebook(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site of the committed results, with one notebook that was executed."""
+    """The site of the committed results, with one notebook that was executed, and one in quick."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(paths, "BUILD", tmp_path_factory.mktemp("build"))
-        run = paths.executed("paper") / "01_teacher-walker-run-1m-1.ipynb"
-        run.parent.mkdir()
-        nbformat.write(RUN, run)
+        for profile, name in (("paper", "01_teacher-walker-run-1m-1"), ("quick", "01_teacher-x"), ("quick", "11_drafts-x")):
+            run = paths.executed(profile) / f"{name}.ipynb"
+            run.parent.mkdir(exist_ok=True)
+            nbformat.write(RUN, run)
         yield web.build()
 
 
@@ -141,16 +144,42 @@ def test_tails_are_known_where_enough_steps_were_timed(monkeypatch):
     assert len(explorer.tails("paper", CELL)) == 0
 
 
-def test_of_two_formats_of_a_film_the_one_that_can_pause_is_shown(tmp_path, monkeypatch):
+def test_of_two_formats_of_a_film_the_one_that_can_pause_is_shown_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "FIGURES", tmp_path)
-    about = {"cell": "walker-run-1m-1", "arms": {"teacher": {}, "policy": {}}}
+    at_once, late = ({"arm": "late-hold", "planner": "64×2", "delay": delay} for delay in (None, 4))
+    arms = {
+        "cloned": {"words": "certified: a clone that never plans", "label": at_once | {"arm": "cloned"}},
+        "64×2+late-hold-d4": {"words": "late plans (64×2)", "label": late},
+        "late-hold-d1": {"words": "late plans (512×6)", "label": late | {"planner": "512×6", "delay": 1}},
+    }
     for name in ("film.gif", "film.mp4", "film-late.gif", "film-lost.gif"):
-        write_artefact(tmp_path / "paper" / name, lambda path: path.write_bytes(b"0"), **about)
+        write_artefact(
+            tmp_path / "paper" / name, lambda path: path.write_bytes(b"0"), cell="walker-run-1m-1", arms=arms
+        )
     sidecar(tmp_path / "paper/film-lost.gif").unlink()
-    shown = {"cell": "walker-run-1m-1", "title": "walker-run (1m)", "arms": ["teacher", "policy"]}
-    assert explorer.films("paper") == [{"file": "film-late.gif"} | shown, {"file": "film.mp4"} | shown]
-    page = web.templates({}).get_template("film.html").render(film=explorer.films("paper")[1])
+    panels = [
+        {"words": "certified: a clone that never plans", "arm": "cloned"},
+        {"words": "late plans (64×2), 4 decisions late", "arm": "late-hold, 64×2, 4 late"},
+        {"words": "late plans (512×6), 1 decision late", "arm": None},  # which the cell does not have
+    ]
+    here = {"walker-run-1m-1": {"cloned", "late-hold, 64×2, 4 late", "late-hold, 128×2, 4 late"}}
+    shown = {"cell": "walker-run-1m-1", "title": "walker-run (1m)", "panels": panels}
+    films = explorer.films("paper", here)
+    assert films == [{"file": "film-late.gif"} | shown, {"file": "film.mp4"} | shown]
+    assert {panel["arm"] for panel in explorer.films("paper", {})[0]["panels"]} == {None}
+    page, still = (web.templates({}).get_template("film.html").render(film=film) for film in reversed(films))
     assert "<video controls" in page and 'src="film.mp4"' in page
+    assert "from left to right: certified: a clone that never plans; late plans (64×2), 4 decisions late; " in still
+
+
+def test_a_film_knows_the_arms_of_the_study_of_delays_by_their_names_here():
+    from lib.study.delays import label
+    from lib.study.stats.deadlines import summarise
+
+    played, steps = delayed()
+    found = explorer.delayed(summarise("a-1m-1", played, steps, PERIOD), played)
+    late = label(make_arm("128x2+async+two-tower-d2", PlannerConfig()))
+    assert explorer.late_name(**late) in {arm["arm"] for arm in found}
 
 
 # ------------------------------------------------------------------------------------------------------------- pages
@@ -184,7 +213,8 @@ def test_a_notebook_is_shown_as_executed_or_said_not_to_be(site):
     assert "kept" in run and "as words" in run and "script" not in run.lower().replace("description", "")
     assert "Not executed" in (site / "notebooks/02_collect_data.html").read_text(encoding="utf-8")
     index = (site / "index.html").read_text(encoding="utf-8")
-    assert "How good is &lt;it&gt;?" in index and index.count("not executed here") == 10
+    assert "How good is &lt;it&gt;?" in index and index.count("not executed here") == 9
+    assert "Executed on x in the quick profile" in (site / "notebooks/11_drafts.html").read_text(encoding="utf-8")
 
 
 def test_links_inside_the_site_lead_somewhere(site):
@@ -272,12 +302,15 @@ def tab(browser):
     """Opens a page, in light or dark; whatever it says on the console, or asks of a network, is an error."""
     wrong, contexts = [], []
 
+    def stopped(request) -> bool:  # a browser reads no more of a film than it shows
+        return (request.resource_type, request.failure) == ("media", "net::ERR_ABORTED")
+
     def open_page(file: Path, scheme: str = "light", width: int = 1280):
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))
         page = contexts[-1].new_page()
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("requestfailed", lambda request: wrong.append(request.url))
+        page.on("requestfailed", lambda request: stopped(request) or wrong.append(request.url))
         page.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
         page.goto(file.as_uri())
         return page
@@ -401,13 +434,54 @@ def test_a_click_and_enter_show_the_episodes_of_an_arm(site, tab):
 
 @pytest.mark.slow
 def test_the_film_is_shown_beside_its_arms_alone(site, tab):
-    film = explorer.films("paper")[0]
-    page = tab(site / "explorer.html")
-    page.select_option("#cell", film["cell"])
-    page.locator(f'[data-arm="{film["arms"][-1]}"] .halo').click(force=True)
-    assert page.locator("#detail :is(img, video)").get_attribute("src") == film["file"]
-    page.locator('[data-arm="policy"] .halo').click(force=True)
+    """The committed film, and one of an arm that is late: of each all arms that the explorer has."""
+    data = data_of(site)
+    late = next(arm for arm in data["cells"][0]["arms"] if arm["arm"].endswith(", 4 late"))["arm"]
+    panels = [{"words": "late plans, 4 decisions late", "arm": late}, {"words": "late plans", "arm": None}]
+    data["films"].append(data["films"][0] | {"cell": data["cells"][0]["name"], "panels": panels})
+    page = web.templates({}).get_template("explorer.html").render(top="", data=web.Markup(web.embedded(data)))
+    (site / "filmed.html").write_text(page, encoding="utf-8")
+    page = tab(site / "filmed.html")
+    for film in data["films"]:
+        page.select_option("#cell", film["cell"])
+        arms = [panel["arm"] for panel in film["panels"] if panel["arm"]]
+        assert arms
+        for arm in arms:
+            page.select_option("#axis", "delay" if arm == late else "model_evaluations")
+            if page.locator("#families button").inner_text() == "all":
+                page.click("#families button")
+            page.click(f"#table button:text-is('{arm}')")
+            assert page.locator("#detail :is(img, video)").first.get_attribute("src") == film["file"]
+            words = page.locator("#detail p.note").all_inner_texts()
+            assert any(all(panel["words"] in text for panel in film["panels"]) for text in words)
+    page.select_option("#axis", "model_evaluations")
+    page.click("#table button:text-is('policy')")
     assert page.locator("#detail :is(img, video)").count() == 0
+    (site / "filmed.html").unlink()
+
+
+@pytest.mark.slow
+def test_families_that_only_the_axis_of_delays_has_are_on_there(site, tab):
+    page = tab(site / "explorer.html")
+    cell = next(cell for cell in data_of(site)["cells"] if cell["name"] == CELL)
+    page.select_option("#cell", CELL)
+    late = {arm["arm"]: arm["family"] for arm in cell["arms"] if "delay" in arm["cost"]}
+    before = drawn(page)
+
+    def on() -> set[str]:
+        return set(page.eval_on_selector_all("#families input:checked", "boxes => boxes.map(box => box.value)"))
+
+    at_first = on()
+    page.select_option("#axis", "delay")
+    assert drawn(page) == set(late) and any("4 late" in arm for arm in late) and set(late.values()) <= on()
+    hand = late[next(arm for arm in late if "4 late" in arm)]
+    page.uncheck(f"#families input[value='{hand}']")
+    page.check("#families input[value='open loop']")
+    left = {arm for arm, family in late.items() if family != hand}
+    page.select_option("#axis", "model_evaluations")  # what was not switched by hand is as it was
+    assert before <= drawn(page) and on() == (at_first | {"open loop"}) - {hand}
+    page.select_option("#axis", "delay")
+    assert drawn(page) == left and "open loop" in on()  # and what was stays
 
 
 @pytest.mark.slow

@@ -4,7 +4,10 @@
 
 const data = JSON.parse(at("data").textContent);
 const start = data.cells.find((cell) => cell.name === data.cell);
-const state = { cell: start, axis: "", on: new Set(data.on), arm: data.first, log: false, zoom: false };
+const state = { cell: start, axis: "", hand: new Map(), arm: data.first, log: false, zoom: false };
+// Families are on as they were switched by hand, else a few, and on an axis those whose arms have that cost alone.
+const isOn = (family) => state.hand.get(family) ?? (data.on.includes(family) || state.cell.arms.some(
+  (arm) => arm.family === family && arm.kept && arm.cost[state.axis] && Object.keys(arm.cost).length === 1));
 
 const percent = (share) => (100 * share).toFixed(1);
 const kept = (arm) => `${percent(arm.kept[0])} %${ends(arm.kept, percent)}`;
@@ -18,7 +21,7 @@ const about = (arm) => [
 // ---------------------------------------------------------------------------------------------------------- the chart
 
 const shown = () => state.cell.arms
-  .filter((arm) => state.on.has(arm.family) && arm.cost[state.axis] && arm.kept)
+  .filter((arm) => isOn(arm.family) && arm.cost[state.axis] && arm.kept)
   .sort((a, b) => cost(a) - cost(b) || a.kept[0] - b.kept[0]);
 
 function horizontal(values, left, right) { // where a cost is, and the ticks; what is free has no place on a log axis
@@ -147,13 +150,15 @@ function detail() {
     .map(([name, value, words]) => ({ name, colour, value, words }));
   if (everywhere.length > 1)
     parts.push(make("h3", {}, "The same arm on every teacher"), strip(everywhere, "Return kept (%)", 100, width));
-  for (const film of data.films.filter((one) => one.cell === state.cell.name && one.arms.includes(arm.arm)))
+  const shows = (film) => film.cell === state.cell.name && film.panels.some((panel) => panel.arm === arm.arm);
+  for (const film of data.films.filter(shows))
     parts.push(make("h3", {}, "On film"), ...moving(film));
   place.replaceChildren(...parts);
 }
 
 function moving(film) {
-  const words = `Side by side: ${film.arms.join(", ")}. The start state is not a reported one.`;
+  const words = `From left to right: ${film.panels.map((panel) => panel.words).join("; ")}. The start state is not a `
+    + "reported one.";
   const note = make("p", { class: "note" }, words), still = film.file.replace(/gif$/, "png");
   if (film.file.endsWith(".mp4")) return [make("video", { src: film.file, controls: "", "aria-label": words }), note];
   const calm = make("source", { srcset: still, media: "(prefers-reduced-motion: reduce)" });
@@ -209,18 +214,22 @@ function arms() { // those of the chart, as a table
 }
 
 function families() {
-  const here = [...new Set(state.cell.arms.map((arm) => arm.family))], every = here.every((name) => state.on.has(name));
+  const here = [...new Set(state.cell.arms.map((arm) => arm.family))], every = here.every(isOn);
   const held = document.activeElement, again = at("families").contains(held) ? held.value : null;
   const boxes = here.map((name) => {
     const box = make("input", { type: "checkbox", value: name }), { colour, path } = data.families[name];
-    box.checked = state.on.has(name);
-    box.addEventListener("change", () => { state.on[box.checked ? "add" : "delete"](name); draw(); });
+    box.checked = isOn(name);
+    box.addEventListener("change", () => { state.hand.set(name, box.checked); draw(); });
     const shape = make("path", { class: "shape", d: path, transform: "translate(7 7) scale(5)" });
     const swatch = make("svg", { width: 14, height: 14, "aria-hidden": "true", ...look(colour) }, shape);
     return make("label", {}, box, swatch, name);
   });
   const all = make("button", { type: "button", value: "" }, every ? "only a few" : "all");
-  all.addEventListener("click", () => { state.on = new Set(every ? data.on : [...state.on, ...here]); draw(); });
+  all.addEventListener("click", () => {
+    if (every) state.hand.clear();
+    else for (const name of here) state.hand.set(name, true);
+    draw();
+  });
   at("families").replaceChildren(...boxes, all);
   if (again !== null) [...boxes.map((label) => label.firstChild), all].find((one) => one.value === again)?.focus();
 }

@@ -7,13 +7,16 @@ import pytest
 from PIL import Image, ImageChops, ImageSequence
 
 from figures import film
-from figures.film import CERTIFIED, COLOURS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
+from figures.film import CERTIFIED, COLOURS, ROWS, SIZE, STRIP, beside, captioned, gl_backend, main, save_gif
+from lib.config import PlannerConfig
 from lib.records import paths
-from lib.records.store import intact, read_sidecar, write_table, write_text
+from lib.records.store import intact, read_sidecar, write_table
+from lib.study.arms import make_arm
 from tests.study.test_evaluate import CELL, FIRST, commit, env, home  # noqa: F401 - fixtures
 from tests.tiny import fresh_env
 
 ARMS = ["policy", "open-loop-3", "two-tower-3"]
+NO = None, None  # times
 FRAME = (3 * SIZE + 8, SIZE + STRIP)
 
 
@@ -68,7 +71,7 @@ def test_the_film_shows_what_the_arms_do(home, drawn, tmp_path):
     assert drawn.starts == [drawn.starts[0]] * 3 and drawn.starts[0][0] == FIRST  # a trial seed, not a reported one
     rewards = {name: replayed(drawn, number) for number, name in enumerate(ARMS)}
     calls = {"policy": [0] * 9, "open-loop-3": [1, 1, 1, 2, 2, 2, 3, 3, 3], "two-tower-3": [1, 1, 1, 2, 2, 2, 3, 3, 3]}
-    expected = [(d + 1, name, None, calls[name][d], None, pytest.approx(sum(rewards[name][: d + 1])))
+    expected = [(d + 1, name, (None, None), calls[name][d], None, pytest.approx(sum(rewards[name][: d + 1])))
                 for name in ARMS for d in range(0, 9, 2)]  # fmt: skip
     assert drawn.words == expected
     about = read_sidecar(out)
@@ -78,8 +81,11 @@ def test_the_film_shows_what_the_arms_do(home, drawn, tmp_path):
             "return": pytest.approx(sum(rewards[name])),
             "length": 9,
             "step_ms": None,
+            "solve_ms": None,
+            "words": name,
+            "label": {"arm": name.removesuffix("-3"), "planner": planner, "delay": None},
         }
-        for name in ARMS
+        for name, planner in zip(ARMS, (None, "16×2", "16×2"), strict=True)
     }
     assert (about["cell"], about["episode_seed"], about["decisions"]) == (str(CELL), FIRST, 9)
 
@@ -99,7 +105,7 @@ def test_an_episode_that_ends_early_keeps_its_last_picture(home, drawn, tmp_path
     with Image.open(out) as film_file:
         assert status == 0 and film_file.n_frames == 2
     assert all(arm["length"] == 4 for arm in read_sidecar(out)["arms"].values())
-    short, long = [captioned(grey(1), "a", None, 0, None, 0)], [captioned(grey(n), "b", 0.1, n, n, n) for n in range(3)]
+    short, long = [captioned(grey(1), "a", NO, 0, None, 0)], [captioned(grey(n), "b", NO, n, n, n) for n in range(3)]
     frames = beside([short, long])
     assert len(frames) == 3
     for frame, picture in zip(frames, long, strict=True):
@@ -111,15 +117,31 @@ def test_an_episode_that_ends_early_keeps_its_last_picture(home, drawn, tmp_path
 def test_plans_that_come_late_are_shown_with_their_age_and_steps_with_their_time(home, drawn, tmp_path):
     commit(["teacher", *ARMS], 1)
     folder = paths.results("smoke")
-    table = "arm,part,batch,p50_ms\n{},step,1,9.0\n{},between,1,0.25\n{},between,2,7.0\npolicy,step,1,0.5\n"
-    late = "16×1+late-hold-d3"
-    write_text(folder / "deadlines" / f"{CELL}-steps.csv", table.format(*["64×2+late-hold-d8"] * 3))
-    out, status = shoot(tmp_path, [late, "policy"])
+    timed = [
+        ("policy", "step", 1, 0.5), ("64×2+late-hold-d8", "step", 1, 9.0), ("64×2+late-hold-d8", "between", 1, 0.25),
+        ("64×2+late-hold-d8", "between", 2, 7.0), ("64×2+late-hold-d8", "solve", 1, 8.0),
+        ("16×1+async-d8", "solve", 2, 6.0), ("16×1+async-d8", "solve", 1, 2.5),
+    ]  # fmt: skip
+    columns = ["arm", "part", "batch", "p50_ms"]
+    rows = [dict(zip(columns, row, strict=True)) for row in timed]
+    write_table(folder / "deadlines" / f"{CELL}-steps.csv", rows)
+    small, large, other = "16×1+late-hold-d3", "late-hold-d3", "32×1+late-hold-d3"
+    teacher = {"arm": "teacher", "part": "step", "batch": 1, "p50_ms": 148.2}
+    write_table(folder / "latency" / f"{CELL}.csv", [teacher, teacher | {"arm": "budget-32×1", "p50_ms": 3.0}])
+    out, status = shoot(tmp_path, [small, large, other, "policy"])
     assert status == 0
-    assert {name: arm["step_ms"] for name, arm in read_sidecar(out)["arms"].items()} == {late: 0.25, "policy": 0.5}
-    shown = [(name, time, age) for _, name, time, _, age, _ in drawn.words]
-    assert shown[:5] == [("16×1: late plans, action held", 0.25, age) for age in (None, None, 4.0, 3.0, 5.0)]
-    assert set(shown[5:]) == {("policy", 0.5, None)}
+    expected = {small: (0.25, 2.5), large: (0.25, 148.2), other: (0.25, None), "policy": (0.5, None)}
+    about = read_sidecar(out)["arms"]
+    assert {name: (arm["step_ms"], arm["solve_ms"]) for name, arm in about.items()} == expected
+    assert about[large]["label"] == {"arm": "late-hold", "planner": "512×6", "delay": 3}
+    shown = [(name, times, age) for _, name, times, _, age, _ in drawn.words]
+    words = "late plans, action held ({})".format
+    assert shown[:5] == [(words("16×1"), (0.25, 2.5), age) for age in (None, None, 4.0, 3.0, 5.0)]
+    assert [row[:2] for row in shown[5::5]] == [
+        (words("512×6"), (0.25, 148.2)),
+        (words("32×1"), (0.25, None)),
+        ("policy", (0.5, None)),
+    ]
 
 
 def test_the_certified_pick_is_shown_as_its_sidecar_has_it(home, drawn, tmp_path, capsys):
@@ -134,13 +156,29 @@ def test_the_certified_pick_is_shown_as_its_sidecar_has_it(home, drawn, tmp_path
     write_table(folder / "latency" / f"{CELL}.csv", rows)
     out, status = shoot(tmp_path, [CERTIFIED])
     assert status == 0 and read_sidecar(out)["arms"]["budget-16×1"]["planner_calls"] == 9
-    assert {(name, time) for _, name, time, *_ in drawn.words} == {("16×1: a smaller planner", 3.0)}
+    assert {(name, times) for _, name, times, *_ in drawn.words} == {("certified: 16×1", (3.0, None))}
+    drawn.words.clear()  # by its name it is what any other is; with both it is shown once
+    shoot(tmp_path, ["budget-16×1", "teacher"])
+    assert {name for _, name, *_ in drawn.words} == {"a smaller planner (16×1)", "the full planner (16×2)"}
+    out, status = shoot(tmp_path, [CERTIFIED, "budget-16×1"])
+    assert status == 0 and Image.open(out).size == (SIZE, SIZE + STRIP)
+    assert read_sidecar(out)["arms"]["budget-16×1"]["words"] == "certified: 16×1"
+
+
+def test_a_pick_is_called_certified_with_what_it_is():
+    standard = PlannerConfig.standard(6)
+    for name, words in (
+        ("cloned", "a clone that never plans"),
+        ("teacher", "the full planner (512×6)"),
+        ("64x2+gated-6", "64×2+gated-6"),
+    ):
+        assert film.words_of(make_arm(name, standard), certified=True) == f"certified: {words}"
 
 
 def test_where_ffmpeg_is_there_is_a_film_that_can_pause(tmp_path):
     if not film.shutil.which("ffmpeg"):
         pytest.skip("needs ffmpeg")
-    frames = [captioned(grey(n), "a", None, n, None, 0) for n in range(4)]
+    frames = [captioned(grey(n), "a", NO, n, None, 0) for n in range(4)]
     film.save_mp4(frames, tmp_path / "film.mp4", 0.1)
     data = (tmp_path / "film.mp4").read_bytes()
     assert data[4:8] == b"ftyp" and data.index(b"moov") < data.index(b"mdat")  # it begins before it is there as a whole
@@ -160,23 +198,37 @@ def grey(level: int) -> np.ndarray:
 
 
 def test_every_word_is_on_the_picture():
-    plain = captioned(grey(3), "", None, 1, None, 0.0)
+    plain = captioned(grey(3), "", NO, 1, None, 0.0)
     assert plain.size == (SIZE, SIZE + STRIP)
     assert np.array_equal(np.asarray(plain)[STRIP:], grey(3))
-    for one in (("a", None, 1, None, 0.0), ("", 0.5, 1, None, 0.0), ("", None, 2, None, 0.0), ("", None, 1, 4.0, 0.0),
-                ("", None, 1, None, 10.0)):  # fmt: skip
+    for one in (("a", NO, 1, None, 0.0), ("", (0.5, None), 1, None, 0.0), ("", (None, 148.0), 1, None, 0.0),
+                ("", NO, 2, None, 0.0), ("", NO, 1, 4.0, 0.0), ("", NO, 1, None, 10.0)):  # fmt: skip
         changed = captioned(grey(3), *one)
         left, top, right, bottom = ImageChops.difference(plain, changed).getbbox()
         assert bottom <= STRIP and right <= SIZE
-    words = captioned(grey(3), "64×2+plan-ahead+two-tower-6", 0.31, 500, 12.0, 1000.0)  # the widest there are
-    dark = np.asarray(words.convert("L")) < 128
-    for row in range(3):
-        mine = dark[row * STRIP // 3 : (row + 1) * STRIP // 3].any(axis=0)
-        assert mine.any() and not mine[:4].any() and not mine[-4:].any()
-        gaps = "".join("#" if one else " " for one in mine).strip().split(" " * 10)  # between left and right
-        assert len(list(filter(None, gaps))) == (1 if row == 0 else 2)
-    plain_words = captioned(grey(3), "64x2+plan-ahead+two-tower-6", 0.31, 500, 12.0, 1000.0)  # the font has no ×
+    widest = ("64x2+plan-ahead+two-tower-6", False), ("cloned", True), ("128x2+draft+gated-3-r30", True)
+    for arm, certified in (("async+delay-aware+clone-d4", False), *widest):
+        name = film.words_of(make_arm(arm, PlannerConfig()), certified)
+        words = captioned(grey(3), name, (0.31, 148.2), 500, 12.0, 1000.0)
+        dark = np.asarray(words.convert("L"))[:STRIP] < 128
+        for row, parts in enumerate((1, 2, 2, 1)):
+            mine = dark[row * STRIP // ROWS : (row + 1) * STRIP // ROWS].any(axis=0)
+            assert mine.any() and not mine[:4].any() and not mine[-4:].any()
+            gaps = "".join("#" if one else " " for one in mine).strip().split(" " * 10)  # between left and right
+            assert len(list(filter(None, gaps))) == parts
+    plain_words = captioned(grey(3), name.replace("×", "x"), (0.31, 148.2), 500, 12.0, 1000.0)  # the font has no ×
     assert not ImageChops.difference(words, plain_words).getbbox()
+
+
+@pytest.mark.parametrize(
+    ("time", "words"), [(0.1756, "0.18 ms"), (9.4, "9.4 ms"), (9.98, "10 ms"), (14.56, "15 ms"), (148.2, "148 ms")]
+)
+def test_times_are_written_without_powers_of_ten(monkeypatch, time, words):
+    written = []
+    monkeypatch.setattr(film.ImageDraw.ImageDraw, "text", lambda draw, at, text, *_, **__: written.append(text))
+    captioned(grey(3), "a", (time, 148.2), 50, 5.0, 24.0)
+    rows = ["a", "50 planner calls", "return 24", f"{words} a step", "148 ms a solve", "plan 5 decisions old"]
+    assert [*filter(None, written)] == rows
 
 
 def test_colours_go_down_until_the_film_is_small_enough(tmp_path, monkeypatch):
