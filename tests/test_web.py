@@ -46,8 +46,8 @@ def site(tmp_path_factory):
     """The site of the committed results, with one notebook that was executed, and one in quick."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(paths, "BUILD", tmp_path_factory.mktemp("build"))
-        for profile, name in (("paper", "01_teacher-walker-run-1m-1"), ("quick", "01_teacher-x"), ("quick", "11_drafts-x")):
-            run = paths.executed(profile) / f"{name}.ipynb"
+        for name in ("paper/01_teacher-walker-run-1m-1", "quick/01_teacher-x", "quick/11_drafts-x"):
+            run = paths.BUILD / f"{name}.ipynb"
             run.parent.mkdir(exist_ok=True)
             nbformat.write(RUN, run)
         yield web.build()
