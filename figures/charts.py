@@ -6,6 +6,8 @@ One chart unit is one point (1/72 inch), so a font size here is the size in prin
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +55,13 @@ EYE, PLUG, DIABOLO, WAVE = (
     "M-1,-1H1V-.5L.3,0L1,.5V1H-1V.5L-.3,0L-1,-.5Z",
     "M-1,-.9L0,-.3L1,-.9V.3L0,.9L-1,.3Z",
 )
+CUT = "M-.18,-1V.2H-.7L0,1L.7,.2H.18V-1Z"  # no family's: an arrow at the end of an axis that something lies beyond
 CLIPPED = "M-1,-1H.2L1,-.2V1H-1Z"
 
-# Okabe–Ito colours (Okabe & Ito 2008), a dark wine, an olive and an indigo, told apart with every common colour
-# blindness; shapes carry the same in black and white. All shapes are closed: they are filled or hollow by the
-# planner underneath. Keys are the schemes of arms.
-EVERY_STEP, DRAFT, CLONE = Family("replans at every step", "#000000", "diamond"), "#8A8A00", "#332288"
+# Okabe–Ito colours (Okabe & Ito 2008), a dark wine, and two olives, a light one of drafts that learnt by DAgger and a
+# dark one of clones, told apart with every common colour blindness; shapes carry the same in black and white. All
+# shapes are closed: they are filled or hollow by the planner underneath. Keys are the schemes of arms.
+EVERY_STEP, DRAFT, CLONE = Family("planner at every step", "#000000", "diamond"), "#999933", "#4A4A00"
 ADAREP, PUBLISHED = Family("AdaReP", "#882255", NOTCHED), Family("published corrector", "#882255", TEE)
 FAMILIES = {
     "teacher": EVERY_STEP,
@@ -83,21 +86,21 @@ FAMILIES = {
     "value-checked": Family("value-checked", "#56B4E9", STAR),
     "value-only": Family("value check alone", "#56B4E9", PENTAGON),
     "ladder": Family("ladder", "#882255", "cross"),
-    "distilled": Family("distilled draft", DRAFT, FOUR_POINTED),
-    "cloned": Family("cloned draft", DRAFT, ARROW_DOWN),
-    "prior+": Family("prior that learnt on", DRAFT, ARROW_UP),
-    "draft+gated": Family("draft, gated", DRAFT, OCTAGON),
-    "draft+doubt": Family("draft, gated by doubt", DRAFT, KITE),
-    "draft+value": Family("draft, gated by value", DRAFT, BOWL),
-    "draft+mismatch": Family("draft, gated by mismatch", DRAFT, ELL),
-    "clone+gated": Family("clone, gated", CLONE, NOSED),
-    "late": Family("late", "#000000", ZIGZAG),
-    "late-hold": Family("late, held meanwhile", "#000000", PLUG),
-    "async": Family("planned in the background", "#0072B2", DOUBLE),
+    "distilled": Family("draft of DAgger", DRAFT, FOUR_POINTED),
+    "cloned": Family("clone", CLONE, ARROW_DOWN),
+    "prior+": Family("more prior updates", "#CC79A7", ARROW_UP),
+    "draft+gated": Family("checked draft", DRAFT, OCTAGON),
+    "draft+doubt": Family("draft, doubt check", DRAFT, KITE),
+    "draft+value": Family("draft, value check", DRAFT, BOWL),
+    "draft+mismatch": Family("draft, mismatch check", DRAFT, ELL),
+    "clone+gated": Family("checked clone", CLONE, NOSED),
+    "late": Family("late plan", "#000000", ZIGZAG),
+    "late-hold": Family("late plan held", "#000000", PLUG),
+    "async": Family("in the background", "#0072B2", DOUBLE),
     "async+two-tower": Family("in the background, two-tower", "#D55E00", DROP),
     "async+temporal": Family("in the background, temporal", "#E69F00", EYE),
-    "async+delay-aware": Family("in the background, knows late plans", "#56B4E9", WAVE),
-    "async+delay-aware+clone": Family("knows late plans, then the clone", "#56B4E9", CLIPPED),
+    "async+delay-aware": Family("background, corrected", "#56B4E9", WAVE),
+    "async+delay-aware+clone": Family("corrected, then clone", "#56B4E9", CLIPPED),
     "async+gated": Family("in the background, gated", "#009E73", DIABOLO),
     "async+draft": Family("in the background, draft", DRAFT, STAIRS),
     "adarep": ADAREP,
@@ -106,11 +109,45 @@ FAMILIES = {
     "published-tuned": PUBLISHED,
 }
 OTHER = Family("other", "#7A7A7A", "wedge")
+# What the text of the paper calls schemes whose families have shorter names.
+WORDS = {"open-loop": "plans executed blindly", "gated": "plans reused with correction and gate"}
+KEY_LINE, KEY_LETTERS = 10, 24  # units from line to line of a key, and letters in a line
 
 
 def family(scheme: str) -> Family:
     """The family of the arms of a scheme, whatever their planner."""
     return FAMILIES.get(scheme, OTHER)
+
+
+def words(scheme: str) -> str:
+    """What the text of the paper calls the arms of a scheme."""
+    return WORDS.get(scheme, family(scheme).name)
+
+
+def key(looks: dict[str, Family], width: float, dashed: Collection[str] = ()) -> alt.LayerChart:
+    """A legend as a panel, for where a row of panels has room: names and their looks below each other; those that are
+    `dashed` are lines without a mark."""
+    rows, line = [], 0.5
+    for name, look in looks.items():
+        text = textwrap.wrap(name, KEY_LETTERS)
+        rows.append({"name": "\n".join(text), "y": KEY_LINE * line, "colour": look.colour, "shape": look.shape})
+        rows[-1]["dashed"] = name in dashed
+        line += len(text)
+    height = KEY_LINE * (line - 0.5)
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False, zero=False))
+    base = alt.Chart(pd.DataFrame(rows)).encode(y=y)
+    colour = alt.Color("colour:N", scale=None)
+    layers = [
+        base.transform_filter("!datum.dashed")
+        .mark_point(filled=True, size=34, opacity=1)
+        .encode(x=alt.value(9), color=colour, shape=alt.Shape("shape:N", scale=None)),
+        base.transform_filter("datum.dashed")
+        .mark_rule(strokeDash=[4, 2], strokeWidth=1.1)
+        .encode(x=alt.value(2), x2=alt.value(16), color=colour),
+        base.mark_text(align="left", baseline="line-top", dy=-FONT_SIZE / 2, lineBreak="\n", lineHeight=KEY_LINE)
+        .encode(x=alt.value(20), text="name:N"),
+    ]  # fmt: skip
+    return alt.layer(*layers).properties(width=width, height=height)
 
 
 def small_planner(arm: pd.Series | dict) -> str:

@@ -18,7 +18,7 @@ from lib.records.store import read_table
 
 COLUMNS, MOST = 4, 8  # panels in a row, and on a page
 AXIS, GAP, HEIGHT = 34, 10, 96
-EVERY_STEP = "planner at every step"
+EVERY_STEP = charts.words("teacher")
 # Scheme → its arms that are drawn, by the beginning of their names; the first that was played.
 DRAWN = {
     "policy": ("policy",),
@@ -28,14 +28,7 @@ DRAWN = {
     "cloned": ("cloned",),
     "draft+gated": ("128×2+draft+gated-3-r30",),
 }
-WORDS = {
-    "policy": "policy prior, no plan",
-    "open-loop": "plans executed blindly",
-    "gated": "plans corrected and checked",
-    "distilled": "draft by DAgger, no plan",
-    "cloned": "cloned draft, no plan",
-    "draft+gated": "draft, planner where in doubt",
-}
+WORDS = {scheme: charts.words(scheme) for scheme in DRAWN}
 
 
 def marks(summary: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +48,7 @@ def marks(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure: rows of up to four panels with the same axes."""
+    """The figure: rows of up to four panels with the same axes, and behind the last one what its marks mean."""
     summary = pages.fitting(summary, MOST, "choices")
     table = marks(summary)
     cells = list(table["cell"].drop_duplicates())
@@ -71,17 +64,15 @@ def draw(summary: pd.DataFrame) -> alt.TopLevelMixin:
               number % columns == 0, number + columns >= len(cells))
         for number, cell in enumerate(cells)
     ]  # fmt: skip
-    return alt.concat(*panels, columns=columns, spacing={"row": 8, "column": GAP}).resolve_scale(
-        color="shared", shape="shared"
-    )
+    key = charts.key(looks, width)
+    return alt.concat(*panels, key, columns=columns, spacing={"row": 8, "column": GAP})
 
 
 def panel(rows: pd.DataFrame, title: str, looks: dict, width: float, ends: tuple, top: float, left: bool, bottom: bool):
     """One cell. Only at the `left` and `bottom` do axes have titles and labels."""
-    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolSize=45, symbolOpacity=1, labelLimit=0, offset=4)
     names = list(looks)
-    colour = alt.Color("way:N", scale=alt.Scale(domain=names, range=[f.colour for f in looks.values()]), legend=legend)
-    shape = alt.Shape("way:N", scale=alt.Scale(domain=names, range=[f.shape for f in looks.values()]), legend=legend)
+    colour = alt.Color("way:N", scale=alt.Scale(domain=names, range=[f.colour for f in looks.values()]), legend=None)
+    shape = alt.Shape("way:N", scale=alt.Scale(domain=names, range=[f.shape for f in looks.values()]), legend=None)
     x = alt.X(
         "step_ms:Q",
         scale=alt.Scale(type="log", domain=list(ends), nice=False),

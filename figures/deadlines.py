@@ -22,10 +22,13 @@ from lib.study.stats.deadlines import EVERY_STEP, KEEP, computers
 
 SLOWER, DELAY, KEPT = "Computer, times slower", "Delay (decisions)", "Return kept (%)"
 LEAST, MOST = 1.0, 100.0  # times slower
-AXIS, GAP, NAMES, HEIGHT = 40, 12, 84, 104  # units: axis of the first panel, between panels, names, of a panel
+AXIS, GAP, HEIGHT = 40, 12, 104  # units: axis of the first panel, between panels, of a panel
+WORDS, NAMES = 90, 104  # units for what arms are called in words, and for their names
 LINE = 9.5  # units from name to name
 ROWS = 4  # of cells, on a page
 MAIN = ("late-hold", "async", "async+delay-aware", "async+delay-aware+clone", "cloned", "policy")  # of the first figure
+PLANNED, AT_ONCE, WITH_CLONE = "planned", "at once", "async+delay-aware+clone"  # kinds of lines; the last has the
+DASHES = {PLANNED: [1, 0], AT_ONCE: [5, 2], WITH_CLONE: [1.5, 1.5]}  # colour of the arm whose plans it has
 BETWEEN = 8  # units between cells
 DODGE = 0.07  # decisions between marks of different arms
 BESIDE = ["cell", "arm", "planner"]
@@ -40,7 +43,8 @@ def drawings(table: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
     """Both figures, by name."""
     table = pages.fitting(table, ROWS * side_by_side(table), "deadlines")
     few = table[table["arm"].isin([EVERY_STEP, *MAIN])]
-    return {"deadlines": draw(slower(few), few, SLOWER), "deadlines-delay": draw(delayed(table), table, DELAY)}
+    said = {arm: charts.words("teacher" if arm == EVERY_STEP else arm) for arm in few["arm"].unique()}
+    return {"deadlines": draw(slower(few), few, SLOWER, said), "deadlines-delay": draw(delayed(table), table, DELAY)}
 
 
 def side_by_side(table: pd.DataFrame) -> int:
@@ -77,12 +81,14 @@ def on_each_planner(marks: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([marks.dropna(subset="planner").assign(planned=True), without.assign(planned=False)])
 
 
-def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
-    """A figure of `marks`; the `table` says which cells, planners and arms there are."""
+def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str, said: dict[str, str] | None = None) -> alt.TopLevelMixin:
+    """A figure of `marks`; the `table` says which cells, planners and arms there are, `said` what arms are called where
+    that is not their own name, as it is in the tables of the appendix."""
     cells, planners = list(table["cell"].unique()), ordered(table["planner"].dropna().unique())
     columns, arms = side_by_side(table), list(table["arm"].unique())  # scales are shared: panels may lack some
+    called = WORDS if said else NAMES
     room = (charts.FULL_WIDTH - BETWEEN * (columns - 1)) / columns
-    width = min(200, (room - AXIS - NAMES - GAP * len(planners)) / len(planners))
+    width = min(200, (room - AXIS - called - GAP * len(planners)) / len(planners))
     rows = []
     for number, cell in enumerate(cells):
         mine, whole = marks[marks["cell"] == cell], table[table["cell"] == cell]
@@ -98,7 +104,9 @@ def draw(marks: pd.DataFrame, table: pd.DataFrame, title: str) -> alt.TopLevelMi
         row = [one.properties(width=width, height=HEIGHT) for one in row]
         titled = pages.cell_title(cell, cells)
         about = alt.Title(f"{titled}, {planners[0]}" if len(planners) == 1 else titled, offset=2)
-        rows.append(alt.hconcat(*row, names(mine, arms, domain), spacing=GAP).properties(title=about))
+        rows.append(
+            alt.hconcat(*row, names(mine, arms, domain, said or {}, called), spacing=GAP).properties(title=about)
+        )
     return alt.concat(*rows, columns=columns, spacing=BETWEEN) if len(rows) > 1 else rows[0]
 
 
@@ -127,10 +135,12 @@ def panel(
         scale = alt.Scale(domain=domain, nice=False, zero=False)
         return alt.Y(field, type="quantitative", scale=scale, axis=axis, title=KEPT if left else None)
 
-    dash = alt.StrokeDash("planned:N", scale=alt.Scale(domain=[True, False], range=[[1, 0], [5, 2]]), legend=None)
+    kinds = alt.Scale(domain=list(DASHES), range=list(DASHES.values()))
+    dash = alt.StrokeDash("kind:N", scale=kinds, legend=None)
     dots = alt.StrokeDash("kept:N", scale=alt.Scale(range=[[1, 2], [4, 2]]), legend=None)
     promise = alt.Chart(pd.DataFrame({"kept": [100.0, 100 * KEEP]})).mark_rule(color=MUTED, strokeWidth=0.7)
-    lines = alt.Chart(corners.assign(order=corners.index)).mark_line(strokeWidth=1.2, strokeJoin="miter")
+    kind = corners["planned"].map({True: PLANNED, False: AT_ONCE}).mask(corners["arm"] == WITH_CLONE, WITH_CLONE)
+    lines = alt.Chart(corners.assign(order=corners.index, kind=kind)).mark_line(strokeWidth=1.2, strokeJoin="miter")
     base = alt.Chart(middle[middle["planned"] | by_computer]).encode(x=x, color=colour(arms))
     layers = [
         promise.encode(y=y("kept"), strokeDash=dots),
@@ -144,17 +154,20 @@ def panel(
     return chart.properties(title=about) if planner else chart
 
 
-def names(marks: pd.DataFrame, arms: list[str], domain: list[float]) -> alt.LayerChart:
+def names(
+    marks: pd.DataFrame, arms: list[str], domain: list[float], said: dict[str, str], width: float
+) -> alt.LayerChart:
     """The arms' names behind the last panel, each beside where its line ends, as far as there is room."""
     last = marks.sort_values(["planner", "x"], key=lambda v: v.map(evaluations) if v.name == "planner" else v)
     last = last.groupby("arm", sort=False).last().reset_index()
     height = [HEIGHT * (1 - (100 * kept - domain[0]) / (domain[1] - domain[0])) for kept in last["kept"]]
     last = last.assign(y=height).sort_values("y", kind="stable").assign(y=lambda t: apart(list(t["y"])))
     y = alt.Y("y:Q", scale=alt.Scale(domain=[HEIGHT, 0], nice=False, zero=False), axis=None)
-    base = alt.Chart(last[["arm", "y"]]).encode(y=y, color=colour(arms))
+    last = last.assign(said=[said.get(arm, arm) for arm in last["arm"]])
+    base = alt.Chart(last[["arm", "said", "y"]]).encode(y=y, color=colour(arms))
     mark = base.mark_point(size=22, filled=True, opacity=1).encode(x=alt.value(2), shape=shape(arms))
-    text = base.mark_text(align="left", dx=9).encode(x=alt.value(0), text="arm:N")
-    return alt.layer(mark, text).properties(width=NAMES - GAP, height=HEIGHT)
+    text = base.mark_text(align="left", dx=9).encode(x=alt.value(0), text="said:N")
+    return alt.layer(mark, text).properties(width=width - GAP, height=HEIGHT)
 
 
 def apart(heights: list[float]) -> list[float]:

@@ -21,8 +21,10 @@ from lib.study.stats.drafts import LINE, OTHER_SEED, SEVERAL_MODES
 
 COLUMNS, MOST = 3, 9  # panels in a row, and on a page
 AXIS, GAP, HEIGHT = 36, 14, 96
-COLOURS = dict(zip(DRAFTED, (charts.DRAFT, "#0072B2", "#D55E00"), strict=True))  # all are drafts: told apart here alone
-BESIDE = {"labeller": charts.EVERY_STEP.colour, "policy": charts.family("policy").colour}
+# What is drawn → its words and look; what has no labels is a dashed line.
+LOOKS = {name: charts.family(name) for name in (*DRAFTED, "policy")} | {"labeller": charts.EVERY_STEP}
+WORDS = {name: charts.words(name) for name in (*DRAFTED, "policy")} | {"labeller": "planner that labels"}
+BESIDE = ("labeller", "policy")
 
 
 def read(profile: str) -> pd.DataFrame:
@@ -31,7 +33,7 @@ def read(profile: str) -> pd.DataFrame:
 
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure: rows of up to three panels."""
+    """The figure: rows of up to three panels, and behind the last one what its lines mean."""
     marks = pages.fitting(marks, MOST, "drafts")
     cells = list(marks["cell"].drop_duplicates())
     columns = min(len(cells), COLUMNS)
@@ -43,19 +45,18 @@ def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
         panels.append(
             panel(marks[marks["cell"] == cell], title, width, number % columns == 0, number + columns >= len(cells))
         )
-    chart = alt.concat(*panels, columns=columns, spacing={"row": 10, "column": GAP}) if len(panels) > 1 else panels[0]
-    return chart.resolve_scale(color="shared", shape="shared")
+    drawn = [name for name in (*DRAFTED, *BESIDE) if (marks["draft"] == name).any()]
+    key = charts.key({WORDS[name]: LOOKS[name] for name in drawn}, width, [WORDS[name] for name in BESIDE])
+    return alt.concat(*panels, key, columns=columns, spacing={"row": 10, "column": GAP})
 
 
 def panel(marks: pd.DataFrame, title: str, width: float, left: bool, bottom: bool) -> alt.LayerChart:
     """One cell. Only at the `left` and `bottom` do axes have titles."""
-    names = [*DRAFTED, *BESIDE]
-    looks = [charts.family(name) for name in DRAFTED]
-    legend = alt.Legend(title=None, orient="bottom", columns=5, symbolSize=40, symbolOpacity=1, labelLimit=0, offset=6)
-    colours = alt.Scale(domain=names, range=[*COLOURS.values(), *BESIDE.values()])
-    colour = alt.Color("draft:N", scale=colours, legend=legend)
-    shapes = alt.Scale(domain=names, range=[*(look.shape for look in looks), "stroke", "stroke"])
-    shape = alt.Shape("draft:N", scale=shapes, legend=legend)
+    names = list(LOOKS)
+    colours = alt.Scale(domain=names, range=[look.colour for look in LOOKS.values()])
+    colour = alt.Color("draft:N", scale=colours, legend=None)
+    shapes = alt.Scale(domain=names, range=[look.shape for look in LOOKS.values()])
+    shape = alt.Shape("draft:N", scale=shapes, legend=None)
 
     own = marks.dropna(subset="labels").assign(thousand=lambda table: table["labels"] / 1000)
     ticks = sorted(own["thousand"].round(1).unique())

@@ -13,14 +13,16 @@ import pandas as pd
 
 from figures import charts, pages
 from figures.charts import INK, MUTED
+from figures.scales import LEAST, Scale, kept_ticks
 from lib.records import paths
 from lib.records.store import read_table
 
-AXIS, NAMES, GAP = 34, 66, 14  # units for the axis of the first panel, for names of schemes, and between panels
+AXIS, NAMES, GAP = 34, 82, 14  # units for the axis of the first panel, for names of schemes, and between panels
 HEIGHT, ROWS_HEIGHT, ROW_EXTRA = 150, 430, 36  # of a panel at most, of all rows, and what a row needs beside its panels
 PAGE_HEIGHT = 560  # of all rows on a page of their own
 MOST, MOST_OF_PAGE = 3, 4  # cells whose schemes still have room for their names
-STRETCH = 3  # the axis shows kept to this power: most arms lie near 100 %, and few far below
+BELOW = 9  # units under `LEAST`: arrows for what lies further down
+NAME_SIZE, NAME_LINE = 7, 7.4  # font size of the names of schemes, and units of height that each needs
 DODGE = 0.8  # of the distance between two execution horizons: families stand beside each other
 PLANNERS = {False: "standard planner", True: "smaller planner"}
 LOOKS = {family.name: family for family in charts.FAMILIES.values()}
@@ -71,7 +73,7 @@ def along(arms: pd.DataFrame, small: bool, steps: list[int]) -> pd.DataFrame:
     return rows.sort_values("execution_horizon", kind="stable")
 
 
-def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[float, float], left: bool, bottom: bool):
+def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], height: Scale, left: bool, bottom: bool):
     """Return kept of one planner's arms against their execution horizon."""
     names = " : ".join([f"datum.value == {i} ? '{e}'" for i, e in enumerate(steps)] + ["''"])
     x = alt.X(
@@ -81,16 +83,15 @@ def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[fl
         axis=alt.Axis(values=list(range(len(steps))), labelExpr=names, grid=False),
     )
     extent = AXIS - 14 if left else 0
-    ticks = range(0, 200, 10 if ends[0] < 85 else 5 if ends[0] < 93 else 2)
-    # The axis is stretched towards its end: further down, tens would lie on each other.
-    ticks = [t for t in ticks if ends[0] <= t <= ends[1] and (ends[0] > 60 or t not in (10, 20, 30, 40, 60))]
-    axis = alt.Axis(labels=left, ticks=left, domain=left, minExtent=extent, maxExtent=extent, values=ticks)
+    shown = dict(labels=left, ticks=left, domain=left, labelOverlap=False, minExtent=extent, maxExtent=extent)
+    axis = alt.Axis(**shown, values=kept_ticks(height))
 
     def y(field: str) -> alt.Y:
-        scale = alt.Scale(type="pow", exponent=STRETCH, domain=list(ends), nice=False, zero=False)
-        return alt.Y(field, type="quantitative", scale=scale, axis=axis, title=Y_TITLE if left else None)
+        return alt.Y(field, type="quantitative", scale=height.altair, axis=axis, title=Y_TITLE if left else None)
 
-    base = alt.Chart(rows).encode(x=x)
+    numbers = ["kept", "kept_low", "kept_high"]
+    below = rows[numbers].min(axis=1) < LEAST
+    base = alt.Chart(rows.assign(below=below, least=LEAST, **rows[numbers].clip(lower=LEAST))).encode(x=x)
     layers = [
         alt.Chart(pd.DataFrame({"y": [100]}))
         .mark_rule(color=MUTED, strokeDash=[3, 2], strokeWidth=0.8)
@@ -102,6 +103,9 @@ def kept_panel(rows: pd.DataFrame, small: bool, steps: list[int], ends: tuple[fl
         .mark_rule(strokeWidth=0.8, opacity=0.7)
         .encode(y=y("kept_low"), y2="kept_high", color=alt.Color("family:N", scale=COLOURS, legend=None)),
         _marks(base, small, y=y("kept")),
+        base.transform_filter("datum.below")
+        .mark_point(filled=True, size=22, opacity=1, shape=charts.CUT, yOffset=6)
+        .encode(y=y("least"), color=alt.Color("family:N", scale=COLOURS, legend=None)),
     ]
     title = alt.Title(PLANNERS[small], anchor="middle", fontSize=charts.FONT_SIZE)
     return alt.layer(*layers).properties(title=title)
@@ -114,7 +118,8 @@ def gain_panel(rows: pd.DataFrame, bottom: bool):
         scheme=rows["scheme"] + "-" + rows["execution_horizon"].astype(str),
     )
     schemes = list(rows["scheme"].unique())
-    names = alt.Axis(grid=True, labelLimit=NAMES, minExtent=NAMES, maxExtent=NAMES, labelPadding=4, ticks=False)
+    label = dict(labelLimit=NAMES, labelOverlap=False, labelFontSize=NAME_SIZE)
+    names = alt.Axis(grid=True, **label, minExtent=NAMES, maxExtent=NAMES, labelPadding=4, ticks=False)
     y = alt.Y("scheme:N", sort=schemes, scale=alt.Scale(domain=schemes), title=None, axis=names)
     move = alt.YOffset("move:Q", scale=alt.Scale(domain=[-0.5, 0.5]))
     base = alt.Chart(rows).encode(y=y, yOffset=move)
@@ -165,14 +170,18 @@ def draw(table: pd.DataFrame, rows_height: float = ROWS_HEIGHT, named: bool = Fa
     steps = sorted(table["execution_horizon"].unique())
     panels_wide = len(small) + bool(len(gains))
     width = (charts.FULL_WIDTH - AXIS - (NAMES if len(gains) else 0) - GAP * panels_wide) / panels_wide
-    height = min(HEIGHT, rows_height / len(cells) - ROW_EXTRA)
     rows = []
     for cell in cells:
         arms, bottom = table[table["cell"] == cell], cell == cells[-1]
         found = {flag: along(arms, flag, steps) for flag in small}
         shown = pd.concat(found.values())[["kept", "kept_low", "kept_high"]].stack()
-        ends = (min(shown.min(), 98) - 1, max(shown.max(), 100) + 1)
-        panels = [kept_panel(found[flag], flag, steps, ends, flag == small[0], bottom) for flag in small]
+        names = gains.loc[gains["cell"] == cell, ["scheme", "execution_horizon"]].drop_duplicates()
+        height = max(min(HEIGHT, rows_height / len(cells) - ROW_EXTRA), NAME_LINE * len(names))
+        low, high = min(shown.min(), 98) - 1, max(shown.max(), 100) + 1
+        if shown.min() < LEAST:
+            low = LEAST - BELOW * (high - LEAST) / (height - BELOW)
+        y = Scale(low, high, height, linear=True)
+        panels = [kept_panel(found[flag], flag, steps, y, flag == small[0], bottom) for flag in small]
         if len(gains):
             panels.append(gain_panel(gains[gains["cell"] == cell], bottom))
         row = alt.hconcat(*(panel.properties(width=width, height=height) for panel in panels), spacing=GAP)

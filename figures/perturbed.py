@@ -9,6 +9,8 @@ cells than fit a page, those with the most episodes are drawn.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import altair as alt
 import pandas as pd
 
@@ -58,22 +60,32 @@ def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
         title = alt.Title(pages.cell_title(cell, cells), offset=3)
         rows.append(grid.properties(title=title, spacing={"row": 4, "column": GAP}))
     chart = alt.vconcat(*rows, spacing=10) if len(rows) > 1 else rows[0]
-    return chart.resolve_scale(color="shared", strokeDash="shared", shape="shared", fill="shared")
+    return chart.resolve_scale(color="shared", shape="shared", fill="shared").resolve_legend(strokeDash="independent")
+
+
+def words(schemes: dict[str, str]) -> dict[str, str]:
+    """What the paper calls each arm of `schemes`; arms that it calls the same have their own names behind."""
+    said = {arm: charts.words(scheme) for arm, scheme in schemes.items()}
+    several = [name for name, count in Counter(said.values()).items() if count > 1]
+    return {arm: f"{name} ({arm})" if name in several else name for arm, name in said.items()}
 
 
 def panels(rows, kind: str, arms: list[str], domain, width, left: bool, bottom: bool) -> list[alt.LayerChart]:
     """One cell and kind of change: returns above, calls below. Only at the `left` and `bottom` do axes have titles."""
     columns = {arm: make_arm(arm, PlannerConfig()).columns for arm in arms}
     looks = [charts.family(columns[arm]["scheme"]) for arm in arms]
+    names = words({arm: columns[arm]["scheme"] for arm in arms})
     legend = alt.Legend(
         title=None,
         orient="bottom",
-        columns=5,
+        columns=4,
         symbolSize=40,
         symbolOpacity=1,
         symbolStrokeWidth=1,
+        symbolDash=[1, 0],
         labelLimit=0,
         offset=8,
+        labelExpr=" : ".join([f"datum.value == '{arm}' ? '{names[arm]}'" for arm in arms] + ["datum.value"]),
     )
     colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[look.colour for look in looks]), legend=legend)
     shape = alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[look.shape for look in looks]), legend=legend)

@@ -22,7 +22,7 @@ from lib.study.stats.intervals import bootstrap_ci
 X_TITLE = "Return per episode"
 NAMES, GAP = 104, 12  # units for the names of the arms, and between panels
 COLUMNS, MOST_COLUMNS = 3, 5  # panels in a single row, and in each of several
-ROW, ROWS_HEIGHT, ROW_EXTRA = 13, 560, 30  # of an arm at most, of all panels, and what a row needs beside its panels
+ROW, ROWS_HEIGHT, ROW_EXTRA = 13, 590, 30  # of an arm at most, of all panels, and what a row needs beside its panels
 JITTER = 0.28  # of a row, up and down
 # Shares of a row by which episodes are moved, one after the other: even without a pattern (van der Corput's sequence).
 ORDER = [int(f"{i:05b}"[::-1], 2) / 32 - 0.5 for i in range(1, 32)]
@@ -79,7 +79,9 @@ def panel(episodes, middle, arms, width, height, left: bool, bottom: bool) -> al
         scale = alt.Scale(domain=[least - room, most + room], nice=False)
         return alt.X(field, type="quantitative", scale=scale, axis=axis, title=X_TITLE if bottom else None)
 
+    size = min(charts.FONT_SIZE, 0.9 * height / len(arms))  # names keep apart
     names = dict(labels=left, ticks=False, domain=False, labelLimit=NAMES, labelPadding=4, labelOverlap=False)
+    names |= dict(labelFontSize=size)
     names |= dict(minExtent=NAMES if left else 0, maxExtent=NAMES if left else 0)
     y = alt.Y("arm:N", sort=arms, scale=alt.Scale(domain=arms), title=None, axis=alt.Axis(grid=False, **names))
     colour = alt.Color("colour:N", scale=None)

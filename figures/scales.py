@@ -1,4 +1,4 @@
-"""Axes of the figures of return against cost: logarithmic costs with a place for 0, and return kept, stretched.
+"""Axes of the figures of return against cost: logarithmic costs with a place for 0, and return kept, with an end below.
 
 x, y = cost_scale(arms["planner_calls"], width=140), kept_scale(arms, height=165)
 x.place(84), y.place(98)  # units from the beginning of each axis
@@ -14,31 +14,34 @@ import pandas as pd
 
 from figures import charts
 
+APART = 1.7 * charts.FONT_SIZE  # units between labels of ticks, at least
 EDGE = 5  # units that are free above and below all intervals
-STRETCH = 3  # the y axis shows kept to this power: most arms lie near 100 %, and few far below
+LEAST = 50.0  # percent kept: no axis goes further down, as most arms lie near 100 %
 ZERO_SLOT = 0.13  # of the width: logarithmic axes have no zero, so arms that cost nothing stand apart on the left
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis of `length` units from `low` to `high`; logarithmic, or proportional to a power where one is given.
+    """An axis of `length` units from `low` to `high`, logarithmic or `linear`.
 
-    `zero` is where a logarithmic axis shows 0, if it has to.
+    `zero` is where a logarithmic axis shows 0, if it has to. What lies outside a linear one stands at its end.
     """
 
     low: float
     high: float
     length: float
-    power: float = 0
+    linear: bool = False
     zero: float | None = None
 
     def bend(self, value: float) -> float:
-        return math.copysign(abs(value) ** self.power, value) if self.power else math.log(value)
+        return value if self.linear else math.log(value)
 
     def place(self, value: float) -> float:
         """Units from the axis' beginning."""
         low, high = self.bend(self.low), self.bend(self.high)
         shown = self.zero if value == 0 and self.zero is not None else value
+        if self.linear:
+            shown = min(max(shown, self.low), self.high)
         return (self.bend(shown) - low) / (high - low) * self.length
 
     def value(self, place: float) -> float:
@@ -48,7 +51,7 @@ class Scale:
 
     @property
     def altair(self) -> alt.Scale:
-        kind = dict(type="pow", exponent=self.power) if self.power else dict(type="log")
+        kind = dict(type="linear", zero=False, clamp=True) if self.linear else dict(type="log")
         return alt.Scale(**kind, domain=[self.low, self.high], nice=False)
 
 
@@ -62,11 +65,11 @@ def cost_scale(costs: pd.Series, width: float) -> Scale:
 
 
 def kept_scale(arms: pd.DataFrame, height: float) -> Scale:
-    """An axis for return kept in percent that holds every interval, stretched towards its upper end."""
+    """A linear axis for return kept in percent that holds every interval, as far as it is above `LEAST`."""
     ends = 100 * arms[["kept", "kept_low", "kept_high"]].stack()
-    low, high = (end**STRETCH for end in (min(90.0, ends.min()), max(100.0, ends.max())))
+    low, high = max(LEAST, min(90.0, ends.min())), max(100.0, ends.max())
     room = EDGE / height * (high - low)  # for half a mark
-    return Scale(math.cbrt(low - room), math.cbrt(high + room), height, power=STRETCH)
+    return Scale(low - room, high + room, height, linear=True)
 
 
 def cost_ticks(scale: Scale) -> list[float]:
@@ -83,16 +86,7 @@ def cost_floor(scale: Scale) -> float:
 
 
 def kept_ticks(scale: Scale) -> list[int]:
-    """100, 0 where the axis reaches it, and multiples of 5 or 10 as far apart as their labels need."""
-    apart = 1.25 * charts.FONT_SIZE
-    step = 5 if scale.place(100) - scale.place(95) >= apart else 10
-    ticks = [100]
-    for candidates in (range(100 - step, -1, -step), range(100 + step, int(scale.high) + 1, step)):
-        last = 100
-        for value in candidates:
-            if (value >= 80 or value % 10 == 0) and value >= scale.low:
-                if abs(scale.place(value) - scale.place(last)) >= apart:
-                    ticks.append(last := value)
-    if scale.low <= 0:  # it tells how far down the axis is stretched
-        ticks = [0] + [tick for tick in ticks if scale.place(tick) - scale.place(0) >= apart]
-    return sorted(ticks)
+    """The multiples of the first round number that leaves their labels apart."""
+    apart = APART * (scale.high - scale.low) / scale.length
+    step = next((step for step in (2, 5, 10, 20, 50) if step >= apart), 100)
+    return [tick for tick in range(0, int(scale.high) + 1, step) if tick >= scale.low]

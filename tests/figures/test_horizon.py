@@ -77,6 +77,40 @@ def test_it_is_drawn_with_axes_that_hold_every_interval(home):
     assert low < min(kept[:4] + kept[-10:]) and high > max(kept)
 
 
+def drawn(chart, small: bool) -> dict[str, list[dict]]:
+    """What the layers of the panel of one planner draw of a single cell, by shape or kind of mark."""
+    panel = chart["vconcat"][0]["hconcat"][small]
+    rows = {}
+    for layer in panel["layer"]:
+        mark = layer["mark"]
+        name = "arrow" if mark.get("shape") == charts.CUT else mark["type"]
+        rows[name] = chart["datasets"][layer["data"]["name"]]
+    return rows
+
+
+def test_what_lies_below_the_axis_stands_at_its_end_over_an_arrow(home):
+    rows = table()
+    low = next(row for row in rows if row["arm"] == "open-loop-6")
+    low |= {"kept": 0.3, "kept_low": 0.2, "kept_high": 0.4}
+    cut = next(row for row in rows if row["arm"] == "two-tower-6")
+    cut["kept_low"] = 0.1
+    home(rows)
+    chart = horizon.draw(horizon.read("smoke")).to_dict()
+    marks = {row["arm"]: row for row in drawn(chart, False)["arrow"]}
+    assert {arm for arm, row in marks.items() if row["below"]} == {"open-loop-6", "two-tower-6"}
+    assert marks["open-loop-6"]["kept"] == marks["two-tower-6"]["kept_low"] == horizon.LEAST
+    assert marks["two-tower-6"]["kept"] == pytest.approx(94)
+    scale = chart["vconcat"][0]["hconcat"][0]["layer"][0]["encoding"]["y"]["scale"]
+    assert scale["type"] == "linear" and horizon.LEAST - 10 < scale["domain"][0] < horizon.LEAST
+
+
+def test_names_of_schemes_keep_apart(home):
+    many = [f"{scheme}-{steps}" for scheme in ("two-tower", "temporal", "gated", "ladder") for steps in range(2, 9)]
+    home([row | {"gain": 1.0} for row in table(arms=["teacher", *many])])
+    (row,) = horizon.draw(horizon.read("smoke")).to_dict()["vconcat"]
+    assert row["hconcat"][-1]["height"] >= horizon.NAME_LINE * len(many) > horizon.HEIGHT
+
+
 def test_many_cells_have_two_figures_that_each_fit_a_page(home, capsys):
     names = [f"cell-{letter}-1m-1" for letter in "abcdefg"]
     home(sum((table(name) for name in names), []))

@@ -92,7 +92,7 @@ def test_depth_draws_three_quantities_for_each_planner(home):
         "open loop",
         "two-tower corrector",
         "sensitivity, no corrector",
-        "replans at every step",
+        "planner at every step",
         "policy prior",
     ):
         assert name in text, name

@@ -13,6 +13,7 @@ from lib.study.perturb import ABOUT, PLAYED, perturbed_cells, perturbed_file
 from lib.study.stats.changed import summarise
 from lib.study.stats.intervals import bootstrap_ci
 from tests.figures.test_charts import load_figure, pdf_text
+from tests.tiny_results import about
 
 perturbed = load_figure("perturbed")
 ARMS = {"teacher": 0.9, "budget-128×2": 0.95, "64×2+gated-6": 0.8, "policy": 0.4}
@@ -66,7 +67,9 @@ def test_all_that_is_drawn_can_be_read(home):
         home(name)
     perturbed.main(["--profile", "smoke"])
     words = pdf_text(paths.figures("smoke") / "perturbed.pdf")
-    for text in (*ARMS, *perturbed.TITLES.values(), perturbed.RETURN, perturbed.CALLS, "cheetah-run (1m)"):
+    called = perturbed.words({arm: about(arm)["scheme"] for arm in ARMS})
+    assert called["budget-128×2"] == "planner at every step (budget-128×2)"  # as the teacher is called the same
+    for text in (*called.values(), *perturbed.TITLES.values(), perturbed.RETURN, perturbed.CALLS, "cheetah-run (1m)"):
         assert text in words
     drawn = json.dumps(perturbed.draw(perturbed.read("smoke")).to_dict())
     assert drawn.count('"y2"') == 10  # an interval in each panel of returns
