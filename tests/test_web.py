@@ -260,10 +260,8 @@ def test_a_claim_that_no_longer_holds_is_quoted_and_the_old_site_stays(site, mon
         "site: “On calibration episodes of reacher-easy even the clone misses the target in three of twenty.” no "
         "longer holds (claim clone-misses): 0 of 1 rows.\n"
     )
-    assert (site / "index.html").stat().st_ino == before and {f.name for f in site.parent.iterdir()} == {
-        "paper",
-        "site",
-    }
+    assert (site / "index.html").stat().st_ino == before
+    assert {f.name for f in site.parent.iterdir()} == {"paper", "quick", "site"}
 
 
 def test_a_new_site_takes_the_place_of_the_old(tmp_path, monkeypatch):
