@@ -42,7 +42,8 @@ def settings_for(cell: Cell, teacher: str, planner: PlannerConfig, mode: str, de
 
 
 def draft(settings: Settings, plan: Plan, costs: Costs, clock: Clock) -> Path:
-    """A clone of as many of the planner's actions as fit. Raises `OutOfTime` where those of two episodes do not."""
+    """A clone of as many of the planner's actions as fit; they are collected in rounds, so that who is killed loses one
+    at most. Raises `OutOfTime` where those of two episodes do not fit."""
     cell, planner, decisions = settings.cell, settings.profile.planner, costs.decisions
     each = costs.step + 1.1 * costs.solve(planner)  # a tenth is labelled again
     labels = min(int(plan.seconds["label"] / each), max(MOST_LABELS, 2 * decisions))
