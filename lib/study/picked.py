@@ -28,7 +28,7 @@ STEPS = "-steps"  # the end of the name of a cell's table of step times
 
 def time_picks(settings: Settings, cell: Cell) -> Path:
     """Time the steps of the teacher and of all picks of a certified cell, in milliseconds and in turns, as rows of
-    `lib.study.steps.measure`; nothing else may run meanwhile. Returns the file that has them. Raises `ResultError` for a
+    `lib.study.steps.measure`; nothing else may run meanwhile. Returns the file. Raises `ResultError` for a
     cell that is not certified."""
     profile = settings.profile
     file = paths.results(profile.name) / "certified" / f"{cell}.csv"
