@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -13,6 +14,7 @@ from lib.records.paths import ROOT
 LINES = (ROOT / "Dockerfile").read_text().splitlines()
 RUNS = [line.removeprefix("RUN ") for line in LINES if line.startswith("RUN ")]
 ARGS = dict(line.removeprefix("ARG ").split("=", 1) for line in LINES if line.startswith("ARG "))
+PYPI = "https://pypi.org/simple"  # the other index of the comment: of what pip finds here first, torch may be part
 
 
 def test_it_is_about_ten_lines_and_installs_the_lock():
@@ -23,11 +25,17 @@ def test_it_is_about_ten_lines_and_installs_the_lock():
 
 @pytest.mark.slow
 def test_its_run_lines_make_an_environment_in_which_the_library_works(tmp_path):
-    """The packages of Debian are left to the image."""
+    """The packages of Debian are left to the image. Where torch's own index does not answer, another one is asked: pip
+    would try it five times for every package."""
     folder = tmp_path / "clean"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "build", "cache", "data"))
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    environment = os.environ | ARGS | {"PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PYTHONPATH": ""}
+    try:
+        urllib.request.urlopen(f"{ARGS['TORCH']}/", timeout=10).close()
+        arguments = ARGS
+    except OSError:
+        arguments = {"TORCH": PYPI}
+    environment = os.environ | arguments | {"PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PYTHONPATH": ""}
     for line in (line for line in RUNS if not line.startswith("apt-get")):
         done = subprocess.run(["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True)
         if re.search("Temporary failure|Network is unreachable|Could not find a version|No matching", done.stderr):

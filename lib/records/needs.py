@@ -17,6 +17,7 @@ PUBLIC = (paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv"
 # That the first figure has room for, by the second one's name.
 MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0, "deadlines-delay": 0}
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
+LOOKS = paths.ROOT / "figures/charts.py"  # of all figures; notebooks draw with it too, and their results are not its
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
 
@@ -52,10 +53,12 @@ def certifying(scope: Scope, cell: str, here: bool) -> list[Path]:
     """What the candidates of all chains act with, as far as it is made where they are played, or (not `here`) before:
     cells of the profile have correctors, and some of them drafts."""
     candidates = [arm for chain in scope.profile.certification.chains.values() for arm in chain]
-    acting = scope.result(f"corrector/{cell}-two_tower.safetensors")
-    correctors, drafts = acting if here else corrector_files(scope, cell), draft_files(scope, cell, candidates)
-    found = [] if here == (cell in scope.profile.cells) else correctors
-    return found if here == (cell in scope.profile.draft_cells) else [*found, *drafts]
+    drafts = draft_files(scope, cell, candidates)
+    if here:
+        corrector = [] if cell in scope.profile.cells else scope.result(f"corrector/{cell}-two_tower.safetensors")
+        return [*corrector, *([] if cell in scope.profile.draft_cells else drafts)]
+    before = corrector_files(scope, cell) if cell in scope.profile.cells else []
+    return [*before, *(drafts if cell in scope.profile.draft_cells else [])]
 
 
 def offline_weights(scope: Scope) -> list[Path]:
@@ -104,7 +107,7 @@ def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
         f"figures/{name}.py",
         (),
         lambda scope, _: drawings(scope, name, more),
-        lambda scope, _: needs(scope),
+        lambda scope, _: [*needs(scope), LOOKS],
         **options,
     )
 
