@@ -101,6 +101,11 @@ class Costs:
             "train": TRAININGS * EPOCHS * updates * self.update,
         }
 
+    @property
+    def trivial(self) -> float:
+        """Of an episode of random actions, and one of none."""
+        return 2 * self.decisions * self.step
+
     def episode(self, arm: Arm) -> float:
         """Of an episode of an arm."""
         calls = 1.0 if arm.execution_horizon == 1 else CALLS.get(arm.scheme, 1 / arm.execution_horizon)
@@ -162,7 +167,7 @@ class Plan:
             both += max(parts[name] - enough, 0.0)
             parts[name] = min(parts[name], enough)
         teacher, small = costs.episode(Arm("teacher", standard)), [costs.episode(arm) for arm in smaller]
-        each, checked = teacher + sum(candidates), teacher + max(candidates)
+        each, checked = costs.trivial + teacher + sum(candidates), teacher + max(candidates)
         tested = SHARES["certify"] + SHARES["check"]
         check = max(int(both * SHARES["check"] / tested / checked), LEAST)
         if (certification := int((both - check * checked) / each)) < LEAST:
@@ -170,7 +175,7 @@ class Plan:
         parts |= {"certify": both - check * checked, "check": check * checked}
         needed = (LEAST * each / tested + spent) / 60
         return cls(
-            min(max(int(parts["calibrate"] / (teacher + sum(small))), 1), 5),
+            min(max(int(parts["calibrate"] / (costs.trivial + teacher + sum(small))), 1), 5),
             min(certification, MOST) if certification >= LEAST else 0,
             min(check, certification, MOST),
             parts,

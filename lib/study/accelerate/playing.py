@@ -15,7 +15,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lib.config import PlannerConfig
@@ -145,22 +144,6 @@ class Timed:
         self.times.append(1e3 * (time.perf_counter() - self.began))
         self.arrivals += [late for late in info["late"].tolist() if late >= 0] if "late" in info else []
         return actions, info
-
-
-class Still:
-    """No action at all, which is what a planner comes to whose model has learnt nothing."""
-
-    def __init__(self, action_dim: int):
-        self.action_dim = action_dim
-
-    def reset(self, batch_size: int = 1, generators: list[torch.Generator] | None = None) -> None:
-        self._batch = batch_size
-
-    def keep(self, rows: list[int]) -> None:
-        self._batch = len(rows)
-
-    def act(self, obs) -> tuple[Tensor, dict[str, Tensor]]:
-        return torch.zeros(self._batch, self.action_dim), {}
 
 
 def plain(value) -> float | None:

@@ -32,21 +32,19 @@ from lib.study.accelerate import learning
 from lib.study.accelerate.asked import check, fitting
 from lib.study.accelerate.deadline import in_background, within
 from lib.study.accelerate.plan import LEAST, MOST, REPORT, Clock, Costs, OutOfTime, Plan, ladder, measured
-from lib.study.accelerate.playing import Playing, Still, again, in_mode, in_time, plain
+from lib.study.accelerate.playing import Playing, again, in_mode, in_time, plain
 from lib.study.accelerate.tested import Tests
+from lib.study.accelerate.trivial import nothing_learnt, trivial_returns
 from lib.study.arms import Arm, DelayArm, make_arm, make_controller, networks_of, numbers_of
 from lib.study.cells import Cell
-from lib.study.certify import FRESH, RANDOM, TEACHER, certify, floor_of, random_episodes, random_returns
+from lib.study.certify import FRESH, RANDOM, TEACHER, certify, floor_of, random_returns
 from lib.study.evaluate import Stage
-from lib.study.stats.certification import above, kept_above, student_p, verdict
+from lib.study.stats.certification import kept_above, verdict
 from lib.weights.native import teacher_key
 
 SLACK = 0.02  # of a share over few episodes: who labels is not who is promised
 ENOUGH = 64  # samples in all iterations, of a planner whose plans are learnt from
 PATIENT = 10  # minutes from which on compiling planners pays
-STILL = "still"
-TRIVIAL = {RANDOM: "a random policy", STILL: "doing nothing"}
-SURE = 0.05  # the chance that a teacher that has learnt nothing passes for one that has
 
 
 @dataclass
@@ -169,9 +167,9 @@ class Search:
         """Find the smallest planner that keeps the share on calibration episodes, and refuse a teacher that has learnt
         nothing."""
         seeds = episode_seeds("calibrate", self.plan.calibration, self.cell.seed)
-        trivial = self.trivial(seeds)
+        trivial = trivial_returns(self.stage, seeds)
         teacher = self.stage.returns(self.arm(TEACHER), seeds)
-        self.something(teacher, trivial)
+        self.doubt = nothing_learnt(teacher, trivial)
         floor = floor_of(self.task, pd.DataFrame({"return": trivial[RANDOM]}))
         for name in self.sizes() if self.plan.certification else ():
             if not kept_above(self.stage.returns(self.arm(name), seeds), teacher, floor).value >= self.keep - SLACK:
@@ -184,28 +182,6 @@ class Search:
         """The planners that may label, the largest first."""
         enough = [arm for arm in ladder(self.standard) if arm.planner.samples * arm.planner.iterations >= ENOUGH]
         return [arm.name for arm in enough]
-
-    def trivial(self, seeds: list[int]) -> dict[str, np.ndarray]:
-        """What needs no teacher returns on these start states: random actions, and none."""
-        still = again(lambda: random_returns(Still(self.stage.wm.action_dim), self.task, seeds, self.length))
-        random = again(lambda: random_episodes(self.stage, seeds))
-        return {RANDOM: random["return"].to_numpy(), STILL: np.array([row["return"] for row in still])}
-
-    def something(self, teacher, trivial: dict[str, np.ndarray]) -> None:
-        """Raises `NothingToKeep` where the teacher returns no more than a trivial policy over `LEAST` episodes. `doubt`
-        says so where fewer do, or a test of so many does not tell them apart: they may not show what was learnt."""
-        for name, returns in trivial.items():
-            difference = np.asarray(teacher) - returns
-            many = len(difference) >= LEAST
-            if many:
-                above(teacher, returns.mean(), f"the return of {TRIVIAL[name]} on the same start states")
-            if student_p(difference) > SURE if many else difference.mean() <= 0:
-                self.doubt = (
-                    f"The teacher returns {np.mean(teacher):.4g} on average, and {TRIVIAL[name]} "
-                    f"{returns.mean():.4g}, which a test of {len(difference)} episode{'s' * (len(difference) > 1)} "
-                    "does not tell apart: there is nothing that is known to be worth keeping, so the full planner "
-                    "stays. Train it longer, or give more minutes."
-                )
 
     # ---------------------------------------------------------------------------------------------------- learning
 
@@ -278,8 +254,7 @@ class Search:
             self.left_out.append(f"the test: {why}")
             return pd.DataFrame(columns=["chain", "candidate", "admitted"]), pd.DataFrame()
         teacher = episodes[episodes["arm"] == TEACHER]
-        self.doubt = ""  # of these, which are more
-        self.something(teacher["return"].to_numpy(), self.trivial(teacher["episode_seed"].tolist()))
+        self.doubt = nothing_learnt(teacher["return"], trivial_returns(self.stage, teacher["episode_seed"].tolist()))
         return table, episodes
 
     def room(self, chains: dict[str, tuple[str, ...]]) -> int:
@@ -289,9 +264,10 @@ class Search:
         return int(left / self.each(chains))
 
     def each(self, chains: dict[str, tuple[str, ...]]) -> float:
-        """Seconds of an episode of each candidate and of the teacher, as they go by now."""
+        """Seconds of an episode of each candidate, of the teacher and of what is trivial, as they go by now."""
         names = dict.fromkeys([TEACHER, *(name for chain in chains.values() for name in chain)])
-        return self.clock.pace * sum(self.stage.costs.episode(self.arm(name)) for name in names)
+        costs = self.stage.costs
+        return self.clock.pace * (costs.trivial + sum(costs.episode(self.arm(name)) for name in names))
 
     def needed(self, chains: dict[str, tuple[str, ...]]) -> float:
         """Minutes with which there would have been a test, after all that has been done by now."""

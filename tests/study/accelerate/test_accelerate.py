@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,7 @@ from lib.study import evaluate as evaluation
 from lib.study.accelerate import NothingToKeep, accelerate, folder, playing, search
 from lib.study.accelerate.__main__ import main
 from lib.study.accelerate.plan import LEAST, MOST, SHARES, Clock, Costs, OutOfTime, Plan, measured
+from lib.study.accelerate.trivial import nothing_learnt
 from lib.study.arms import Arm, make_arm
 from lib.study.evaluate import run_episodes
 from lib.weights.native import CheckpointError, load_world_model, teacher_key
@@ -205,18 +205,17 @@ def test_an_untrained_teacher_has_nothing_to_keep(home, tmp_path, capsys):
 
 
 def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
-    found, trivial = SimpleNamespace(doubt=""), {"random": np.array([1.0, 2, 1]), "still": np.array([9.0, 9, 9])}
-    search.Search.something(found, [8.0, 12.0, 8.5], trivial)  # few, and better on average
+    trivial = {"random": np.array([1.0, 2, 1]), "still": np.array([9.0, 9, 9])}
+    assert not nothing_learnt([8.0, 12.0, 8.5], trivial)  # few, and better on average
     many = {name: np.tile(returns, 4) for name, returns in trivial.items()}
-    search.Search.something(found, [18.0, 22.0, 18.5] * 4, many)
-    assert not found.doubt
-    search.Search.something(found, [2.0, 18.0, 8.5] * 4, many)
-    assert "doing nothing 9, which a test of 12 episodes does not tell apart: there is nothing that" in found.doubt
-    search.Search.something(found, [0.0], {"random": np.array([0.0]), "still": np.array([0.0])})
-    assert "which a test of 1 episode does not" in found.doubt  # one that missed is no reason to refuse a teacher
+    assert not nothing_learnt([18.0, 22.0, 18.5] * 4, many)
+    doubt = nothing_learnt([2.0, 18.0, 8.5] * 4, many)
+    assert "doing nothing 9, which a test of 12 episodes does not tell apart: there is nothing that" in doubt
+    doubt = nothing_learnt([0.0], {"random": np.array([0.0]), "still": np.array([0.0])})
+    assert "which a test of 1 episode does not" in doubt  # one that missed is no reason to refuse a teacher
     many = {"random": np.ones(LEAST), "still": np.full(LEAST, 9.0)}
     with pytest.raises(NothingToKeep):
-        search.Search.something(found, [8.0] * LEAST, many)
+        nothing_learnt([8.0] * LEAST, many)
 
 
 @pytest.mark.slow
@@ -285,7 +284,7 @@ def test_a_plan_keeps_to_its_seconds_and_says_what_would_be_needed():
     costs, standard = Costs(1e-3, 1e-6, 1e-4, 0.01, 0.0, 500), PlannerConfig.standard(6)  # 10 ms a solve
     arms = [make_arm(name, standard) for name in ("budget-64×2", "64×2+two-tower-6", "distilled", "policy")]
     plan = Plan.of(costs, standard, arms, 900, 0)
-    each = costs.episode(Arm("teacher", standard)) + sum(costs.episode(arm) for arm in arms)
+    each = costs.episode(Arm("teacher", standard)) + sum(costs.episode(arm) for arm in arms) + 2 * 500 * 1e-4
     assert costs.episode(Arm("teacher", standard)) == pytest.approx(500 * (0.0001 + 0.001 + 0.009216))
     solve = 1e-3 + 1e-6 * 256 * 2 * 3  # of the largest that may label
     learning = 10_000 * (1e-4 + 1.1 * solve) + 12 * 500 * (1e-4 + 1.25 * solve) + 1.5 * 100 * 0.8 * 10_000 / 256 * 0.01
