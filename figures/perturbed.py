@@ -2,9 +2,9 @@
 
     python figures/perturbed.py --profile smoke
 
-reads data/results/smoke/perturbed/summary.csv and writes figures/smoke/perturbed.{svg,pdf,png}. The teacher's own world
-is the point of no effect of every kind: factor 1, or severity 0. Calls, below the returns, are per decision. Of more
-cells than fit a page, those with the most episodes are drawn.
+reads data/results/smoke/perturbed/summary.csv and writes figures/smoke/perturbed.{svg,pdf,png}; of more than two cells
+those with the most episodes, and the others in perturbed-cells.{svg,pdf,png}. The teacher's own world is the point of
+no effect of every kind: factor 1, or severity 0. Calls, below the returns, are per decision.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TITLES |= {"push": "Push (weight × s)", "noise": "Noise (deviations)"}
 RETURN, CALLS = "Return per episode", "Calls"
 AXIS, GAP, WIDTH = 40, 10, 150  # units for the axis of the first panel of a row, between panels, and of a panel at most
 HEIGHT, CALLS_HEIGHT = 84, 34
-MOST = 3  # cells on a page
+MOST, MOST_OF_PAGE = 2, 4  # cells beside the text, and on a page of their own
 
 
 def read(profile: str) -> pd.DataFrame:
@@ -36,12 +36,21 @@ def read(profile: str) -> pd.DataFrame:
     kinds = changed[["cell", "kind"]].drop_duplicates()
     unchanged = kinds.merge(own.drop(columns=["kind", "severity"]), on="cell")
     unchanged = unchanged.assign(severity=unchanged["kind"].map(KINDS))
-    return pd.concat([unchanged, changed], ignore_index=True).sort_values(["cell", "kind", "severity"], kind="stable")
+    return pd.concat([unchanged, changed], ignore_index=True).sort_values(["kind", "severity"], kind="stable")
+
+
+def drawings(marks: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """The figures from what `read` gives: what stands beside the text, and the other cells where there are more."""
+    first = pages.fitting(marks, MOST)
+    others = marks[~marks["cell"].isin(first["cell"])]
+    found = {"perturbed": draw(first)}
+    if len(others):
+        found["perturbed-cells"] = draw(pages.fitting(others, MOST_OF_PAGE, "perturbed-cells"))
+    return found
 
 
 def draw(marks: pd.DataFrame) -> alt.TopLevelMixin:
-    """The figure: kinds of change beside each other, cells below each other."""
-    marks = pages.fitting(marks, MOST, "perturbed")
+    """Kinds of change beside each other, cells below each other."""
     kinds = [kind for kind in KINDS if kind in set(marks["kind"])]
     arms, cells = list(marks["arm"].drop_duplicates()), list(marks["cell"].drop_duplicates())
     width = min(WIDTH, (charts.FULL_WIDTH - AXIS - GAP * (len(kinds) - 1)) / len(kinds))
@@ -133,7 +142,7 @@ def panels(rows, kind: str, arms: list[str], domain, width, left: bool, bottom: 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    pages.command_line(__doc__, lambda profile: {"perturbed": draw(read(profile))}, arguments)
+    pages.command_line(__doc__, lambda profile: drawings(read(profile)), arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ CORRECTORS = {"two_tower": ACTING, "temporal": "lib.correctors:TemporalCorrector
 DRAFTS = ("distilled", "cloned", "prior+")
 PUBLIC = (paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv")
 # That the first figure has room for, by the second one's name.
-MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0, "deadlines-delay": 0}
+MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0, "deadlines-delay": 0, "perturbed-cells": 2}
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
 LOOKS = paths.ROOT / "figures/charts.py"  # of all figures; notebooks draw with it too, and their results are not its
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
@@ -94,19 +94,23 @@ def concluded_from(scope: Scope) -> list[Path]:
     return [*scope.result(*names), *prose, *learnt_files]
 
 
-def drawings(scope: Scope, figure: str, more: str = "") -> list[Path]:
-    """The file of a figure, and of a second one where there are cells for which the first has no room."""
-    names = [figure, more] if more and len(scope.cells) > MOST_CELLS[more] else [figure]
-    return [paths.figures(scope.profile.name) / f"{name}.svg" for name in names]
+def changed(scope: Scope) -> list[Path]:
+    """The tables of the cells that were played in changed worlds."""
+    return [file for file in scope.result(*tables(scope, "perturbed")) if file.is_file()]
 
 
-def drawn(name: str, needs: Callable, more: str = "", **options) -> Stage:
-    """The stage of a figure; `more` is a second one, drawn of cells for which the first has no room."""
+def drawn(name: str, needs: Callable, more: str = "", cells: Callable = lambda scope: scope.cells, **options) -> Stage:
+    """The stage of a figure; `more` is a second one, drawn where the first has no room for as many `cells`."""
+
+    def outs(scope: Scope, _) -> list[Path]:
+        names = [name, more] if more and len(cells(scope)) > MOST_CELLS[more] else [name]
+        return [paths.figures(scope.profile.name) / f"{name}.svg" for name in names]
+
     return Stage(
         f"{name}-figure",
         f"figures/{name}.py",
         (),
-        lambda scope, _: drawings(scope, name, more),
+        outs,
         lambda scope, _: [*needs(scope), LOOKS],
         **options,
     )

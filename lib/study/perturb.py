@@ -30,6 +30,7 @@ from lib.study.arms import Arm
 from lib.study.cells import Cell, Settings
 from lib.study.evaluate import Stage, Tables, arm_roots, evaluate, records
 from lib.study.model_quality.buffers import generate
+from lib.study.profiles import PROFILES
 from lib.study.stats.changed import NONE
 from lib.weights.native import teacher_key
 
@@ -145,9 +146,12 @@ def perturbed_file(profile: str, cell: Cell | str) -> Path:
 
 
 def perturbed_cells(profile: str) -> list[str]:
-    """Names of the cells that were played in changed worlds. Raises `ResultError` when there are none."""
-    found = [file.stem for file in files(paths.results(profile) / "perturbed", "*.csv")]
-    cells = [name for name in found if name != "summary" and not name.endswith("-std")]
+    """Names of the cells that were played in changed worlds, those that the profile names in its order. Raises
+    `ResultError` when there are none."""
+    found = {file.stem for file in files(paths.results(profile) / "perturbed", "*.csv")}
+    named = [name for name in PROFILES[profile].perturb_cells if name in found]
+    others = sorted(name for name in found - {*named} if name != "summary" and not name.endswith("-std"))
+    cells = named + others
     if not cells:
         raise ResultError(f"no cell of {profile} was played in perturbed worlds; add one to its perturb_cells.")
     return cells

@@ -66,6 +66,7 @@ def test_all_that_is_drawn_can_be_read(home):
     for name in ("walker-walk-1m-1", "cheetah-run-1m-1"):
         home(name)
     perturbed.main(["--profile", "smoke"])
+    assert not (paths.figures("smoke") / "perturbed-cells.pdf").exists()
     words = pdf_text(paths.figures("smoke") / "perturbed.pdf")
     called = perturbed.words({arm: about(arm)["scheme"] for arm in ARMS})
     assert called["budget-128×2"] == "planner at every step (budget-128×2)"  # as the teacher is called the same
@@ -80,6 +81,16 @@ def test_a_cell_without_contacts_has_a_panel_less(home):
     home("reacher-easy-1m-1", {kind: levels for kind, levels in WORLDS.items() if kind != "friction"})
     rows = perturbed.draw(perturbed.read("smoke")).to_dict()["vconcat"]
     assert sorted((len(row["concat"]), row["columns"]) for row in rows) == [(8, 4), (10, 5)]
+
+
+def test_many_cells_have_two_figures_the_first_of_those_that_the_profile_names_first(home):
+    for name in ("cheetah-run-1m-1", "cup-catch-1m-1", "walker-walk-1m-1"):  # smoke names the last one
+        home(name)
+    assert perturbed_cells("smoke") == ["walker-walk-1m-1", "cheetah-run-1m-1", "cup-catch-1m-1"]
+    perturbed.main(["--profile", "smoke"])
+    first, others = (pdf_text(paths.figures("smoke") / f"perturbed{end}.pdf") for end in ("", "-cells"))
+    assert "walker-walk (1m)" in first and "cheetah-run (1m)" in first and "cup-catch" not in first
+    assert "cup-catch (1m)" in others and "walker-walk" not in others
 
 
 def test_without_results_the_sentence_says_what_to_do(home):
