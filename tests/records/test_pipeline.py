@@ -9,7 +9,7 @@ import pytest
 from lib.records import paths
 from lib.records.fingerprint import Code
 from lib.records.jobs import Scope, cell_parameters, files, profile
-from lib.records.needs import DRAFTS, PUBLIC, draft_files
+from lib.records.needs import DRAFTS, LOOKS, PUBLIC, draft_files
 from lib.records.notebook import read_parameters
 from lib.records.paths import ROOT
 from lib.records.pipeline import STAGES, jobs, made_by
@@ -57,7 +57,7 @@ def test_no_two_jobs_make_the_same_result(name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_job_needs_what_is_shipped_or_made_by_those_before_it(name, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)  # as in a new profile: nothing is there
-    shipped, made = [paths.TEACHERS, paths.PAPER, *PUBLIC], set()
+    shipped, made = [paths.TEACHERS, paths.PAPER, *PUBLIC, LOOKS], set()
     for job in every(name):
         for need in job.needs:
             assert need in made or any(need.is_relative_to(place) for place in shipped), (job.name, need)
@@ -95,7 +95,8 @@ def test_only_cells_that_the_profile_names_are_certified(monkeypatch, tmp_path):
     play, timed, summary, figure = jobs(Scope.of(profile("smoke")), stages)
     assert (play.name, timed.name) == ("certified-walker-walk-1m-1", "certified-steps-walker-walk-1m-1")
     assert play.outs[0] in timed.needs and timed.alone and timed.timing
-    assert set(summary.needs) >= set(play.outs) and figure.needs == summary.outs and not summary.keeps
+    assert set(summary.needs) >= set(play.outs) and figure.needs == [*summary.outs, LOOKS]
+    assert not summary.keeps
     assert not list(jobs(Scope.of(profile("smoke"), ("a-1m-1",)), stages))
     one = dataclasses.replace(profile("paper"), certified_cells=("walker-walk-1m-1",))
     (*_, summary, _) = jobs(Scope.of(one), stages)
@@ -135,7 +136,7 @@ def test_only_cells_that_the_profile_names_are_played_with_delays(monkeypatch, t
     assert [need.stem for need in play.needs if need.is_relative_to(tmp_path)] == [
         f"walker-walk-1m-1-{name}" for name in ("two_tower", "temporal", "distilled")
     ]
-    assert summary.needs == play.outs and set(summary.outs) >= set(figure.needs)
+    assert summary.needs == play.outs and {*summary.outs, LOOKS} >= set(figure.needs)
     assert [out.name for out in figure.outs] == ["deadlines.svg", "deadlines-delay.svg"]
     play, *_ = jobs(Scope.of(profile("quick")), stages)  # which has no changed world and no gate
     assert [out.name for out in (*play.outs, *play.keeps)] == ["walker-walk-1m-1.csv", "walker-walk-1m-1-steps.csv"]

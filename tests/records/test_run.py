@@ -101,6 +101,7 @@ def test_edits_that_rerun_nothing(repo, edits):
         (Repo.one, "900.5\n", "900.7\n", "file changed by hand or half-written", "two plot"),
         ("notebooks/two.ipynb", "len(x)", "len(x) + 1", "", "two plot"),
         ("figures/plot.py", "<svg/>", "<svg></svg>", "", "plot"),
+        ("figures/charts.py", "LOOKS = 1", "LOOKS = 2", "", "plot"),
     ],
 )  # fmt: skip
 def test_edits_that_make_a_result_stale_and_why(repo, file, old, new, reason, others):
