@@ -26,10 +26,10 @@ import pandas as pd
 from lib.config import ConfigError, PlannerConfig
 from lib.environments import identity, make_env
 from lib.records import paths
-from lib.records.keys import file_hash, key_of, shown
+from lib.records.keys import file_hash, key_of, plain, shown
 from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, committed, intact, write_json, write_table
+from lib.records.store import cached, committed, intact, known, write_json, write_table
 from lib.rollout import rollout
 from lib.study.arms import arm_name, correctors_of, make_arm
 from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key, gate_numbers
@@ -57,6 +57,7 @@ TEACHER, RANDOM, ALL = "teacher", "random", "all"
 FRESH = 1_000
 COLUMNS = ["arm", "episode_seed", "return", "length", "planner_calls", "model_evaluations", "refinements"]
 EPISODES = "-episodes"  # the end of the name of a cell's table of episodes
+NETWORK = ".safetensors"
 LISTS = Path(__file__).with_name("profiles.toml")
 
 
@@ -181,7 +182,8 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
     """Certify a cell as the profile says; writes `certified/<cell>.csv` and `<cell>-episodes.csv`, returns the first.
 
     Correctors and thresholds that are lacking are made first. Under the paper profile nothing is played before the
-    lists of candidates, the weights and the thresholds are committed: `ConfigError` names those that are not.
+    lists of candidates, the weights and the thresholds are committed: `ConfigError` names those that are not. A table
+    that is made again of the same episodes still names the commits before these were played.
     """
     profile, study = settings.profile, settings.profile.certification
     candidates = [arm_name(name) for chain in study.chains.values() for name in chain]
@@ -197,8 +199,19 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
     about = {"teacher": teacher, "task": cell.task, "level": ALPHA, "keep": KEEP, "chains": study.chains}
     about |= {"used": used} | found
     file = paths.results(profile.name) / "certified" / f"{cell}.csv"
+    if intact(file) and same_play(before := known(file), json.loads(json.dumps(about, default=plain))):
+        about["used"] = before["used"]
     write_table(file.with_name(f"{cell}{EPISODES}.csv"), episodes, **about)
     return write_table(file, table, **about)  # last: it says that the cell is certified
+
+
+def same_play(before: dict, now: dict) -> bool:
+    """Whether two certificates are of the same candidates, networks and episodes: arms have keys and thresholds. The
+    file of the lists may have changed for another cell, that of the thresholds for another arm."""
+    networks = [
+        {name: f["sha256"] for name, f in about["used"].items() if name.endswith(NETWORK)} for about in (before, now)
+    ]
+    return networks[0] == networks[1] and all(before[name] == now[name] for name in ("teacher", "chains", "arms"))
 
 
 def thresholds(settings: Settings, stage: Stage, candidates: list[str], planner: PlannerConfig) -> dict[str, dict]:

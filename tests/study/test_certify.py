@@ -346,6 +346,15 @@ def test_under_the_paper_profile_nothing_is_played_before_all_is_committed(home,
     used = {name.split("/")[-1]: facts["commit"] for name, facts in read_sidecar(file)["used"].items()}
     assert used[corrector] == git("rev-parse", "HEAD") and used["profiles.toml"] == git("rev-parse", "HEAD~1")
     assert home.steps and {s for s, _, _ in home.steps} >= {900_000_000, 500_001_000}
+    played, lists = len(home.steps), certifying.LISTS
+    lists.write_text(lists.read_text() + "# of other cells\n")
+    git("commit", "-qam", "after the play")
+    again = read_sidecar(write_certified(settings("paper"), CELL))["used"]
+    assert {name.split("/")[-1]: facts["commit"] for name, facts in again.items()} == used and len(home.steps) == played
+    new_corrector("paper", seed=2)
+    git("commit", "-qam", "before another play")
+    again = read_sidecar(write_certified(settings("paper"), CELL))["used"]
+    assert {facts["commit"] for facts in again.values()} >= {git("rev-parse", "HEAD"), git("rev-parse", "HEAD~1")}
 
 
 def test_thresholds_are_read_and_not_written_again(home, monkeypatch):
