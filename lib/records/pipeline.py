@@ -222,7 +222,7 @@ STAGES = (
         "perturbed-summary",
         "paper/changed.py",
         (),
-        lambda scope, _: scope.result("perturbed/summary.csv"),
+        lambda scope, _: scope.result("perturbed/summary.csv", "statistics/changed.csv"),
         lambda scope, _: changed(scope),
         settings=("perturb_arms",),
         wanted=lambda scope: bool(changed(scope)),

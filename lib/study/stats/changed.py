@@ -1,6 +1,7 @@
 """What arms return in changed worlds: beside their own return in the teacher's world, and beside a planner there.
 
     table = summarise("walker-run-1m-1", episodes, reference="budget-128×2")
+    counted(table)          # over the changed worlds: a row per arm
 
 A planner that is asked at every step sees a changed world, and plans with a model that does not know it. Whether it is
 needed there is a comparison in the same world, over the same start states.
@@ -55,6 +56,26 @@ def summarise(cell: str, episodes: pd.DataFrame, reference: str) -> pd.DataFrame
         row |= {"calls": (mine["planner_calls"] / mine["length"]).mean(), "gravest": gravest.get(world) == severity}
         rows.append(row)
     return pd.DataFrame(rows).sort_values("perturbation", key=lambda kinds: kinds.map(_order), kind="stable")
+
+
+def counted(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and arm of what `summarise` gives: the changed `worlds` that it was played in, in how many of
+    them it is shown to return less than the reference (`below`) or more (`above`), by 95 % intervals that nothing
+    corrects for their number, and its share of the reference's return there, the mean (`of_planner`) and the `least`.
+    """
+    changed = table[table["perturbation"] != NONE]
+    changed = changed.assign(below=changed["difference_high"] < 0, above=changed["difference_low"] > 0)
+    return (
+        changed.groupby(["cell", "arm"], sort=False)
+        .agg(
+            worlds=("arm", "size"),
+            below=("below", "sum"),
+            above=("above", "sum"),
+            of_planner=("of_planner", "mean"),
+            least=("of_planner", "min"),
+        )
+        .reset_index()
+    )
 
 
 def _order(kind: str) -> int:

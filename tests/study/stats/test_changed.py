@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.study.stats.changed import summarise
+from lib.study.stats.changed import counted, summarise
 from lib.study.stats.intervals import StatisticsError, kept_return, paired_difference
 
 # (arm, perturbation, severity) → returns of three episodes
@@ -49,6 +49,19 @@ def test_every_row_against_what_it_is_of():
         }.items():
             assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(tuple(wanted)), (arm, name)
         assert row["calls"] == (arm == "planner") and row["gravest"] == (severity in (0.6, 0.1))
+
+
+def test_worlds_are_counted_by_their_intervals():
+    table = pd.concat([summarise(f"{cell}-1m-1", episodes(), "planner") for cell in "ab"])
+    planner, clone = (
+        counted(table).set_index(["cell", "arm"]).loc["b-1m-1"].loc[["planner", "clone"]].to_dict("records")
+    )
+    assert planner == {"worlds": 4, "below": 0, "above": 0, "of_planner": 1.0, "least": 1.0}
+    shares = [225 / 270, 90 / 195, 291 / 288, 285 / 292]  # of the weaker actuators and of the pushes
+    assert clone["of_planner"] == pytest.approx(np.mean(shares)) and clone["least"] == pytest.approx(90 / 195)
+    mine = table[(table["cell"] == "b-1m-1") & (table["arm"] == "clone") & (table["perturbation"] != "none")]
+    assert clone["worlds"] == 4 and clone["below"] == sum(mine["difference_high"] < 0) >= 2
+    assert clone["above"] == sum(mine["difference_low"] > 0)
 
 
 @pytest.mark.parametrize("lacking", [("planner", "push", 0.1), ("clone", "none", None)])
