@@ -224,7 +224,7 @@ STAGES = (
         (),
         lambda scope, _: scope.result("perturbed/summary.csv", "statistics/changed.csv"),
         lambda scope, _: changed(scope),
-        settings=("perturb_arms",),
+        settings=("perturb_arms", "perturb_cells"),
         wanted=lambda scope: bool(changed(scope)),
     ),
     drawn(

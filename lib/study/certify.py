@@ -183,7 +183,7 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
 
     Correctors and thresholds that are lacking are made first. Under the paper profile nothing is played before the
     lists of candidates, the weights and the thresholds are committed: `ConfigError` names those that are not. A table
-    that is made again of the same episodes still names the commits before these were played.
+    that is made again of the same networks, thresholds and chains names the commits that the one before it named.
     """
     profile, study = settings.profile, settings.profile.certification
     candidates = [arm_name(name) for chain in study.chains.values() for name in chain]
