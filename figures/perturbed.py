@@ -3,8 +3,9 @@
     python figures/perturbed.py --profile smoke
 
 reads data/results/smoke/perturbed/summary.csv and writes figures/smoke/perturbed.{svg,pdf,png}; of more than two cells
-those with the most episodes, and the others in perturbed-cells.{svg,pdf,png}. The teacher's own world is the point of
-no effect of every kind: factor 1, or severity 0. Calls, below the returns, are per decision.
+those with the most episodes, the profile's first among equals, and the others in perturbed-cells.{svg,pdf,png}. The
+teacher's own world is the point of no effect of every kind: factor 1, or severity 0. Calls, below the returns, are per
+decision.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import pytest
@@ -14,7 +15,7 @@ from lib.records.paths import ROOT
 LINES = (ROOT / "Dockerfile").read_text().splitlines()
 RUNS = [line.removeprefix("RUN ") for line in LINES if line.startswith("RUN ")]
 ARGS = dict(line.removeprefix("ARG ").split("=", 1) for line in LINES if line.startswith("ARG "))
-PYPI = "https://pypi.org/simple"  # the other index of the comment: of what pip finds here first, torch may be part
+PYPI = "https://pypi.org/simple"  # which the Dockerfile's comment gives for CUDA
 
 
 def test_it_is_about_ten_lines_and_installs_the_lock():
@@ -25,14 +26,16 @@ def test_it_is_about_ten_lines_and_installs_the_lock():
 
 @pytest.mark.slow
 def test_its_run_lines_make_an_environment_in_which_the_library_works(tmp_path):
-    """The packages of Debian are left to the image. Where torch's own index does not answer, another one is asked: pip
-    would try it five times for every package."""
+    """The packages of Debian are left to the image. Where torch's own index does not answer, PyPI is asked: pip would
+    try it five times for every package. An address that answers with an error is wrong, and fails."""
     folder = tmp_path / "clean"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "build", "cache", "data"))
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     try:
         urllib.request.urlopen(f"{ARGS['TORCH']}/", timeout=10).close()
         arguments = ARGS
+    except urllib.error.HTTPError:
+        raise
     except OSError:
         arguments = {"TORCH": PYPI}
     environment = os.environ | arguments | {"PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PYTHONPATH": ""}

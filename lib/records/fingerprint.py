@@ -41,7 +41,7 @@ from lib.records.syntax import (
 # Modules, whole packages included, and names of registries.
 NEUTRAL = tuple(f"lib.records.{m}" for m in ("paths", "keys", "store", "fingerprint", "ledger"))
 NEUTRAL += ("lib.files", "lib.weights.names", "lib.study.parameters", "lib.study.profiles")
-NEUTRAL += ("figures.charts",)
+NEUTRAL += ("figures.charts",)  # notebooks draw with it, too, and their tables do not depend on colours
 REGISTRIES = ("CONTROLLERS", "CORRECTORS", "MAKERS", "SCHEMES", "DELAYED", "PROFILES", "ADDED_TASKS", "REFUSED_TASKS")
 
 PROJECT = ("lib", "figures", "paper")  # packages, at the root of the tree, whose definitions are followed

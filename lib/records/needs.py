@@ -17,7 +17,7 @@ PUBLIC = (paths.DATA / "official_returns.csv", paths.DATA / "expert_returns.csv"
 # That the first figure has room for, by the second one's name.
 MOST_CELLS = {"pareto-cells": 2, "horizon-cells": 3, "offline-cells": 0, "deadlines-delay": 0, "perturbed-cells": 2}
 ENDS = (".csv", "-depth.csv", ".safetensors")  # of the files of a corrector
-LOOKS = paths.ROOT / "figures/charts.py"  # of all figures; notebooks draw with it too, and their results are not its
+LOOKS = paths.ROOT / "figures/charts.py"  # as a whole file: a figure is drawn again in seconds
 COLLECTED = ("collect_episodes", "rounds", "collect_horizon", "epochs", "decisions", "planner")
 
 

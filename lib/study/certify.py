@@ -29,7 +29,7 @@ from lib.records import paths
 from lib.records.keys import file_hash, key_of, plain, shown
 from lib.records.ledger import name_of, same
 from lib.records.seeds import episode_seeds
-from lib.records.store import cached, committed, intact, known, write_json, write_table
+from lib.records.store import cached, committed, intact, known, read_table, write_json, write_table
 from lib.rollout import rollout
 from lib.study.arms import arm_name, correctors_of, make_arm
 from lib.study.calibrate import UNCALIBRATED, calibration_file, calibration_key, gate_numbers
@@ -183,7 +183,7 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
 
     Correctors and thresholds that are lacking are made first. Under the paper profile nothing is played before the
     lists of candidates, the weights and the thresholds are committed: `ConfigError` names those that are not. A table
-    that is made again of the same networks, thresholds and chains names the commits that the one before it named.
+    that is made again of the same play names the commits that the one before it named.
     """
     profile, study = settings.profile, settings.profile.certification
     candidates = [arm_name(name) for chain in study.chains.values() for name in chain]
@@ -199,19 +199,28 @@ def write_certified(settings: Settings, cell: Cell) -> Path:
     about = {"teacher": teacher, "task": cell.task, "level": ALPHA, "keep": KEEP, "chains": study.chains}
     about |= {"used": used} | found
     file = paths.results(profile.name) / "certified" / f"{cell}.csv"
-    if intact(file) and same_play(before := known(file), json.loads(json.dumps(about, default=plain))):
-        about["used"] = before["used"]
+    if same_play(file, episodes, about):
+        about["used"] = known(file)["used"]
     write_table(file.with_name(f"{cell}{EPISODES}.csv"), episodes, **about)
     return write_table(file, table, **about)  # last: it says that the cell is certified
 
 
-def same_play(before: dict, now: dict) -> bool:
-    """Whether two certificates are of the same candidates, networks and episodes: arms have keys and thresholds. The
-    file of the lists may have changed for another cell, that of the thresholds for another arm."""
+def same_play(file: Path, episodes: pd.DataFrame, about: dict) -> bool:
+    """Whether the certificate `file` is of these episodes, chains and networks: code, other cells of the lists and
+    other arms' thresholds may have changed since, and what it was fixed by before its play stays what it was."""
+    told = file.with_name(f"{file.stem}{EPISODES}.csv")
+    if not (intact(file) and intact(told)):
+        return False
+    before, now = known(file), json.loads(json.dumps(about, default=plain))
     networks = [
-        {name: f["sha256"] for name, f in about["used"].items() if name.endswith(NETWORK)} for about in (before, now)
+        {name: facts["sha256"] for name, facts in one["used"].items() if name.endswith(NETWORK)}
+        for one in (before, now)
     ]
-    return networks[0] == networks[1] and all(before[name] == now[name] for name in ("teacher", "chains", "arms"))
+    kinds = {"block": str, "arm": str, "episode_seed": int, "return": float}
+    rows = [
+        list(table[[*kinds]].astype(kinds).itertuples(index=False, name=None)) for table in (read_table(told), episodes)
+    ]
+    return networks[0] == networks[1] and before["chains"] == now["chains"] and rows[0] == rows[1]
 
 
 def thresholds(settings: Settings, stage: Stage, candidates: list[str], planner: PlannerConfig) -> dict[str, dict]:

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from lib.records import paths
+from lib.records.jobs import Scope, profile
 from lib.records.keys import ResultError
+from lib.records.needs import MOST_CELLS
+from lib.records.pipeline import jobs
 from lib.records.store import read_table, write_table
 from lib.study.perturb import ABOUT, PLAYED, perturbed_cells, perturbed_file
 from lib.study.stats.changed import summarise
@@ -91,6 +94,17 @@ def test_many_cells_have_two_figures_the_first_of_those_that_the_profile_names_f
     first, others = (pdf_text(paths.figures("smoke") / f"perturbed{end}.pdf") for end in ("", "-cells"))
     assert "walker-walk (1m)" in first and "cheetah-run (1m)" in first and "cup-catch" not in first
     assert "cup-catch (1m)" in others and "walker-walk" not in others
+    assert perturbed.MOST == MOST_CELLS["perturbed-cells"]  # as the stage has it, which says when there are two
+
+
+def test_the_stage_has_a_second_figure_for_more_cells_than_the_first_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    cells, found = ("a-1m-1", "b-1m-1", "c-1m-1"), []
+    for cell in cells:
+        write_table(perturbed_file("paper", cell), [{"arm": "policy"}])
+        (job,) = jobs(Scope.of(profile("paper"), cells), ("perturbed-figure",))
+        found.append([out.stem for out in job.outs])
+    assert found == [["perturbed"], ["perturbed"], ["perturbed", "perturbed-cells"]]
 
 
 def test_without_results_the_sentence_says_what_to_do(home):

@@ -351,6 +351,10 @@ def test_under_the_paper_profile_nothing_is_played_before_all_is_committed(home,
     git("commit", "-qam", "after the play")
     again = read_sidecar(write_certified(settings("paper"), CELL))["used"]
     assert {name.split("/")[-1]: facts["commit"] for name, facts in again.items()} == used and len(home.steps) == played
+    more = dataclasses.replace(STUDY, episodes=tuple((cells, count + 1) for cells, count in STUDY.episodes))
+    again = read_sidecar(write_certified(settings("paper", certification=more), CELL))["used"]
+    named = {name.split("/")[-1]: facts["commit"] for name, facts in again.items()}
+    assert named["profiles.toml"] == git("rev-parse", "HEAD") and len(home.steps) > played  # who looked names today's
     new_corrector("paper", seed=2)
     git("commit", "-qam", "before another play")
     again = read_sidecar(write_certified(settings("paper"), CELL))["used"]

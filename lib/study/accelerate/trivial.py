@@ -54,10 +54,11 @@ def nothing_learnt(teacher, trivial: dict[str, np.ndarray]) -> str:
         if many:
             above(teacher, returns.mean(), f"the return of {TRIVIAL[name]} on the same start states")
         if student_p(difference) > SURE if many else difference.mean() <= 0:
+            episodes = f"{len(difference)} episode{'s' * (len(difference) > 1)}"
+            why = f"which a test of {episodes} does not tell apart" if many else f"over no more than {episodes}"
             doubt = (
                 f"The teacher returns {np.mean(teacher):.4g} on average, and {TRIVIAL[name]} {returns.mean():.4g}, "
-                f"which a test of {len(difference)} episode{'s' * (len(difference) > 1)} does not tell apart: there is "
-                "nothing that is known to be worth keeping, so the full planner stays. Train it longer, or give more "
-                "minutes."
+                f"{why}: there is nothing that is known to be worth keeping, so the full planner stays. Train it "
+                "longer, or give more minutes."
             )
     return doubt

@@ -212,7 +212,9 @@ def test_a_teacher_that_is_not_told_from_doing_nothing_is_refused(made):
     doubt = nothing_learnt([2.0, 18.0, 8.5] * 4, many)
     assert "doing nothing 9, which a test of 12 episodes does not tell apart: there is nothing that" in doubt
     doubt = nothing_learnt([0.0], {"random": np.array([0.0]), "still": np.array([0.0])})
-    assert "which a test of 1 episode does not" in doubt  # one that missed is no reason to refuse a teacher
+    assert (
+        "over no more than 1 episode: there is nothing that" in doubt
+    )  # one that missed is no reason to refuse a teacher
     many = {"random": np.ones(LEAST), "still": np.full(LEAST, 9.0)}
     with pytest.raises(NothingToKeep):
         nothing_learnt([8.0] * LEAST, many)
