@@ -4,6 +4,7 @@
     python -m lib.teachers.cli ship --task walker-walk --size 1m --seed 2    # ships the run as far as it has got
     python -m lib.teachers.cli zoo                                           # trains and ships what `ZOO` lacks
     python -m lib.teachers.cli train --size 5m --seed 2 --offline train_buffer.safetensors --updates 10000
+    python -m lib.teachers.cli train --task walker-walk --from-shipped 10000   # its folder is lost, its teacher is not
     torchrun --nproc-per-node 8 -m lib.teachers.cli train --task walker-walk --size 5m --seed 2   # on eight GPUs
 
 Every field of `TeacherConfig` is an option. `lib.teachers.training` has the loop, and `lib.teachers.training_state`
@@ -21,29 +22,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from lib.config import ConfigError, PlannerConfig, as_dict
-from lib.environments import EnvironmentFailed, action_repeat, episode_decisions, make_env
-from lib.files import numbered
-from lib.planner import MPPI
+from lib.config import ConfigError
+from lib.environments import EnvironmentFailed
 from lib.records import paths
 from lib.records.ending import end_all, following
-from lib.records.fingerprint import fingerprint
-from lib.records.keys import ResultError, file_hash, shown
-from lib.records.seeds import episode_seeds
-from lib.records.store import atomic_path, machine, versions, write_json, write_table, write_text
-from lib.teachers.config import SNAPSHOTS, TeacherConfig
-from lib.teachers.controllers import ReplanningController
+from lib.records.keys import ResultError
+from lib.teachers.config import TeacherConfig
 from lib.teachers.distributed import TIMEOUT, Ranks, started
-from lib.teachers.replay import EpisodeFileError, record, save_episodes
-from lib.teachers.training import TrainingRun, met
-from lib.teachers.training_state import CURVE_COLUMNS, run_folder
+from lib.teachers.replay import EpisodeFileError
+from lib.teachers.shipping import go_on, replaced, ship
+from lib.teachers.training import TrainingRun
 from lib.weights import names as registry
-from lib.weights.native import CheckpointError, load_world_model
+from lib.weights.native import CheckpointError
 
 # The teachers that `make teachers` sees to, in this order. The bars are 90 % of the official return at 100,000 frames,
 # lower where official seeds scatter; without one a run is trained to the very end. No run of the offline study stops
@@ -65,114 +58,6 @@ ZOO = (
     TeacherConfig("gym:HalfCheetah-v5", decisions=40_000),
     TeacherConfig("gym:Hopper-v5", episodic=True, decisions=30_000),
 )
-
-# The runs whose snapshots are shipped, and at which decisions: 06_offline_vs_downstream compares them.
-STUDIED = {(task, "1m", 1): decisions for task, decisions in SNAPSHOTS.items()}
-
-
-def replaced(config: TeacherConfig, replace: bool = False) -> str:
-    """Why this run must not be shipped in the place of another run's teacher; "" if it may be.
-
-    `replace` allows it, except beside snapshots of the other run: a cell's weights are of one run.
-    """
-    shipped = paths.TEACHERS / f"{config.name}.safetensors"
-    if not shipped.is_file() or file_hash(shipped) in _has_shipped(run_folder(config)):
-        return ""
-    if replace and numbered(paths.TEACHERS / config.name):
-        return f"{shown(shipped.with_suffix(''))} has snapshots of the run that is shipped; remove that folder first."
-    return (
-        ""
-        if replace
-        else (
-            f"{shown(shipped)} is a teacher that this run did not train; give another --seed, or --replace to put this "
-            "run's in its place (what was measured with the other one is then stale)."
-        )
-    )
-
-
-def _has_shipped(folder: Path) -> list[str]:
-    """sha256 of all the weights that a run has shipped, kept in its folder."""
-    record = folder / "shipped.txt"
-    return record.read_text(encoding="utf-8").split() if record.is_file() else []
-
-
-def ship(config: TeacherConfig, folder: Path | None = None) -> dict:
-    """Ship a run's newest snapshot to `data/teachers/` and return its card.
-
-    The card's returns are those of the float16 file itself, at the standard planner budget, on seeds of their own.
-    """
-    folder = folder or run_folder(config)
-    snapshots = numbered(folder / "snapshots")
-    if not snapshots:
-        raise ConfigError(f"{folder} has no snapshot to ship; train first.")
-    decisions = max(snapshots)
-    newest = snapshots[decisions]
-    wm = load_world_model(newest)
-    planner, envs = MPPI(wm, PlannerConfig.standard(wm.action_dim)), functools.partial(make_env, config.task)
-    seeds = episode_seeds("card", config.card_episodes, config.seed)
-    controller, what = ReplanningController(planner), f"{config.name} card"
-    decisions_each = min(config.episode_decisions or 10**9, episode_decisions(config.task))
-    episodes = record(controller, envs, seeds, decisions_each, what)
-    returns = [float(e.rewards.sum()) for e in episodes]
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    curve = [row for row in state["curve"] if row["decision"] <= decisions]
-    card = {
-        "task": config.task,
-        "size": config.size,
-        "seed": config.seed,
-        "decisions": decisions,
-        "frames": decisions * action_repeat(config.task),
-        "updates": state["counters"]["updates"],
-        "diverged": state["counters"]["diverged"],  # episodes of the training that the simulator ended
-        "stopped_early": decisions < config.decisions and met(curve, config.stop_return),
-        "offline": state["offline"],  # the replay that the run began with, None if it collected everything itself
-        "return_mean": float(np.mean(returns)),
-        "return_std": float(np.std(returns, ddof=1)) if len(returns) > 1 else None,
-        "returns": returns,
-        "lengths": [len(e) for e in episodes],  # shorter where the simulator diverged
-        "episode_seeds": seeds,
-        "planner": as_dict(planner.config),
-        "collect_samples": config.collect_samples,
-        "collect_iterations": config.collect_iterations,
-        "weights": "float16; the returns above were measured with these very weights cast to float32",
-        "minutes": state["counters"]["minutes"],
-        "processes": 1 + len(state["ranks"]),
-        "machine": machine(),
-        "versions": versions(),
-        "code": fingerprint(TrainingRun, ship),
-        "config": as_dict(config),
-    }
-    target = paths.TEACHERS / f"{config.name}.safetensors"
-    with atomic_path(folder / "test_buffer.safetensors") as path:
-        save_episodes(path, episodes)
-    write_text(folder / "shipped.txt", "\n".join([*_has_shipped(folder), file_hash(newest)]))  # first: it may be killed
-    with atomic_path(target) as path:
-        path.write_bytes(newest.read_bytes())
-    write_table(target.with_suffix(".csv"), curve or [dict.fromkeys(CURVE_COLUMNS)])
-    write_json(target.with_suffix(".json"), card)
-    registry.register(config.name)
-    if (config.task, config.size, config.seed) in STUDIED:
-        ship_snapshots(config, folder)
-    return card
-
-
-def ship_snapshots(config: TeacherConfig, folder: Path | None = None) -> list[str]:
-    """Ship the snapshots in `STUDIED` from before a run's end as `data/teachers/<cell>/<decisions>.safetensors`.
-
-    Returns their names, `<cell>/<decisions>`, by which they are loaded as any teacher is. The last of the run's
-    snapshots is the teacher itself.
-    """
-    files = numbered((folder or run_folder(config)) / "snapshots")
-    wanted = [n for n in STUDIED[config.task, config.size, config.seed] if n < max(files, default=0)]
-    names = []
-    for file in [files[n] for n in wanted if n in files]:
-        names.append(f"{config.name}/{file.stem}")
-        with atomic_path(paths.TEACHERS / f"{names[-1]}.safetensors") as path:
-            path.write_bytes(file.read_bytes())
-        registry.register(names[-1])
-    if absent := [n for n in wanted if n not in files]:
-        print(f"{config.name}: its rounds left no snapshot at decision {', '.join(map(str, absent))}", file=sys.stderr)
-    return names
 
 
 def lacking() -> list[TeacherConfig]:
@@ -277,14 +162,19 @@ class Train(Ship):
 
     offline: tuple[Path, ...] = ()  # train on the episodes of these files, collect none
     updates: int | None = None  # optimiser steps with --offline
+    from_shipped: int | None = None  # go on from the shipped teacher, after so many decisions that fill a replay anew
 
     def run(self, ranks: Ranks) -> None:
         if bool(self.offline) != (self.updates is not None):
             raise ConfigError("--offline and --updates go together.")
+        if self.from_shipped is not None and (self.offline or self.from_shipped < 1):
+            raise ConfigError("--from-shipped takes a number of decisions, at least 1, and cannot go with --offline.")
         for file in () if ranks.rank else self.offline:  # before there is a folder of the run
             if not file.is_file():
                 raise ConfigError(f"{file} is not a file; give the train_buffer.safetensors of a run.")
         run = TrainingRun(self.config, ranks=ranks)
+        if self.from_shipped:
+            go_on(run, self.from_shipped)
         replay = functools.partial(run.train_offline, list(self.offline), self.updates)
         self._and_ship(replay if self.offline else run.train, ranks)
 

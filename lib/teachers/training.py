@@ -59,7 +59,7 @@ class TrainingRun(RunState):
             self.episodes += config.envs * self.ranks.world
             self._take_note(diverged)
             bar.set_postfix(({"return": f"{mine[-1].rewards.sum():.0f}"} if mine else {}) | self._last_evaluation())
-            if self.decisions >= config.seed_decisions:
+            if self.decisions >= max(config.seed_decisions, self.fills_until):
                 self._catch_up()
             self.minutes = (time.monotonic() - started) / 60
             self.ranks.check_equal(self.learner.wm.state_dict() | {"the running scale": self.learner.scale.value})
@@ -188,7 +188,7 @@ class TrainingRun(RunState):
         not finite; that step is left out, though its decision counts, and an episode that has no other is not kept.
         """
         config, ranks = self.config, self.ranks
-        learns = self.updates > 0 and self._drawable()
+        learns = self.updates > 0 and self.decisions >= self.fills_until and self._drawable()
         seeds = episode_seeds("train", config.envs, config.seed, first=self.episodes + ranks.rank * config.envs)
         obs, info = self.envs.reset(seed=seeds)  # (envs, obs_dim)
         played, over = [([o], [], []) for o in obs], np.zeros(config.envs, bool)

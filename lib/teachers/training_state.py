@@ -36,7 +36,7 @@ from lib.weights.native import save_world_model
 from lib.world_model import WorldModel
 
 CURVE_COLUMNS = ("decision", "frames", "return", "episodes", "minutes")
-COUNTERS = ("decisions", "episodes", "updates", "owed", "diverged", "minutes")
+COUNTERS = ("decisions", "episodes", "updates", "owed", "diverged", "minutes", "fills_until", "continued")
 CHUNK = 100  # episodes in one file at most, of those that are saved together
 # Settings that may differ when a run is resumed: what is learned does not depend on them, or the number of ranks, which
 # may differ too, has the same effect.
@@ -47,6 +47,12 @@ FREE += ("envs", "env_processes", "sync_freq")
 def run_folder(config: TeacherConfig) -> Path:
     """Folder of a training run."""
     return paths.CACHE / "training" / config.name
+
+
+def changed_settings(config: TeacherConfig, saved: dict) -> str:
+    """Names of the settings that a run may not change and that are not as saved; newer ones had their default."""
+    saved = as_dict(TeacherConfig()) | saved
+    return ", ".join(k for k, v in as_dict(config).items() if saved.get(k) != v and k not in FREE)
 
 
 def task_beside(replay: Path) -> str:
@@ -81,7 +87,9 @@ class RunState:
 
     `updates` counts optimiser steps, `owed` the decisions of all ranks since the last one, `episodes` those begun, and
     `diverged` those of them that the simulator ended. `offline` describes the replay that the run began with, if it
-    did. Widths are those of the task's observations and actions, `whole` the decisions of its episodes.
+    did, `continued` the weights that it went on from when its folder was lost, each time; `fills_until` is the decision
+    until which it then only plays. Widths are those of the task's observations and actions, `whole` the decisions of
+    its episodes.
     """
 
     def __init__(
@@ -96,8 +104,8 @@ class RunState:
         self.learner = Learner(wm.to(ranks.device), config, ranks)
         budget = PlannerConfig.budget(config.collect_samples, config.collect_iterations, action_selection="sample")
         self.planner = MPPI(wm, budget)
-        self.decisions = self.episodes = self.updates = self.owed = self.diverged = 0
-        self.minutes, self.curve, self.offline = 0.0, [], None
+        self.decisions = self.episodes = self.updates = self.owed = self.diverged = self.fills_until = 0
+        self.minutes, self.curve, self.offline, self.continued = 0.0, [], None, []
         self.owners: list[int] = []  # rank that has each episode in its replay, in order of collection
         self.chunks: list[int] = []  # the first episode of each file of them
         self._unsaved: list[Episode] = []  # on the main rank: the last of all ranks' episodes, which no file has yet
@@ -166,15 +174,12 @@ class RunState:
     def _resume(self, state: dict) -> None:
         if "environment" not in state:
             raise ConfigError(f"{self.folder} is of an earlier version of this code; remove that folder to start anew.")
-        saved = as_dict(TeacherConfig()) | json.loads(state["config"])  # settings newer than the run had their default
         if state["environment"] != identity(self.config.task):
             raise ConfigError(
                 f"{self.folder} was trained on another {self.config.task}; remove that folder to start anew."
             )
-        changed = [k for k, v in as_dict(self.config).items() if saved.get(k) != v and k not in FREE]
-        if changed:
-            names = ", ".join(changed)
-            raise ConfigError(f"{self.folder} was trained with another {names}; remove that folder to start anew.")
+        if changed := changed_settings(self.config, json.loads(state["config"])):
+            raise ConfigError(f"{self.folder} was trained with another {changed}; remove that folder to start anew.")
         self.learner.wm.load_state_dict(state["wm"])
         self.learner.load_state_dict(state["learner"])
         for name, value in state["counters"].items():
@@ -189,6 +194,20 @@ class RunState:
             self._restore_streams(streams[self.ranks.rank])
         else:
             self._reseed()
+
+    def begin_from(self, card: dict, weights: dict, curve: list[dict], sha256: str, first: int) -> None:
+        """Go on from shipped weights, with a replay that is empty, optimisers that begin anew and streams of their own.
+
+        As a run begins with decisions of a random policy, this one goes on with `first` decisions of its planner, and
+        then makes as many updates.
+        """
+        self.learner.wm.load_state_dict(weights)
+        self.learner.scale.value = torch.tensor(card["scale"])
+        for name in ("decisions", "episodes", "updates", "diverged", "minutes", "offline"):
+            setattr(self, name, card[name])
+        self.curve, self.fills_until = curve, self.decisions + first
+        self.continued = [*card["continued"], {"decisions": self.decisions, "sha256": sha256, "played": first}]
+        self._reseed()
 
     def _read_replay(self) -> list[Episode]:
         """The main rank's episodes, those that the state counts."""

@@ -169,6 +169,8 @@ def _is_name(name: str) -> bool:
 
 
 CARD = {"task": str, "size": str, "decisions": int, "returns": list, "return_mean": (int, float)}
+CARD |= {"episodes": int, "updates": int, "diverged": int, "minutes": (int, float), "continued": list}
+CARD |= {"scale": (int, float), "config": dict}
 
 
 def card_of(weights: Path, *needed: str) -> dict | None:

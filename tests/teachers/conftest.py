@@ -1,10 +1,11 @@
-"""A model size for runs of seconds, and folders where they ship to."""
+"""A model size for runs of seconds, one of them, and folders where they ship to."""
 
 import pytest
 
 from lib.config import MODEL_SIZES, PlannerConfig
 from lib.records import paths
-from tests.teachers.tiny import SIZE
+from lib.teachers.training import TrainingRun
+from tests.teachers.tiny import CONFIG, SIZE
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +22,16 @@ def shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(PlannerConfig, "standard", classmethod(lambda cls, action_dim, **_: cls.budget(16, 2)))
     paths.TEACHERS.mkdir()
     return paths.TEACHERS
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """An uninterrupted run: its folder, its object and its final world model."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = TrainingRun(CONFIG, folder)
+    return folder, run, run.train()
+
+
+@pytest.fixture
+def replay(whole):
+    return whole[0] / "train_buffer.safetensors"

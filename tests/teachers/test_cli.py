@@ -1,7 +1,6 @@
 """Training end to end at the smallest size: resume, kill, evaluation, shipping."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -9,36 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lib.config import ConfigError, PlannerConfig, discount_for
+from lib.config import ConfigError, discount_for
 from lib.environments import EnvironmentFailed, make_env
 from lib.planner import MPPI
-from lib.records import paths
-from lib.records.keys import file_hash
 from lib.records.paths import ROOT
 from lib.records.seeds import SEED_BLOCKS, episode_seeds
 from lib.records.store import read_table
 from lib.teachers import cli as teacher
 from lib.teachers import training, training_state
-from lib.teachers.cli import TrainingRun, ship
 from lib.teachers.config import SNAPSHOTS, TeacherConfig
-from lib.teachers.controllers import ReplanningController
 from lib.teachers.distributed import ALONE
-from lib.teachers.replay import EpisodeFileError, load_episodes, record, save_episodes
-from lib.weights import names as registry
-from lib.weights.native import load_world_model, size_of
-from tests.teachers.tiny import SETTINGS, wait_for
+from lib.teachers.replay import EpisodeFileError, load_episodes, save_episodes
+from lib.teachers.training import TrainingRun
+from tests.teachers.tiny import CONFIG, OPTIONS, SETTINGS, TINY, card_of, equal, wait_for
 from tests.tiny import Diverging, Shorter
-
-CONFIG = TeacherConfig(**SETTINGS)
-TINY = dataclasses.replace(CONFIG, size="tiny")
-OPTIONS = [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items() if k not in ("snapshots", "compile")]
-OPTIONS += ["--no-compile", "--snapshots", "30", "--device", "cpu"]
 
 
 def trained(folder, config=CONFIG, **changes):
@@ -46,27 +34,6 @@ def trained(folder, config=CONFIG, **changes):
     run = TrainingRun(dataclasses.replace(config, **changes), folder)
     run.train()
     return run
-
-
-def equal(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-def card_of(file):
-    return json.loads(file.with_suffix(".json").read_text())
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted run: its folder, its object and its final world model."""
-    folder = tmp_path_factory.mktemp("whole")
-    run = TrainingRun(CONFIG, folder)
-    return folder, run, run.train()
-
-
-@pytest.fixture
-def replay(whole):
-    return whole[0] / "train_buffer.safetensors"
 
 
 def test_a_run_counts_decisions_episodes_and_updates(whole, replay):
@@ -480,141 +447,11 @@ def test_the_table_of_the_zoo():
     assert all({s for s in SNAPSHOTS[c.task] if s <= max(c.stop_from, 20_000)} <= {*c.snapshots} for c in studied)
 
 
-def tracked() -> list[Path]:
-    """The weights that are shipped, in data/teachers/: those trained here do not count, and git knows which."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("only git knows which teachers are shipped")
-    command = ["git", "ls-files", "*.safetensors"]
-    names = subprocess.run(command, cwd=paths.TEACHERS, check=True, capture_output=True, text=True).stdout
-    return [Path(name) for name in names.split()]
-
-
-def test_what_is_shipped_is_listed_and_small_enough():
-    files = tracked()
-    assert {*files} <= {Path(entry.file) for entry in registry.entries().values() if entry.file}
-    assert sum((paths.TEACHERS / file).stat().st_size for file in files) < 80 * 10**6
-    measured = read_table(paths.results("paper") / "offline" / "cells.csv")  # those too whose weights made room
-    for (task, size, seed), decisions in teacher.STUDIED.items():
-        cell = f"{task}-{size}-{seed}"
-        early = {int(file.stem) for file in files if file.parts[0] == cell}
-        end = card_of(paths.TEACHERS / cell)["decisions"]
-        rows = measured[measured["cell"].str.startswith(f"{cell}-")]
-        assert early <= {*decisions} and {*decisions} - {end} <= early | {*rows["decisions"]}
-
-
-def test_shipped_teachers_meet_their_bars_and_load():
-    bars = {c.name: c.stop_return for c in teacher.ZOO} | {"walker-walk-1m-1": 866}
-    bars |= {"gym--HalfCheetah-v5-1m-1": 2_000, "gym--Hopper-v5-1m-1": 150}  # what these runs reached
-    shipped = [file.stem for file in tracked() if len(file.parts) == 1]
-    assert {*shipped} >= {"walker-walk-5m-1", *(name for name in bars if name.endswith("-1"))}
-    for name in shipped:
-        card, wm = card_of(paths.TEACHERS / name), load_world_model(name)
-        assert (wm.task, size_of(wm.config)) == (card["task"], card["size"]) and name.startswith(
-            paths.file_name(card["task"])
-        )
-        assert len(card["returns"]) == 10 and card["return_mean"] == pytest.approx(np.mean(card["returns"]))
-        assert card["return_mean"] >= bars.get(name, 866)
-        assert (card["planner"]["samples"], card["planner"]["iterations"]) == (512, 6)
-        assert read_table(paths.TEACHERS / f"{name}.csv")["decision"].iloc[-1] <= card["decisions"]
-        assert (card["offline"] is not None) == (name[-4:-2] == "5m")
-
-
 def test_the_official_constants(tmp_path):
     c = TeacherConfig()
     assert (c.batch_size, c.horizon, c.rho, c.grad_clip, c.tau, c.entropy_coef) == (256, 3, 0.5, 20, 0.01, 1e-4)
     assert (c.seed_decisions, c.decisions, c.episode_decisions, c.envs, c.sync_freq) == (2_500, 50_000, 0, 1, 1)
     assert TrainingRun(CONFIG, tmp_path).learner.wm.config.discount == pytest.approx(0.99)
-
-
-# ------------------------------------------------------------------------------------------------------------ shipping
-
-
-def test_a_studied_run_ships_its_snapshots_by_name(whole, shelf, monkeypatch, capsys):
-    for studied in ({}, {(CONFIG.task, CONFIG.size, CONFIG.seed): (20, 60)}):
-        monkeypatch.setattr(teacher, "STUDIED", studied)
-        ship(CONFIG, whole[0])
-        assert not (shelf / CONFIG.name).exists()
-    monkeypatch.setattr(teacher, "STUDIED", {key: (20, 30, 60) for key in studied})
-    ship(CONFIG, whole[0])
-    assert f"{CONFIG.name}: its rounds left no snapshot at decision 20\n" in capsys.readouterr().err
-    (file,) = shelf.glob("*/*.safetensors")
-    assert file == shelf / CONFIG.name / "30.safetensors"  # that of decision 60 is the teacher
-    early = load_world_model(f"{CONFIG.name}/30")
-    assert equal(early, load_world_model(whole[0] / "snapshots" / "30.safetensors"))
-    assert not equal(early, load_world_model(CONFIG.name))
-    entry = registry.find(f"{CONFIG.name}/30")
-    assert (entry.path, entry.sha256, entry.task) == (file, file_hash(file), CONFIG.task)
-
-
-def test_ship_writes_weights_card_and_curve(whole, shelf):
-    folder, _, wm = whole
-    card, name = ship(CONFIG, folder), "cartpole-swingup-1m-1"
-    assert card_of(shelf / name).items() >= card.items()
-    assert {"task", "size", "seed", "decisions", "return_mean", "returns", "episode_seeds", "planner"} <= card.keys()
-    assert (card["diverged"], card["lengths"]) == (0, [10, 10])
-    assert (card["decisions"], card["frames"]) == (60, 120) and card["return_mean"] == np.mean(card["returns"])
-    assert read_table(shelf / f"{name}.csv")["decision"].tolist() == [20, 40, 60]
-
-    assert registry.find(name).sha256 == file_hash(shelf / f"{name}.safetensors")
-    shipped = load_world_model(name)
-    for key, value in shipped.state_dict().items():
-        if not key.startswith("target"):
-            assert torch.equal(value, wm.state_dict()[key].half().float()), key
-    # The card's returns belong to exactly these weights.
-    seeds = episode_seeds("card", 2, CONFIG.seed)
-    controller = ReplanningController(MPPI(shipped, PlannerConfig.budget(16, 2)))
-    episodes = record(controller, functools.partial(make_env, CONFIG.task), seeds, CONFIG.episode_decisions)
-    assert card["episode_seeds"] == seeds
-    assert [float(e.rewards.sum()) for e in episodes] == pytest.approx(card["returns"], rel=1e-5)
-
-
-def test_a_run_is_shipped_as_far_as_it_has_got(shelf, monkeypatch):
-    play, rounds = TrainingRun._round, []
-
-    def killed(self, bar):
-        rounds.append(self.decisions)
-        if len(rounds) == 5:
-            raise KeyboardInterrupt
-        return play(self, bar)
-
-    monkeypatch.setattr(TrainingRun, "_round", killed)
-    assert teacher.main(["train", *OPTIONS]) == 130
-    folder = paths.CACHE / "training" / CONFIG.name
-    assert not (folder / "train_buffer.safetensors").exists()
-    assert teacher.main(["ship", *OPTIONS]) == 0
-    assert card_of(shelf / CONFIG.name)["decisions"] == 40
-    assert [len(e) for e in load_episodes(folder / "train_buffer.safetensors")] == [10] * 4
-
-
-def test_another_runs_teacher_is_not_replaced_unasked(whole, shelf, capsys):
-    command, file = ["train", *OPTIONS, "--decisions"], shelf / f"{CONFIG.name}.safetensors"
-    ship(CONFIG, whole[0])
-    other = file_hash(file)
-    assert teacher.main([*command, "20"]) == 2
-    error = capsys.readouterr().err
-    assert f"{CONFIG.name}.safetensors is a teacher that this run did not train; give another --seed" in error
-    assert not paths.CACHE.exists()  # nothing was trained in vain
-    assert teacher.main([*command, "20", "--replace"]) == 0
-    own = file_hash(file)
-    assert teacher.main([*command, "30"]) == 0  # goes on with what is its own
-    assert len({other, own, file_hash(file)}) == 3
-    ship(CONFIG, whole[0])
-    (shelf / CONFIG.name).mkdir()
-    (shelf / CONFIG.name / "30.safetensors").touch()
-    assert teacher.main([*command, "30", "--replace"]) == 2
-    assert f"{CONFIG.name} has snapshots of the run that is shipped; remove that folder" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        teacher.main(["zoo", "--envs", "4"])  # its teachers have settings of their own
-    assert "--envs (applied to python -m lib.teachers.cli zoo)" in capsys.readouterr().err
-
-
-def test_what_was_never_trained_cannot_be_shipped(shelf, tmp_path, capsys):
-    with pytest.raises(ConfigError, match="has no snapshot to ship; train first"):
-        ship(CONFIG, tmp_path / "nothing")
-    assert teacher.main(["ship", "--task", "pendulum-swingup", "--seed", "77"]) == 2
-    assert "holds no trained state to ship; train first" in capsys.readouterr().err
-    assert teacher.main(["train", "--task", "walker-wakl"]) == 2
-    assert "Did you mean" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds

@@ -1,10 +1,13 @@
 """What the tests of teachers share: a run of seconds, a tiny model in training, its batches, and waiting for a file."""
 
+import dataclasses
+import json
 import time
 
 import torch
 
 from lib.config import WorldModelConfig
+from lib.teachers.config import TeacherConfig
 from lib.teachers.replay import Batch
 from lib.world_model import WorldModel
 
@@ -12,7 +15,19 @@ SIZE = dict(enc_dim=16, mlp_dim=16, latent_dim=16, num_enc_layers=2, num_q=3)  #
 SETTINGS = dict(task="cartpole-swingup", decisions=60, episode_decisions=10, seed_decisions=20, batch_size=4)
 SETTINGS |= dict(collect_samples=8, collect_iterations=1, eval_every=20, eval_samples=8, eval_iterations=1)
 SETTINGS |= dict(eval_episodes=2, card_episodes=2, save_every=10, snapshots=(30,), compile=False)
+CONFIG = TeacherConfig(**SETTINGS)
+TINY = dataclasses.replace(CONFIG, size="tiny")
+OPTIONS = [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items() if k not in ("snapshots", "compile")]
+OPTIONS += ["--no-compile", "--snapshots", "30", "--device", "cpu"]
 H, B, OBS, A = 3, 8, 5, 2
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def card_of(file):
+    return json.loads(file.with_suffix(".json").read_text())
 
 
 def training_model(seed=0, dropout=0.0, spread=1.0, episodic=False):
