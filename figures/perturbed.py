@@ -31,13 +31,19 @@ MOST, MOST_OF_PAGE = 2, 4  # cells beside the text, and on a page of their own
 
 
 def read(profile: str) -> pd.DataFrame:
-    """The rows of `lib.study.stats.changed.summarise` of a profile, the teacher's own world as one of each kind."""
+    """The rows of `lib.study.stats.changed.summarise` of a profile, the teacher's own world as one of each kind. Checks
+    by one score alone are left out: their table is in the appendix."""
     table = read_table(perturbed_file(profile, "summary")).rename(columns={"perturbation": "kind"})
+    table = table[~table["arm"].map(by_one_score)]
     own, changed = table[table["kind"] == NONE], table[table["kind"] != NONE]
     kinds = changed[["cell", "kind"]].drop_duplicates()
     unchanged = kinds.merge(own.drop(columns=["kind", "severity"]), on="cell")
     unchanged = unchanged.assign(severity=unchanged["kind"].map(KINDS))
     return pd.concat([unchanged, changed], ignore_index=True).sort_values(["kind", "severity"], kind="stable")
+
+
+def by_one_score(arm: str) -> bool:
+    return len(getattr(make_arm(arm, PlannerConfig()), "scores", ())) == 1
 
 
 def drawings(marks: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:

@@ -2,8 +2,8 @@
 
     python paper/perturbed.py --profile smoke --cell walker-walk-1m-1
 
-Writes `data/results/<profile>/perturbed/<cell>.csv` for the profile's `perturb_arms` and `perturbations`, and, where
-noise is among these, `<cell>-std.csv`. Episodes that were played before are not played again.
+Writes `data/results/<profile>/perturbed/<cell>.csv` for the profile's `perturbations` and the arms that it has there,
+and `<cell>-std.csv` where noise is among these. Episodes that were played before are not played again.
 """
 
 import argparse
@@ -24,17 +24,14 @@ def main() -> None:
     given = parser.parse_args()
     cell, settings = given.cell, resolve(given.profile, given.cell.task, given.cell.size, given.cell.seed, "", "cpu")
     profile = settings.profile
-    correctors = {arch: ensure_network(settings, cell, arch) for arch in correctors_of(profile.perturb_arms)}
+    arms = profile.perturbing(str(cell))
+    correctors = {arch: ensure_network(settings, cell, arch) for arch in correctors_of(arms)}
     stage = Stage.of(cell, given.profile, corrector_files=correctors, decisions=settings.decisions(cell.task))
     planner = settings.planner(stage.wm.action_dim)
-    numbers = gate_numbers(settings, stage, profile.perturb_arms, planner)
+    numbers = gate_numbers(settings, stage, arms, planner)
     noisy = any(name.startswith("noise") for name in profile.perturbations)
     std = deviations(settings, cell) if noisy else None
-    print(
-        write_perturbed(
-            stage, profile.perturb_arms, profile.perturbations, profile.perturb_episodes, planner, numbers, std
-        )
-    )
+    print(write_perturbed(stage, arms, profile.perturbations, profile.perturb_episodes, planner, numbers, std))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from lib.files import files
 from lib.records import paths
 from lib.records.store import read_table, write_text
 from lib.study.stats.claims import LEVEL
@@ -17,6 +18,7 @@ BEGIN, END = "<!-- numbers: python paper/readme.py -->", "<!-- end of numbers --
 ARMS = {
     "teacher": "the full planner at every step, 512 × 6",
     "budget-256×2": "a smaller planner at every step",
+    "budget-128×2": "one of half that size",
     "64×2+gated-6": "plans of 64 × 2 over six steps, corrected, replanned early",
     "128×2+draft+gated-3-r30": "a draft that never plans, and a planner where a check doubts it",
     "cloned": "a network that imitates the planner, and never plans",
@@ -38,9 +40,12 @@ def table() -> str:
         share = f"{kept.median():.0f} % (lowest {kept.min():.0f} %)" if arm != "teacher" else "100 %"
         lines.append(f"| `{arm}`, {words} | {evaluations(rows)} | {milliseconds(rows)} | {share} | {shown} |")
     own = summary[summary["arm"] == "teacher"]
+    timed = [read_table(file) for file in files(folder / "certified", "*-steps.csv")]
+    quiet = pd.concat(timed).query("arm == 'teacher' and part == 'step'")["mean_ms"].median()
     lines += ["", f"Medians over the teachers that have the arm, of {len(own)} on {own['task'].nunique()} DeepMind "
               f"Control tasks, on {own['episodes'].min()} to {own['episodes'].max()} paired episodes each; steps are "
-              "means on one thread, of the teachers of one million parameters."]  # fmt: skip
+              "means on one thread, of the teachers of one million parameters, beside a busy core. On a quiet machine "
+              f"the teacher's step takes {quiet:.0f} ms: ratios are smaller there."]  # fmt: skip
     return "\n".join(lines)
 
 

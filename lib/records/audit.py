@@ -67,7 +67,7 @@ SIZE = {
     "error_states": 10,
     "perturb_arms": [
         "budget-128x2", "64x2+gated-6", "128x2+draft+gated-3-r30", "128x2+clone+gated-3-r30", "distilled", "cloned",
-        "policy",
+        "policy", "128x2+draft+doubt-3-r30", "128x2+draft+value-3-r30", "128x2+draft+mismatch-3-r30",
     ],
     "perturb_episodes": 2,
     "perturbations": ["mass-1.5", "gain-0.7", "push-0.1", "noise-0.1"],

@@ -211,7 +211,7 @@ STAGES = (
         "paper/perturbed.py",
         ("perturbed",),
         lambda scope, cell: scope.result(f"perturbed/{cell}.csv"),
-        lambda scope, cell: [*network_files(scope, cell, scope.profile.perturb_arms), *weights(cell)],
+        lambda scope, cell: [*network_files(scope, cell, scope.profile.perturbing(cell)), *weights(cell)],
         each=lambda scope: tuple(cell for cell in scope.cells if cell in scope.profile.perturb_cells),
         settings=(*COLLECTED, "calibrate_episodes"),
         roots=making_correctors,

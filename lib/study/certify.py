@@ -2,11 +2,11 @@
 
     file = write_certified(settings, cell)        # data/results/<profile>/certified/<cell>.csv
 
-The profile names chains of arms, the same for all cells, each from the safest to the cheapest: `planners` ask a planner
-at every step, `reuse` executes plans over several steps, `drafts` act and are checked, `clone` never plans. Candidates
-of a chain are played one after the other on start states that nothing else ever sees, until the first one fails
-(`lib.study.stats.certification`). Of the admitted ones the cheapest is the chain's pick; the teacher itself is always
-admitted. Picks are then checked on as many fresh episodes.
+The profile names chains of arms, the same for all cells, each in an order that is fixed beforehand, what plans most
+first: `planners` ask a planner at every step, `reuse` executes plans over several steps, `drafts` act and are checked,
+`clone` never plans. Candidates of a chain are played one after the other on start states that nothing else ever sees,
+until the first one fails (`lib.study.stats.certification`). Of the admitted ones the cheapest is the chain's pick; the
+teacher itself is always admitted. Picks are then checked on as many fresh episodes.
 
 **What is kept is measured from a floor**, a rule of the task: tasks of DMControl have rewards of at least 0, and their
 floor is 0; those of any other simulator may have negative returns, and their floor is what a random policy returns on

@@ -248,6 +248,8 @@ class Profile:
     error_states: int = 0  # of each of them
     perturb_cells: tuple[str, ...] = ()  # of the cells, where arms are played in perturbed worlds too
     perturb_arms: tuple[str, ...] = ()  # these; others stand beside the first of them
+    perturb_more_cells: tuple[str, ...] = ()  # of these cells, those that have more arms there
+    perturb_more: tuple[str, ...] = ()  # the arms
     perturb_episodes: int = 0  # of each of them in each world
     perturbations: tuple[str, ...] = ()  # the worlds, as `lib.simulators.perturbations` writes them
     decisions: int = 500  # per episode; 500 is a whole one
@@ -276,6 +278,10 @@ class Profile:
         main = (*self.arms, *self.draft_arms) if cell in self.draft_cells else self.arms
         counts = dict.fromkeys(main, own.each_arm) | dict.fromkeys(self.side_arms, own.each_side_arm)
         return {arm: count for arm, count in counts.items() if count}
+
+    def perturbing(self, cell: str) -> tuple[str, ...]:
+        """The arms that are played in perturbed worlds of a cell."""
+        return self.perturb_arms + (self.perturb_more if cell in self.perturb_more_cells else ())
 
 
 def _offline(**fields) -> OfflineStudy:

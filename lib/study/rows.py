@@ -73,7 +73,7 @@ def perturbed(profile: str, cell: str) -> list[Row]:
     severity = rows["severity"].map("-{:.12g}".format, na_action="ignore").fillna("")
     played = (rows["perturbation"] + severity + " " + rows["arm"]).value_counts()
     for world, place in worlds(stage, own.perturbations, std).items():
-        for name in map(arm_name, own.perturb_arms):
+        for name in map(arm_name, own.perturbing(cell)):
             now = place.key(make_arm(name, settings.planner(stage.wm.action_dim), calibrated.get(name)))
             then, count = kept.get(world, {}).get(name, ""), played.get(f"{world} {name}", 0)
             why = _why(then, now, count, own.perturb_episodes)

@@ -65,6 +65,14 @@ def test_means_and_intervals_are_those_of_the_episodes(home):
         assert mark["calls"] == mine["planner_calls"].iloc[0] / 500 and mark["episodes"] == 6
 
 
+def test_checks_by_one_score_are_left_to_their_table(home, monkeypatch):
+    for arm in ("draft+gated", "draft+value", "clone+gated"):
+        monkeypatch.setitem(ARMS, f"128×2+{arm}-3-r30", 0.9)
+    home(worlds={"mass": (1.5,)})
+    drawn = set(perturbed.read("smoke")["arm"])
+    assert drawn == {*ARMS} - {"128×2+draft+value-3-r30"}
+
+
 def test_all_that_is_drawn_can_be_read(home):
     for name in ("walker-walk-1m-1", "cheetah-run-1m-1"):
         home(name)

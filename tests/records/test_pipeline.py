@@ -24,7 +24,7 @@ JUDGED |= {"latency_decisions", "batch_arms", "batch_decisions", "compile_all"}
 JUDGED |= {"cells", "study_cells", "every_teacher", "offline_weights", "planner_tables", "statistics_tables"}
 JUDGED |= {"correctors", "planner_options"}
 JUDGED |= {"drafts", "draft_cells"}  # whose files have keys of their own
-JUDGED |= {"perturb_cells", "perturb_arms", "perturb_episodes", "perturbations"}
+JUDGED |= {"perturb_cells", "perturb_arms", "perturb_more_cells", "perturb_more", "perturb_episodes", "perturbations"}
 JUDGED |= {"deadlines_cells", "delays"}
 
 

@@ -1,6 +1,6 @@
 """Which cheaper ways to control may stand in for the teacher, so that the whole choice is seldom wrong.
 
-    p = [keeps_less(arm, teacher) for arm in candidates]     # returns of the same start states, safest candidate first
+    p = [keeps_less(arm, teacher) for arm in candidates]     # returns of the same start states, in the chain's order
     admitted = fixed_sequence(p, ALPHA / CHAINS)             # of one of the chains
     verdict(kept_above(fresh_arm, fresh_teacher))            # "shown", "broken" or "inconclusive"
 
@@ -42,7 +42,7 @@ def keeps_less(arm, teacher, floor: float = 0.0, keep: float = KEEP, resamples: 
     Of two studentised tests the larger p-value, because each of them errs where the other does not (the table of
     `validity_table`). Student's t admits an arm that falls now and then and is better in between too often: samples
     with few falls have a high mean and, at once, a small error. The bootstrap-t corrects for that skewness, and errs
-    with few episodes where the teacher falls as often as the arm. Both admit what did not fall in any episode.
+    with few episodes where the teacher falls as often as the arm.
 
     Raises `NothingToKeep` for a teacher that is not above the floor, `StatisticsError` for missing returns and for a
     `keep` that is no share.

@@ -61,7 +61,8 @@ def summarise(cell: str, episodes: pd.DataFrame, reference: str) -> pd.DataFrame
 def counted(table: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and arm of what `summarise` gives: the changed `worlds` that it was played in, in how many of
     them it is shown to return less than the reference (`below`) or more (`above`), by 95 % intervals that nothing
-    corrects for their number, and its share of the reference's return there, the mean (`of_planner`) and the `least`.
+    corrects for their number, its share of the reference's return there, the mean (`of_planner`) and the `least`, and
+    the mean of its `calls` per decision.
     """
     changed = table[table["perturbation"] != NONE]
     changed = changed.assign(below=changed["difference_high"] < 0, above=changed["difference_low"] > 0)
@@ -73,6 +74,7 @@ def counted(table: pd.DataFrame) -> pd.DataFrame:
             above=("above", "sum"),
             of_planner=("of_planner", "mean"),
             least=("of_planner", "min"),
+            calls=("calls", "mean"),
         )
         .reset_index()
     )

@@ -58,11 +58,14 @@ def test_worlds_are_counted_by_their_intervals():
     planner, clone = (
         counted(table).set_index(["cell", "arm"]).loc["b-1m-1"].loc[["planner", "clone"]].to_dict("records")
     )
-    assert planner == {"worlds": 5, "below": 0, "above": 0, "of_planner": 1.0, "least": 1.0}
+    assert planner == {"worlds": 5, "below": 0, "above": 0, "of_planner": 1.0, "least": 1.0, "calls": 1.0}
     # Every episode is worse with weaker actuators, and better with the heavier body; pushes have both.
     assert (clone["worlds"], clone["below"], clone["above"]) == (5, 2, 1)
     shares = [225 / 270, 90 / 195, 291 / 288, 285 / 292, 198 / 165]
     assert clone["of_planner"] == pytest.approx(np.mean(shares)) and clone["least"] == pytest.approx(90 / 195)
+    assert clone["calls"] == 0
+    asked = table.assign(calls=np.where(table["perturbation"] == "push", 0.5, 0.25))  # two worlds of five are pushes
+    assert counted(asked)["calls"].tolist() == pytest.approx([0.35] * 4)
 
 
 @pytest.mark.parametrize("lacking", [("planner", "push", 0.1), ("clone", "none", None)])
