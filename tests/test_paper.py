@@ -204,7 +204,7 @@ def test_the_paper_has_every_arm_and_every_teacher(plain):
 
 
 def test_the_abstract_is_short_and_needs_no_paper(plain):
-    end = "Rare falls may have gone unseen."  # its last sentence
+    end = "Rare failures may have gone unseen."  # its last sentence
     abstract = plain.split("Abstract. ")[1].split(end)[0] + end
     assert len(abstract.split()) <= 150
     assert len(re.findall(r"(?<![-\w])\d", abstract)) <= 5
