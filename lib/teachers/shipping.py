@@ -33,9 +33,6 @@ from lib.weights.native import load_world_model
 # The runs whose snapshots are shipped, and at which decisions: 06_offline_vs_downstream compares them.
 STUDIED = {(task, "1m", 1): decisions for task, decisions in SNAPSHOTS.items()}
 
-# What a card has to say for a run to go on from it.
-GOES_ON = ("decisions", "episodes", "updates", "diverged", "minutes", "continued", "scale", "config")
-
 
 def replaced(config: TeacherConfig, replace: bool = False) -> str:
     """Why this run must not be shipped in the place of another run's teacher; "" if it may be.
@@ -168,7 +165,7 @@ def go_on(run: TrainingRun, first: int) -> None:
 
 def _shipped(file: Path) -> tuple[dict, dict, list[dict]]:
     """Card, weights and learning curve of a shipped teacher."""
-    card = registry.card_of(file, *GOES_ON)
+    card = registry.card_of(file, *registry.GOES_ON)
     if card is None or not file.is_file():
         raise ConfigError(f"no {shown(file)} is shipped, with its card; train this teacher without --from-shipped.")
     rows = read_table(file.with_suffix(".csv")).dropna(subset="decision").to_dict("records")

@@ -169,14 +169,16 @@ def _is_name(name: str) -> bool:
 
 
 CARD = {"task": str, "size": str, "decisions": int, "returns": list, "return_mean": (int, float)}
-CARD |= {"episodes": int, "updates": int, "diverged": int, "minutes": (int, float), "continued": list}
-CARD |= {"scale": (int, float), "config": dict}
+# And what a run needs of one to go on from it: what was shipped before that was possible lacks some.
+GOES_ON = {"decisions": int, "episodes": int, "updates": int, "diverged": int, "minutes": (int, float)}
+GOES_ON |= {"continued": list, "scale": (int, float), "config": dict}
 
 
 def card_of(weights: Path, *needed: str) -> dict | None:
     """The card beside the weights of a shipped teacher, None where there is none.
 
-    Raises `CheckpointError` if it is not JSON, lacks something that is `needed`, or has it of another kind than `CARD`.
+    Raises `CheckpointError` if it is not JSON, lacks something that is `needed`, or has it of another kind than `CARD`
+    and `GOES_ON` say.
     """
     path = weights.with_suffix(".json")
     if not path.is_file():
@@ -185,10 +187,12 @@ def card_of(weights: Path, *needed: str) -> dict | None:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         card = None
-    wrong = [name for name in needed if not isinstance(card, dict) or not isinstance(card.get(name), CARD[name])]
+    kinds = CARD | GOES_ON
+    wrong = [name for name in needed if not isinstance(card, dict) or not isinstance(card.get(name), kinds[name])]
     if wrong or not isinstance(card, dict):
         lacking = ", ".join(wrong) or "any fact"
-        raise CheckpointError(f"{path} is no card of a teacher, it lacks {lacking}; restore it from git.")
+        mend = "restore it from git, or ship the teacher anew"
+        raise CheckpointError(f"{path} is no card of a teacher, it lacks {lacking}; {mend}.")
     return card
 
 
