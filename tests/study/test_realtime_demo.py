@@ -136,10 +136,10 @@ def test_the_period_of_a_task_is_the_physics_time_of_a_decision():
 
 def test_a_short_run_tells_what_came_of_it(tmp_path, capsys):
     out = tmp_path / "new" / "demo.json"
-    words = ["--task", "cup-catch", "--planner", "8x2", "--rate", "100", "--seconds", "0.5", "--slower", "2"]
+    words = ["--task", "cup-catch", "--planner", "8x2", "--rate", "25", "--seconds", "2", "--slower", "2"]
     assert main([*words, "--out", str(out)]) == 0
     told, table = json.loads(out.read_text()), capsys.readouterr().out
-    assert told["decisions"] == 50 and told["rate"] == 100 and told["slower"] == 2
+    assert told["decisions"] == 50 and told["rate"] == 25 and told["slower"] == 2
     assert told["delay"] == np.ceil(told["age_at_arrival"]) and told["solves"] >= told["taken_up"] > 0
     assert len(told["returns"]) == len(told["returns_simulated"]) == 1 and told["episodes"][0][1] == 50
     assert 0 <= told["missed_in_act"] <= told["missed"] <= 50
