@@ -43,6 +43,7 @@ def read(profile: str) -> pd.DataFrame:
 
 
 def by_one_score(arm: str) -> bool:
+    """Whether the gate of an arm of this name looks at one score of a check alone."""
     return len(getattr(make_arm(arm, PlannerConfig()), "scores", ())) == 1
 
 
